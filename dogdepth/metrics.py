@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'EIGEN_CROP', 'HEADINGS', 'counted', 'abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'delta', 'delta1',
            'delta2', 'delta3', 'silog', 'log_bias', 'crop_mask', 'align_depth', 'image_metrics', 'average_metrics',
-           'depth_metrics', 'metric_table']
+           'depth_metrics', 'metric_table', 'baseline_maps']
 
 # %% ../nbs/08_metrics.ipynb #c002
 import numpy as np
@@ -196,3 +196,17 @@ def metric_table(
     line = lambda cs: '| '+' | '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(cs,ws)))+' |'
     rule = '|'+'|'.join('-'*(w+2) if i==0 else '-'*(w+1)+':' for i,w in enumerate(ws))+'|'
     return '\n'.join([line(head[0]), rule, *map(line, body)])
+
+# %% ../nbs/08_metrics.ipynb #c017
+def baseline_maps(
+    dataset,          # training items
+    every:int=1,      # use each `every`-th frame
+    size=(120,160),   # (H,W) of the maps
+)->dict:              # 'training mean' and 'per-pixel median': (H,W) float32 metres
+    "What one can answer without looking at the photo: one distance for all, or each pixel's median over the training frames."
+    import cv2
+    maps = [cv2.resize(dataset[i]['depth'], size[::-1], interpolation=cv2.INTER_NEAREST) for i in range(0, len(dataset), every)]
+    x = np.stack(maps); ok = valid_mask(x)
+    if not ok.any(): raise ValueError(f"none of {len(x)} training frames holds a reading between {DEPTH_CAP[0]} and {DEPTH_CAP[1]} m")
+    x = np.where(ok, x, np.nan); x[:, ~ok.any(0)] = np.nanmedian(x) # where no frame ever saw anything
+    return {'training mean':np.full(size, np.nanmean(x), np.float32), 'per-pixel median':np.nanmedian(x, 0).astype(np.float32)}
