@@ -1,0 +1,268 @@
+"The training loop: exact resume, faults, geometry of augmentation, schedules."
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dogdepth.depth import Camera
+from dogdepth.rooms import Rooms, render_room
+from dogdepth.train import (
+    EMA, Frames, Run, Subset, TrainConfig, amp_dtype, augment, epoch_batches, fit, load_checkpoint, lr_at, make_datasets,
+    make_optimizer, recolour, save_checkpoint, shrink, train_step, validate, write_log, zoom_item,
+)
+
+TINY = TrainConfig(arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1)
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return [render_room(s, 48, 64) for s in range(6)]
+
+
+def state(run):
+    return {**run.model.state_dict(), **{f"ema.{k}": v for k, v in (run.ema.avg if run.ema else {}).items()}}
+
+
+@pytest.mark.parametrize("change", [{}, dict(ema=0.0), dict(optimizer="adam", schedule="constant", clip=0.0), dict(amp="bf16")])
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_stop_and_resume_is_never_having_stopped(tmp_path, rooms, change, cut):
+    cfg = replace(TINY, **change)
+    whole = fit(replace(cfg, out=str(tmp_path / "whole")), rooms, None, progress=False)
+    part = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, stop_after=cut)
+    assert part.step == cut
+    again = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, resume=True)
+    assert again.step == whole.step == 6
+    for k, v in state(whole).items():
+        assert torch.equal(v, state(again)[k]), k
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tmp_path, rooms):
+    runs = [fit(replace(TINY, out=str(tmp_path / n), seed=s, epochs=1), rooms, None, progress=False) for n, s in (("a", 0), ("b", 0), ("c", 1))]
+    w = [r.model.unet.middle[0].weight for r in runs]
+    assert torch.equal(w[0], w[1]) and not torch.equal(w[0], w[2])
+
+
+def test_worker_processes_change_nothing(tmp_path, rooms):
+    a, b = (fit(replace(TINY, out=str(tmp_path / str(n)), workers=n, epochs=1), rooms, None, progress=False) for n in (0, 1))
+    assert all(torch.equal(v, state(b)[k]) for k, v in state(a).items())
+
+
+def test_what_a_run_leaves_behind(tmp_path, rooms):
+    out = tmp_path / "run"
+    run = fit(replace(TINY, out=str(out)), rooms, rooms[:2], progress=False)
+    assert sorted(p.name for p in out.iterdir()) == ["best", "config.json", "last.safetensors", "log.csv"]
+    assert json.loads((out / "config.json").read_text()) == asdict(run.cfg)
+    rows = (out / "log.csv").read_text().splitlines()
+    assert len(rows) == 3 and rows[0].startswith("epoch,step,seconds,loss,silog,grad,valid_abs_rel")
+    m = type(run.model).from_pretrained(out / "best")
+    assert m.config["width"] == 4 and m.extra["train"]["lr"] == TINY.lr
+
+
+def test_refuses_to_run_over_a_run_and_to_resume_another_recipe(tmp_path, rooms):
+    cfg = replace(TINY, out=str(tmp_path / "r"))
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        fit(cfg, rooms, None, progress=False, resume=True)
+    fit(cfg, rooms, None, progress=False, stop_after=1)
+    with pytest.raises(ValueError, match="already holds a run"):
+        fit(cfg, rooms, None, progress=False)
+    with pytest.raises(ValueError, match="lr was 0.001, is 0.1"):
+        fit(replace(cfg, lr=0.1), rooms, None, progress=False, resume=True)
+    (tmp_path / "r" / "last.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="is not a dogdepth checkpoint"):
+        fit(cfg, rooms, None, progress=False, resume=True)
+
+
+def test_unwritable_folder_and_full_disk_are_said_first(tmp_path, rooms, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="cannot write to"):
+        fit(replace(TINY, out=str(tmp_path / "file" / "run")), rooms, None, progress=False)
+    monkeypatch.setattr("dogdepth.train.shutil.disk_usage", lambda p: type("U", (), dict(free=5 << 20))())
+    with pytest.raises(ValueError, match="only 5 MB are free"):
+        fit(replace(TINY, out=str(tmp_path / "run")), rooms, None, progress=False)
+
+
+def test_checkpoint_is_all_or_nothing(tmp_path, rooms, monkeypatch):
+    run = fit(replace(TINY, out=str(tmp_path)), rooms, None, progress=False, stop_after=1)
+    before = (tmp_path / "last.safetensors").read_bytes()
+
+    def broken(*a):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dogdepth.depth.os.replace", broken)
+    with pytest.raises(OSError):
+        save_checkpoint(run, tmp_path / "last.safetensors")
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_loss_names_the_frames_and_changes_no_weight(rooms, bad):
+    run = Run(TINY, 6)
+    batch = next(iter(torch.utils.data.DataLoader(Frames(rooms, TINY, 0), 2)))
+    batch[0][1, 0, 0, 0] = bad
+    before = {k: v.clone() for k, v in run.model.named_parameters()}
+    with pytest.raises(FloatingPointError, match=rooms[1]["name"]):
+        train_step(run, *batch)
+    assert all(torch.equal(v, before[k]) for k, v in run.model.named_parameters())
+
+
+def test_too_few_frames_for_a_batch():
+    with pytest.raises(ValueError, match="cannot fill one batch"):
+        Run(TINY, 1)
+
+
+def test_each_epoch_sees_each_frame_once():
+    cfg = replace(TINY, bs=4)
+    a, b = epoch_batches(cfg, 10, 0), epoch_batches(cfg, 10, 1)
+    assert a.shape == (2, 4) and len(set(a.ravel())) == 8 and not np.array_equal(a, b)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(1, 2), st.floats(-10, 10), st.floats(-1, 1), st.floats(-1, 1))
+def test_zoom_keeps_every_point_in_its_place(s, deg, tx, ty):
+    "A flat wall seen through the zoomed camera is the same wall: points of the zoomed picture, rolled back, project to where the pixels came from."
+    cam = Camera(60.0, 60.0, 30.0, 25.0, 48, 64)
+    u, v = np.meshgrid(np.arange(64), np.arange(48))
+    item = dict(image=np.zeros((48, 64, 3), np.uint8), depth=(1 + u + 100 * v).astype("f4"), camera=cam)
+    z = zoom_item(item, s, deg, tx, ty)
+    seen = z["depth"] > 0
+    sv, su = np.divmod(np.rint(z["depth"] - 1).astype(int), 100)          # the source pixel, written into the depth
+    x, y = (np.arange(64)[None] - z["camera"].cx) / z["camera"].fx, (np.arange(48)[:, None] - z["camera"].cy) / z["camera"].fy
+    a = np.radians(deg)
+    x, y = np.cos(a) * x + np.sin(a) * y, -np.sin(a) * x + np.cos(a) * y  # undo the roll
+    off = np.maximum(abs(cam.fx * x + cam.cx - su), abs(cam.fy * y + cam.cy - sv))[seen]
+    assert seen.mean() > 0.6 and off.max() < 0.75
+
+
+def test_augmentation_off_is_the_frame_itself(rooms):
+    cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0)
+    out = augment(rooms[0], cfg, np.random.default_rng(0))
+    assert all(np.array_equal(out[k], rooms[0][k]) for k in ("image", "depth")) and out["camera"] == rooms[0]["camera"]
+
+
+def test_flip_flips_all_three(rooms):
+    cfg = replace(TINY, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0)
+    flipped = [o for o in (augment(rooms[0], cfg, np.random.default_rng(s)) for s in range(8)) if o["camera"] != rooms[0]["camera"]]
+    assert 0 < len(flipped) < 8
+    assert np.array_equal(flipped[0]["depth"], rooms[0]["depth"][:, ::-1]) and flipped[0]["camera"] == rooms[0]["camera"].flip()
+
+
+def test_shrink_invents_no_depth(rooms):
+    small = shrink(rooms[0], 20, 30)
+    assert small["depth"].shape == (20, 30) and set(np.unique(small["depth"])) <= set(np.unique(rooms[0]["depth"]))
+    assert small["camera"] == rooms[0]["camera"].resize(20, 30)
+
+
+def test_recolour_is_uint8_and_grey_means_grey(rooms):
+    img = rooms[0]["image"]
+    assert recolour(img, np.random.default_rng(0), 0.4, 0.0).dtype == np.uint8
+    g = recolour(img, np.random.default_rng(0), 0.4, 1.0)
+    assert (np.ptp(g.astype(int), -1) <= 1).mean() > 0.99
+    assert np.array_equal(recolour(img, np.random.default_rng(0), 0.0, 0.0), img) or abs(recolour(img, np.random.default_rng(0), 0.0, 0.0).astype(int) - img).max() <= 1
+
+
+@given(st.integers(1, 500), st.data())
+def test_schedule_stays_between_nothing_and_one(total, data):
+    step = data.draw(st.integers(0, total - 1))
+    assert 0 < lr_at(step, total, "onecycle") <= 1 and lr_at(step, total, "constant") == 1
+
+
+def test_decay_goes_to_filters_only_and_every_parameter_has_a_group():
+    cfg = replace(TINY, wd=0.1)
+    run = Run(cfg, 6)
+    opt = make_optimizer(run.model, cfg)
+    assert sum(len(g["params"]) for g in opt.param_groups) == len(list(run.model.parameters()))
+    assert all((g["weight_decay"] > 0) == (p.ndim > 1) for g in opt.param_groups for p in g["params"])
+
+
+def test_average_of_constant_weights_is_the_weights():
+    m = torch.nn.BatchNorm1d(3)
+    e = EMA(m, 0.9)
+    for _ in range(5):
+        e.update(m)
+    assert all(torch.equal(v, e.avg[k]) for k, v in m.state_dict().items())
+    with torch.no_grad():
+        m.weight.fill_(2.0)
+    e.update(m)
+    assert 1 < e.avg["weight"][0] < 2
+
+
+@pytest.mark.parametrize("kw,words", [(dict(optimizer="sgd"), "optimizer should be"), (dict(loss="l2"), "loss should be"), (dict(amp="int8"), "amp should be"), (dict(arch="vit"), "arch should be")])
+def test_settings_out_of_range(kw, words):
+    with pytest.raises(ValueError, match=words):
+        Run(replace(TINY, **kw), 6)
+    if "amp" in kw:
+        with pytest.raises(ValueError):
+            amp_dtype("int8", "cpu")
+
+
+@pytest.mark.parametrize("loss,arch", [("log", "report"), ("report", "report"), ("published", "published"), ("published", "report"), ("report", "published")])
+def test_every_loss_with_every_network_takes_a_step(rooms, loss, arch):
+    cfg = replace(TINY, loss=loss, arch=arch)
+    run = Run(cfg, 6)
+    batch = next(iter(torch.utils.data.DataLoader(Frames(rooms, cfg, 0), 2)))
+    assert np.isfinite(train_step(run, *batch)["loss"]) and run.step == 1
+
+
+def test_report_recipe_is_the_reports():
+    c = TrainConfig.report()
+    assert (c.arch, c.optimizer, c.lr, c.bs, c.epochs, c.limit, c.height, c.width_px, c.split_by, c.schedule) == ("published", "adam", 0.009, 30, 50, 20_000, 480, 640, "frame", "constant")
+    assert TrainConfig.report(bs=2).bs == 2 and not (c.flip or c.colour or c.grey or c.rotate_deg or c.zoom > 1)
+
+
+def test_metres_do_not_depend_on_zoom(rooms):
+    "The network's answer times the focal length: a picture and its zoom ask for the same metres."
+    cfg = replace(TINY, flip=False, rotate_deg=0.0, colour=0.0, grey=0.0)
+    run = Run(cfg, 6)
+    out = torch.full((1, 1, 4, 4), 2.0)
+    f = rooms[0]["camera"].focal
+    assert torch.allclose(run.model.metres(out, 2 * f), 2 * run.model.metres(out, f))
+
+
+def test_validation_of_a_perfect_network(rooms):
+    class Oracle(torch.nn.Module):
+        def __init__(self, items):
+            super().__init__()
+            self.items = iter(items)
+
+        def forward(self, x):
+            return torch.from_numpy(next(self.items)["depth"])[None, None]
+
+        def metres(self, out, focal):
+            return out
+
+    items = [dict(r, depth=r["depth"].clip(0.1, 9.9)) for r in rooms[:3]]
+    m = validate(Oracle(items), items, replace(TINY, height=48, width_px=64))
+    assert m["abs_rel"] < 1e-6 and m["delta1"] == 1
+
+
+def test_limit_and_defaults_without_data(tmp_path, monkeypatch, rooms):
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    tr, va = make_datasets(replace(TINY, rooms=16))
+    assert isinstance(tr, Rooms) and (len(tr), len(va)) == (16, 2)
+    run = fit(replace(TINY, out=str(tmp_path), limit=4, epochs=1), rooms, None, progress=False)
+    assert run.n == 4 and isinstance(Subset(rooms, [1]), Subset)
+
+
+def test_log_has_a_column_for_everything(tmp_path):
+    write_log(tmp_path / "l.csv", [dict(a=1), dict(a=2, b=3)])
+    assert (tmp_path / "l.csv").read_text() == "a,b\n1,\n2,3\n"
+
+
+def test_learns_nyu(tmp_path, data):
+    "Sixty steps on eight real frames halve the loss."
+    cfg = TrainConfig(arch="report", width=8, pretrained=False, height=48, width_px=64, bs=8, epochs=60, amp="off", data=str(data / "nyu"), limit=8, lr=3e-3, out=str(tmp_path), zoom=1.0, rotate_deg=0, colour=0, grey=0, flip=False)
+    train, _ = make_datasets(cfg)
+    run = fit(replace(cfg, save_minutes=1e9), [train[i] for i in range(0, 690, 87)], None, progress=False)
+    assert run.history[-1]["loss"] < run.history[0]["loss"] / 2
+
+
+def test_loading_puts_back_optimizer_and_position(tmp_path, rooms):
+    run = fit(replace(TINY, out=str(tmp_path)), rooms, None, progress=False, stop_after=2)
+    other = Run(replace(TINY, out=str(tmp_path)), 6)
+    load_checkpoint(other, tmp_path / "last.safetensors")
+    assert other.step == 2 and other.opt.state_dict()["state"].keys() == run.opt.state_dict()["state"].keys()
