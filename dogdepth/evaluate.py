@@ -10,7 +10,7 @@ import json, math
 from dataclasses import dataclass, field
 import cv2, numpy as np
 from .depth import DEPTH_CAP, atomic_write, valid_mask
-from .metrics import METRICS, average_metrics, crop_mask, image_metrics, metric_table
+from .metrics import average_metrics, check_protocol, crop_mask, image_metrics, metric_table
 from .predict import Prediction, as_rgb, default_camera
 
 # %% ../nbs/13_evaluate.ipynb #c003
@@ -56,8 +56,7 @@ def evaluate(
     "Predict every frame at its own size and score it there, one protocol for all."
     from tqdm.auto import tqdm
     if len(dataset)==0: raise ValueError("the data set is empty: nothing to evaluate")
-    average_metrics([], average), crop_mask((480,640), crop) # refuse a wrong protocol before the work
-    if align not in (None,'median','affine'): raise ValueError(f"align should be None, 'median' or 'affine', got {align!r}")
+    check_protocol(crop, cap, average, align)
     rows,sizes = [],set()
     for i in tqdm(range(len(dataset)), desc='evaluate', unit='frame', disable=not progress, leave=False):
         item = dataset[i]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'EIGEN_CROP', 'HEADINGS', 'counted', 'abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'delta', 'delta1',
-           'delta2', 'delta3', 'silog', 'log_bias', 'crop_mask', 'align_depth', 'image_metrics', 'average_metrics',
-           'depth_metrics', 'metric_table', 'baseline_maps']
+           'delta2', 'delta3', 'silog', 'log_bias', 'check_protocol', 'crop_mask', 'align_depth', 'image_metrics',
+           'average_metrics', 'depth_metrics', 'metric_table', 'baseline_maps']
 
 # %% ../nbs/08_metrics.ipynb #c002
 import numpy as np
@@ -92,12 +92,18 @@ METRICS = dict(abs_rel=abs_rel, sq_rel=sq_rel, rmse=rmse, rmse_log=rmse_log, log
 # %% ../nbs/08_metrics.ipynb #c010
 EIGEN_CROP = (slice(45,471), slice(41,601)) # rows, columns of 480x640: Eigen et al. 2014 leave out NYU's white rim
 
+def check_protocol(crop='auto', cap=DEPTH_CAP, average='image', align=None):
+    "Refuse a protocol that does not exist, before any work."
+    for what,x,ok in (('crop',crop,('auto','eigen',None)), ('average',average,('image','pixel')), ('align',align,(None,'median','affine'))):
+        if x not in ok: raise ValueError(f"{what} should be one of {ok}, got {x!r}")
+    if len(cap)!=2 or not 0<cap[0]<cap[1]: raise ValueError(f"cap should be (low, high] metres with 0 < low < high, got {cap}")
+
 def crop_mask(
     shape,       # (..., H, W)
     crop='auto', # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
 )->np.ndarray:   # (H,W) bool
     "The part of the frame that is scored."
-    if crop not in ('auto','eigen',None): raise ValueError(f"crop should be 'auto', 'eigen' or None, got {crop!r}")
+    check_protocol(crop)
     size = tuple(shape[-2:])
     if crop=='eigen' and size!=(480,640):
         raise ValueError(f"the Eigen crop is rows 45:471, columns 41:601 of 480x640 and of nothing else, got {size[0]}x{size[1]}: resize to 480x640, or use crop=None")
@@ -117,7 +123,7 @@ def align_depth(
         mid = np.median(pred)
         if mid<=0: raise ValueError(f"align='median' needs a positive prediction, its median is {mid:.3g}: is it depth in metres?")
         return pred*(np.median(target)/mid)
-    if how!='affine': raise ValueError(f"align should be None, 'median' or 'affine', got {how!r}")
+    check_protocol(align=how)
     A = np.stack([pred, np.ones_like(pred)], 1)
     return A @ np.linalg.lstsq(A, target, rcond=None)[0]
 
@@ -149,7 +155,7 @@ def average_metrics(
     average='image', # 'image': each image has one vote; 'pixel': each pixel has one
 )->dict:             # the keys of METRICS, and n = the sum of the images' n
     "One row from many, exactly as if all pixels had been kept. Images without a pixel that counts have no vote; if none has any, all is nan."
-    if average not in ('image','pixel'): raise ValueError(f"average should be 'image' or 'pixel', got {average!r}")
+    check_protocol(average=average)
     rows = [r for r in rows if r['n']]
     if not rows: return {k:float('nan') for k in METRICS} | dict(n=0)
     w = np.array([r['n'] if average=='pixel' else 1 for r in rows], float)
@@ -177,8 +183,7 @@ def depth_metrics(
     m = None if mask is None else _images(mask,'mask')
     if p.shape!=t.shape: raise ValueError(f"pred and target should have one shape, got {p.shape} and {t.shape}: resize the prediction to the truth first")
     if m is not None and (m.shape!=t.shape or m.dtype!=bool): raise ValueError(f"mask should be bool and shaped like target, {t.shape}; got {m.dtype}, {m.shape}: build it with `valid_mask(target)`")
-    if not 0<cap[0]<cap[1]: raise ValueError(f"cap should be (low, high] metres with 0 < low < high, got {cap}")
-    if align not in (None,'median','affine'): raise ValueError(f"align should be None, 'median' or 'affine', got {align!r}")
+    check_protocol(crop, cap, average, align)
     rows = [image_metrics(p[i], t[i], None if m is None else m[i], crop, cap, align) for i in range(len(t))]
     return average_metrics(rows, average)
 

@@ -45,14 +45,13 @@ FILM_DIAGONAL_MM = 43.267 # of a 36x24 mm frame; "35 mm equivalent" compares dia
 UNIT_MM = {2:25.4, 3:10., 4:1., 5:.001} # EXIF FocalPlaneResolutionUnit
 
 def _exif(path)->dict:
-    "The numbers of a photo's EXIF block that tell about the lens; those that are missing, zero or damaged are left out."
+    "The numbers of a photo's EXIF block that tell about the lens; those that are missing, zero or no number are left out."
     names = dict(f35=0xA405, f_mm=0x920A, px_per_unit=0xA20E, unit=0xA210, w=0xA002, h=0xA003)
     try: tags = Image.open(path).getexif().get_ifd(0x8769)
     except Exception: return {} # EXIF is a hint: a broken block is no reason to refuse a photo
     def num(v):
-        try: v = float(v)
-        except (TypeError, ValueError, ZeroDivisionError): return 0
-        return v if 0<v<float('inf') else 0
+        try: return float(v)
+        except (TypeError, ValueError, ZeroDivisionError): return 0.
     return {k:v for k,t in names.items() if (v:=num(tags.get(t)))}
 
 def exif_focal(

@@ -223,9 +223,9 @@ T = np.ones((4, 5), np.float32)
 
 @pytest.mark.parametrize("args,kw,match", [
     ((T, T), dict(crop="eigen"), r"480x640 and of nothing else, got 4x5"),
-    ((T, T), dict(crop="garg"), r"crop should be 'auto', 'eigen' or None, got 'garg'"),
-    ((T, T), dict(average="pixels"), r"average should be 'image' or 'pixel', got 'pixels'"),
-    ((T, T), dict(align="scale"), r"align should be None, 'median' or 'affine', got 'scale'"),
+    ((T, T), dict(crop="garg"), r"crop should be one of \('auto', 'eigen', None\), got 'garg'"),
+    ((T, T), dict(average="pixels"), r"average should be one of \('image', 'pixel'\), got 'pixels'"),
+    ((T, T), dict(align="scale"), r"align should be one of \(None, 'median', 'affine'\), got 'scale'"),
     ((T, T), dict(cap=(0, 10)), r"cap should be .*got \(0, 10\)"),
     ((T, T), dict(cap=(5, 1)), r"cap should be"),
     ((T, T[:3]), {}, r"one shape, got \(1, 4, 5\) and \(1, 3, 5\)"),
@@ -242,6 +242,55 @@ def test_errors(args, kw, match):
         return
     with pytest.raises(ValueError, match=match):
         depth_metrics(*args, **kw)
+
+
+# --- the pieces that `evaluate` is made of
+
+@pytest.mark.parametrize("average", ["image", "pixel"])
+@pytest.mark.parametrize("align", [None, "median"])
+def test_rows_average_to_the_table_of_the_batch(average, align):
+    p, t = maps(14, n=5)
+    t[3], t[1, 0, 4:] = 0, 0
+    rows = [metrics.image_metrics(a[0], b[0], align=align) for a, b in zip(p, t)]
+    assert rows[3]["n"] == 0 and math.isnan(rows[3]["abs_rel"])
+    close(metrics.average_metrics(rows, average), depth_metrics(p, t, average=average, align=align))
+
+
+def test_log_bias():
+    _, t = maps(15)
+    assert metrics.log_bias(1.2 * t, t) == pytest.approx(math.log(1.2), rel=1e-6)
+    assert metrics.image_metrics(0.8 * t[0, 0], t[0, 0])["log_bias"] == pytest.approx(math.log(0.8), rel=1e-6)
+
+
+def test_metric_table():
+    rows = {"a model": depth_metrics(np.full((4, 5), 1.1), np.ones((4, 5))), "b": depth_metrics(np.ones((4, 5)), np.ones((4, 5)))}
+    lines = metrics.metric_table(rows).splitlines()
+    assert len(lines) == 4 and len({len(x) for x in lines}) == 1  # columns line up
+    cells = [[c.strip() for c in x.strip("|").split("|")] for x in lines]
+    assert cells[0] == ["", "AbsRel", "RMSE", "log10", "SILog", "δ1", "δ2", "δ3"]
+    assert cells[2] == ["a model", "0.100", "0.100", "0.041", "0.00", "1.000", "1.000", "1.000"]
+    assert "n" in metrics.metric_table(rows, ("abs_rel", "n")).splitlines()[0] and "20" in metrics.metric_table(rows, ("n",))
+
+
+def test_baseline_maps():
+    r = np.random.default_rng(0)
+    frames = [dict(depth=r.uniform(1, 9, (12, 16)).astype(np.float32)) for _ in range(5)]
+    for f in frames:
+        f["depth"][:, :3] = 0  # never seen
+    frames[0]["depth"][5, 5] = 0
+    got = metrics.baseline_maps(frames, size=(12, 16))
+    seen = np.stack([f["depth"] for f in frames])
+    mid = np.median(seen[:, :, 3:], 0)
+    mid[5, 2] = np.median(seen[1:, 5, 5])
+    assert np.allclose(got["per-pixel median"][:, 3:], mid)
+    assert np.allclose(got["per-pixel median"][:, :3], np.median(seen[seen > 0]))
+    assert got["training mean"].shape == (12, 16) and np.ptp(got["training mean"]) == 0
+    filled = np.where(seen > 0, seen, np.nan)
+    filled[:, :, :3] = np.median(seen[seen > 0])
+    assert got["training mean"][0, 0] == pytest.approx(np.nanmean(filled), rel=1e-5)
+    assert np.allclose(metrics.baseline_maps(frames, every=2, size=(12, 16))["per-pixel median"][5, 5], np.median(seen[[2, 4], 5, 5]))
+    with pytest.raises(ValueError, match="none of 1 training frames holds a reading"):
+        metrics.baseline_maps([dict(depth=np.zeros((12, 16), np.float32))])
 
 
 # --- single metrics

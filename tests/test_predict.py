@@ -1,0 +1,454 @@
+"""Photo in, metres out: laws of the canonical camera, oracles for both resizings, and every kind of input.
+
+Most tests use tiny networks whose answer is known; the real architecture and the bundled weights come at the end."""
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import dogdepth
+from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
+from dogdepth.depth import NYU_CAMERA, Camera
+from dogdepth.dog import stack_dog
+from dogdepth.predict import Prediction, Predictor, as_rgb, default_camera, exif_focal, load_photo, network_size
+
+
+class Net(torch.nn.Module):
+    "A network that answers with `f(x)` and remembers what it was shown."
+
+    def __init__(self, f, arch="light", dog=False, height=240, width_px=320):
+        super().__init__()
+        self.f, self.arch, self.seen = f, arch, []
+        self.config = dict(arch=arch, dog=dog, height=height, width_px=width_px)
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        return self.f(x)
+
+    metres = DepthUNet.metres
+
+
+def constant(v):
+    return lambda x: torch.full_like(x[:, :1], v)
+
+
+def brightness(x):
+    return 1 + 4 * x.mean(1, keepdim=True)
+
+
+def ramp(x):
+    "Depth that grows to the right, whatever the picture."
+    return torch.linspace(1, 3, x.shape[-1]).expand(x.shape[0], 1, *x.shape[-2:])
+
+
+def photo(h=48, w=64, seed=0):
+    "Smooth colours: enlarging and shrinking change them little."
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
+
+
+# --- sizes
+
+@pytest.mark.parametrize("h,w,want", [(480, 640, (240, 320)), (240, 320, (240, 320)), (3000, 4000, (240, 320)), (640, 480, (320, 240)),
+                                      (500, 741, (224, 336)), (400, 400, (272, 272)), (8, 4000, (32, 6192))])
+def test_network_size(h, w, want):
+    assert network_size(h, w) == want
+
+
+def test_network_size_keeps_shape_and_area():
+    r = np.random.default_rng(0)
+    for h, w in r.integers(100, 3000, (300, 2)):
+        a, b = network_size(int(h), int(w))
+        assert a % 16 == b % 16 == 0 or (a, b) == (240, 320)
+        assert min(a, b) >= 32
+        if 1 / 3 < w / h < 3:
+            assert abs(np.log((b / a) / (w / h))) < 0.12 and abs(a * b / 76800 - 1) < 0.12
+
+
+def test_network_size_follows_the_weights():
+    assert network_size(480, 640, (480, 640)) == (480, 640)
+    assert network_size(456, 608, (228, 304)) == (228, 304)  # its own size needs no steps of 16
+    net = Net(constant(1.0), height=96, width_px=128)
+    Predictor(net).predict(photo())
+    Predictor(net, size=(48, 64)).predict(photo())
+    assert [tuple(x.shape) for x in net.seen] == [(1, 3, 96, 128), (1, 3, 48, 64)]
+
+
+# --- what the network is shown
+
+def test_shrinks_by_area_and_scales_to_one():
+    fine = np.zeros((480, 640, 3), np.uint8)
+    fine[::2, ::2] = 252  # one pixel in four: a mean of 63 everywhere, which sampling would miss
+    net = Net(constant(1.0))
+    Predictor(net).predict(fine)
+    assert torch.allclose(net.seen[0], torch.tensor(63 / 255))
+
+
+def test_enlarges_smoothly():
+    ramp_img = np.repeat(np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 24, 0), 3, 2)
+    net = Net(constant(1.0))
+    Predictor(net).predict(ramp_img)  # 24x32 -> 240x320: steps of 8 levels become slopes
+    assert net.seen[0].diff(dim=-1).max() < 3 / 255
+
+
+def test_channels_are_rgb_then_dog():
+    img = photo(240, 320)
+    net = Net(constant(1.0), dog=True)
+    Predictor(net).predict(img)
+    want = torch.from_numpy(stack_dog(img).transpose(2, 0, 1)).float() / 255
+    assert net.seen[0].shape == (1, 6, 240, 320) and torch.equal(net.seen[0][0], want)
+
+
+def test_published_program_sees_bgr_and_answers_in_levels():
+    img = photo(240, 320)
+    net = Net(constant(51.0), arch="published", dog=True)
+    p = Predictor(net)
+    assert np.allclose(p.predict(img).depth_m, 2.0)  # 51 of 255 levels, 255 = 10 m
+    assert np.allclose(p.predict(img, Camera.from_fov(30, 240, 320)).depth_m, 2.0)  # levels know no camera
+    assert torch.equal(net.seen[0][0, :3], torch.from_numpy(img[..., ::-1].transpose(2, 0, 1).copy()).float() / 255)
+    assert Predictor(Net(constant(-9.0), arch="published", dog=True)).predict(img).depth_m.min() > 0  # a level below 0 is no hole
+
+
+# --- metres
+
+def test_nyu_frame_comes_out_as_the_network_said():
+    assert np.allclose(Predictor(Net(constant(2.5))).predict(photo(480, 640)).depth_m, 2.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("h,w,f", [(480, 640, 1037.0), (500, 741, 994.978), (300, 900, 200.0), (640, 480, 520.0)])
+def test_metres_follow_the_focal_length(h, w, f):
+    cam = Camera(f, f, w / 2, h / 2, h, w)
+    a, b = network_size(h, w)
+    want = 2.5 * f * np.sqrt(a / h * b / w) / CANONICAL_FOCAL
+    assert np.allclose(Predictor(Net(constant(2.5))).predict(photo(h, w), cam).depth_m, want, rtol=1e-5)
+
+
+def test_zoom_law():
+    "Half the field of view, the same picture: everything is twice as far."
+    p, img = Predictor(Net(brightness)), photo(480, 640)
+    wide, tele = (p.predict(img, Camera(f, f, 320, 240, 480, 640)).depth_m for f in (500.0, 1000.0))
+    assert np.allclose(tele, 2 * wide, rtol=1e-5)
+
+
+@pytest.mark.parametrize("h,w", [(240, 320), (960, 1280), (391, 521)])
+def test_resizing_keeps_metres(h, w):
+    p, img = Predictor(Net(brightness)), photo(480, 640)
+    for cam in (None, Camera.from_fov(50, 480, 640)):
+        a = p.predict(img, cam).depth_m
+        b = p.predict(cv2.resize(img, (w, h), interpolation=cv2.INTER_AREA), cam and cam.resize(h, w)).depth_m
+        assert b.shape == (h, w)
+        assert np.abs(cv2.resize(b, (640, 480)) / a - 1).max() < 0.03
+
+
+def test_answer_is_enlarged_bilinearly():
+    g = torch.Generator().manual_seed(0)
+    out = 1 + torch.rand(1, 1, 240, 320, generator=g)
+    got = Predictor(Net(lambda x: out)).predict(photo(480, 640)).depth_m
+    want = F.interpolate(out, (480, 640), mode="bilinear", align_corners=False)[0, 0].numpy()
+    assert np.abs(got - want).max() < 1e-4
+
+
+def test_flip_averages_the_two_views():
+    img = photo(240, 320)
+    right, left = ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy(), ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy()[:, ::-1]
+    assert np.allclose(Predictor(Net(ramp)).predict(img, flip=True).depth_m, (right + left) / 2, atol=1e-5)
+    p = Predictor(Net(lambda x: ramp(x) * brightness(x)))
+    a, b = p.predict(img, flip=True).depth_m, p.predict(np.ascontiguousarray(img[:, ::-1]), flip=True).depth_m
+    assert np.allclose(a[:, ::-1], b, atol=1e-5)
+    assert not np.allclose(p.predict(img).depth_m, a, atol=0.1)
+
+
+# --- batches
+
+def test_batch_equals_one_by_one_in_order():
+    net = Net(lambda x: brightness(x) * ramp(x), dog=True)
+    p = Predictor(net)
+    imgs = [photo(*s, seed=i) for i, s in enumerate([(48, 64), (60, 90), (96, 128), (64, 48), (61, 90), (480, 640), (33, 47)])]
+    cams = [None, Camera.from_fov(80, 60, 90), None, None, Camera.from_fov(40, 61, 90), None, None]
+    batch = p.predict_batch(imgs, cams)
+    assert len(net.seen) < len(imgs)  # same sizes went together
+    for img, cam, b in zip(imgs, cams, batch):
+        one = p.predict(img, cam)
+        assert b.depth_m.shape == img.shape[:2] and b.camera == one.camera
+        assert np.allclose(one.depth_m, b.depth_m, rtol=1e-5) and (b.image == img).all()
+
+
+def test_batch_is_cut_into_parts_and_may_be_empty():
+    net = Net(constant(1.0))
+    assert len(Predictor(net).predict_batch([photo()] * 5, bs=2)) == 5 and [len(x) for x in net.seen] == [2, 2, 1]
+    assert Predictor(net).predict_batch([]) == []
+
+
+def test_one_camera_for_all():
+    cam = Camera.from_fov(40, 48, 64)
+    assert [p.camera for p in Predictor(Net(constant(1.0))).predict_batch([photo()] * 2, cam)] == [cam, cam]
+
+
+def test_prediction_types_and_input_untouched():
+    img = photo()
+    before = img.copy()
+    r = Predictor(Net(brightness)).predict(img)
+    assert isinstance(r, Prediction) and r.depth_m.dtype == np.float32 and r.depth_m.shape == (48, 64) and r.std_m is None
+    assert r.image.dtype == np.uint8 and (img == before).all() and r.camera == default_camera(48, 64)
+    assert (r.depth_m > 0).all() and np.isfinite(r.depth_m).all()
+
+
+# --- kinds of picture
+
+def test_as_rgb_accepts():
+    img = photo()
+    grey = img[..., 0]
+    assert (as_rgb(img) == img).all()
+    assert (as_rgb(grey) == grey[..., None]).all() and as_rgb(grey).shape == img.shape
+    assert (as_rgb(grey[..., None]) == as_rgb(grey)).all()
+    assert (as_rgb(img / 255) == img).all() and (as_rgb((img / 255).astype(np.float32)) == img).all()
+    assert (as_rgb(np.full((9, 9), 0.999)) == 255).all()  # rounded, not cut
+    rgba = np.dstack([img, np.full(img.shape[:2], 255, np.uint8)])
+    assert (as_rgb(rgba) == img).all()
+    rgba[..., 3] = 0
+    assert (as_rgb(rgba) == 255).all()  # nothing there: white paper
+    rgba[..., :3], rgba[..., 3] = 100, 51
+    assert (as_rgb(rgba) == 224).all()  # 0.2*100 + 0.8*255
+    for mode in ("RGB", "L", "RGBA", "P"):
+        assert as_rgb(Image.fromarray(img).convert(mode)).shape == img.shape
+    assert (as_rgb(Image.fromarray(img)) == img).all()
+    red = Image.new("RGB", (20, 20), "red").convert("P", palette=Image.Palette.ADAPTIVE)
+    assert (as_rgb(red) == (255, 0, 0)).all()  # colours, not palette numbers
+    assert as_rgb(img[:, ::-1]).flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("img,match", [
+    ("room.jpg", r"got the path 'room.jpg'.*load_photo"),
+    (np.zeros((3, 48, 64), np.uint8), r"channels last, got \(3, 48, 64\)"),
+    (np.zeros((2, 48, 64, 3), np.uint8), r"got \(2, 48, 64, 3\)"),
+    (np.zeros((48, 64, 2), np.uint8), r"got \(48, 64, 2\)"),
+    (np.zeros((1, 1, 3), np.uint8), r"at least 8 pixels each way, got 1x1"),
+    (np.zeros((0, 64, 3), np.uint8), r"at least 8 pixels each way, got 0x64"),
+    (np.zeros((48, 64, 3), np.uint16), r"uint8, or float in \[0,1\], got uint16"),
+    (np.full((48, 64, 3), 200.0), r"float in \[0,1\], got float64 from 200"),
+    (np.full((48, 64, 3), np.nan), r"float in \[0,1\], got float64 from nan"),
+    (np.full((48, 64, 3), -0.1), r"float in \[0,1\]"),
+])
+def test_bad_pictures(img, match):
+    with pytest.raises(ValueError, match=match):
+        Predictor(Net(constant(1.0))).predict(img)
+
+
+def test_bad_cameras():
+    p = Predictor(Net(constant(1.0)))
+    with pytest.raises(ValueError, match=r"camera belongs to 480x640 pixels, the photo has 48x64"):
+        p.predict(photo(), NYU_CAMERA)
+    with pytest.raises(ValueError, match=r"2 photos came with 1 cameras"):
+        p.predict_batch([photo()] * 2, [None])
+
+
+# --- cameras of photos
+
+def test_default_camera():
+    assert default_camera(480, 640) == NYU_CAMERA
+    assert default_camera(240, 320) == NYU_CAMERA.resize(240, 320)
+    c = default_camera(500, 741)
+    assert c.fx / 741 == pytest.approx(NYU_CAMERA.fx / 640) and c.fx == c.fy and (c.cx, c.cy) == (370, 249.5)
+    assert default_camera(741, 500).fx == c.fx  # turning a camera does not change its lens
+
+
+def save(path, img, orientation=None, raw=None, **tags):
+    im, ex = Image.fromarray(img), Image.Exif()
+    if orientation:
+        ex[0x0112] = orientation
+    names = dict(f35=0xA405, f_mm=0x920A, res=0xA20E, unit=0xA210, w=0xA002, h=0xA003)
+    ifd = ex.get_ifd(0x8769)
+    for k, v in tags.items():
+        ifd[names[k]] = v
+    im.save(path, exif=raw or ex, quality=95)
+    return path
+
+
+def test_photo_without_exif(tmp_path):
+    img, cam = load_photo(save(tmp_path / "a.png", photo()))
+    assert (img == photo()).all() and cam == default_camera(48, 64)
+
+
+def test_35mm_equivalent(tmp_path):
+    _, cam = load_photo(save(tmp_path / "a.jpg", photo(), f35=26))
+    assert cam.fx == cam.fy == pytest.approx(26 * np.hypot(48, 64) / np.hypot(36, 24), rel=1e-4)
+    assert (cam.height, cam.width, cam.cx, cam.cy) == (48, 64, 31.5, 23.5)
+
+
+@pytest.mark.parametrize("unit,per_mm", [(2, 25.4), (3, 10), (4, 1)])
+def test_focal_plane(tmp_path, unit, per_mm):
+    "A 6 mm lens on a 6.4 mm wide sensor of 6400 pixels, shrunk to 64: 1000 px per mm, so fx = 60."
+    _, cam = load_photo(save(tmp_path / "a.jpg", photo(), f_mm=6.0, res=1000.0 * per_mm, unit=unit, w=6400, h=4800))
+    assert cam.fx == pytest.approx(60, rel=1e-4)
+
+
+def test_focal_plane_without_a_size(tmp_path):
+    _, cam = load_photo(save(tmp_path / "a.jpg", photo(), f_mm=6.0, res=10.0, unit=4, w=0, h=0))
+    assert cam.fx == pytest.approx(60, rel=1e-4)
+
+
+def test_turned_photo(tmp_path):
+    "Orientation 6: stored lying, shown upright; the lens stays what it was."
+    img, cam = load_photo(save(tmp_path / "a.jpg", photo(), orientation=6, f35=26))
+    assert img.shape == (64, 48, 3) and (cam.height, cam.width) == (64, 48)
+    _, lying = load_photo(save(tmp_path / "b.jpg", photo(), f35=26))
+    assert cam.fx == lying.fx
+    _, cam = load_photo(save(tmp_path / "c.jpg", photo(), orientation=6, f_mm=6.0, res=1000.0, unit=4, w=6400, h=4800))
+    assert cam.fx == pytest.approx(60, rel=1e-4)
+
+
+@pytest.mark.parametrize("tags", [dict(f35=0), dict(f_mm=6.0), dict(f35=60000), dict(f35=1), dict(f_mm=6.0, res=0.0)])
+def test_useless_exif_is_ignored(tmp_path, tags):
+    p = save(tmp_path / "a.jpg", photo(), **tags)
+    assert exif_focal(p, 48, 64) is None and load_photo(p)[1] == default_camera(48, 64)
+
+
+def test_damaged_exif_is_ignored(tmp_path):
+    p = save(tmp_path / "a.jpg", photo(), raw=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff garbage")
+    assert load_photo(p)[1] == default_camera(48, 64)
+
+
+def test_fov_and_fx_override_exif(tmp_path):
+    p = save(tmp_path / "a.jpg", photo(), f35=26)
+    assert load_photo(p, fov=90)[1].fx == pytest.approx(32)
+    assert load_photo(p, fx=50)[1].fx == 50
+    for kw, match in ((dict(fov=60, fx=50), "not both"), (dict(fov=180), "1 to 175"), (dict(fov=0), "1 to 175"), (dict(fx=0), "above 0, got 0"), (dict(fx=-5), "above 0"), (dict(fx=float("nan")), "above 0")):
+        with pytest.raises(ValueError, match=match):
+            load_photo(p, **kw)
+
+
+def test_unreadable_photos(tmp_path):
+    for name, content, match in (("empty.jpg", b"", "empty"), ("text.jpg", b"hello", "not an image"), ("cut.png", None, "damaged|cut short")):
+        p = tmp_path / name
+        if content is None:
+            save(p, photo())
+            p.write_bytes(p.read_bytes()[:2000])
+        else:
+            p.write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            load_photo(p)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_photo(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match="at least 8 pixels each way, got 1x1"):
+        load_photo(save(tmp_path / "one.png", np.zeros((1, 1, 3), np.uint8)))
+
+
+# --- one known distance
+
+def test_rescale():
+    r = np.random.default_rng(0)
+    d = r.uniform(1, 5, (48, 64)).astype(np.float32)
+    p = Prediction(d, default_camera(48, 64), photo(), std_m=d / 10)
+    q = p.rescale((60, 7), 3.25)
+    assert q.depth_m[7, 60] == pytest.approx(3.25) and q.depth_m.dtype == np.float32
+    assert np.allclose(q.depth_m / d, 3.25 / d[7, 60], rtol=1e-5) and np.allclose(q.std_m, q.depth_m / 10, rtol=1e-5)
+    assert (p.depth_m == d).all() and q.camera is p.camera and q.image is p.image
+    assert Prediction(d, p.camera, p.image).rescale((np.float64(60), 7.2), 3.25).std_m is None
+    for xy, m, match in (((64, 0), 1, r"\(64,0\) lies outside the photo, which is 64 wide and 48 high"), ((0, 48), 1, "outside"), ((-1, 0), 1, "outside"),
+                         ((0, 0), 0, "positive number of metres, got 0"), ((0, 0), -2, "positive"), ((0, 0), float("nan"), "positive")):
+        with pytest.raises(ValueError, match=match):
+            p.rescale(xy, m)
+
+
+# --- weights and devices
+
+def test_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    m = DepthUNet("light", dog=True).eval()
+    for q in m.buffers():  # statistics as after some training: loading must bring them too
+        if q.is_floating_point():
+            q.uniform_(0.5, 1.5)
+    m.save_pretrained(tmp_path)
+    p = Predictor(tmp_path, device="cpu")
+    assert p.weights == str(tmp_path) and p.size == (240, 320)
+    imgs = [photo(480, 640), photo(500, 741, 1), photo(240, 320, 2)]
+    batch = p.predict_batch(imgs)
+    for i, b in zip(imgs, batch):
+        assert np.allclose(p.predict(i).depth_m, b.depth_m, rtol=1e-3)
+        assert np.allclose(Predictor(m.train()).predict(i).depth_m, b.depth_m, rtol=1e-3)  # and is put in eval mode
+    assert np.ptp(batch[0].depth_m) > 0
+
+
+@pytest.mark.parametrize("files,match", [
+    ({}, "no config.json"),
+    ({"config.json": "{}"}, "config.json is not a dogdepth configuration"),
+    ({"config.json": "not json"}, "config.json is not a dogdepth configuration"),
+    ({"config.json": None}, "no weights at"),
+    ({"config.json": None, "model.safetensors": "hello"}, "not a weight file that can be read"),
+])
+def test_bad_weights(tmp_path, files, match):
+    good = tmp_path / "good"
+    DepthUNet("light").save_pretrained(good)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for k, v in files.items():
+        (bad / k).write_text((good / k).read_text() if v is None else v)
+    with pytest.raises((ValueError, FileNotFoundError), match=match) as e:
+        Predictor(bad)
+    assert "\n" not in str(e.value)
+
+
+def test_weights_of_another_architecture(tmp_path):
+    DepthUNet("light", dog=True).save_pretrained(tmp_path)
+    cfg = tmp_path / "config.json"
+    cfg.write_text(cfg.read_text().replace('"dog": true', '"dog": false'))
+    with pytest.raises(ValueError, match="does not fit arch='light'"):
+        Predictor(tmp_path)
+
+
+def test_missing_weights_and_device(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "nowhere")):
+        Predictor(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="device 'toaster' cannot be used here"):
+        Predictor(Net(constant(1.0)), device="toaster")
+
+
+def test_import_is_light():
+    code = "import sys, dogdepth.predict; assert not {'torch', 'matplotlib', 'skimage', 'plotly'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the bundled weights
+
+@pytest.fixture(scope="module")
+def bundled():
+    from pathlib import Path
+    if not (Path(dogdepth.__file__).parent / "weights/default/model.safetensors").exists():
+        pytest.fail("dogdepth/weights/default holds no model.safetensors: the package should carry its default weights")
+    return Predictor(device="cpu")
+
+
+def test_motorcycle_in_metres(bundled):
+    "Middlebury's motorcycle through its own lens (40 degrees wide, where NYU's is 63): metres, not only a shape."
+    from skimage.data import stereo_motorcycle
+    img, _, disp = stereo_motorcycle()
+    with np.errstate(invalid="ignore"):
+        truth = np.where(np.isfinite(disp) & (disp > 0), 994.978 * 0.193001 / (disp + 31.086), 0)
+    cam = Camera(994.978, 994.978, 311.193, 254.877, 500, 741)
+    d = bundled.predict(img, cam).depth_m
+    ok = truth > 0
+    assert 0.6 < np.median(d[ok]) / np.median(truth[ok]) < 1.6
+    assert np.corrcoef(np.log(d[ok]), np.log(truth[ok]))[0, 1] > 0.3
+
+
+def test_mirrored_photo_mirrored_depth(bundled):
+    from skimage.data import coffee
+    img = cv2.resize(coffee(), (320, 240), interpolation=cv2.INTER_AREA)
+    a, b = bundled.predict(img).depth_m, bundled.predict(np.ascontiguousarray(img[:, ::-1])).depth_m[:, ::-1]
+    assert np.median(np.abs(np.log(a / b))) < 0.15
+
+
+def test_validation_frames(bundled, data):
+    from dogdepth.metrics import average_metrics, image_metrics
+    from dogdepth.nyu import NYUDepth
+    ds = NYUDepth(data / "nyu", split="val")
+    rows = []
+    for i in range(0, len(ds), 9):
+        it = ds[i]
+        rows.append(image_metrics(bundled.predict(it["image"], it["camera"]).depth_m, it["depth"]))
+    assert average_metrics(rows)["abs_rel"] < 0.25  # a constant scores about 0.4
