@@ -49,9 +49,8 @@ docs: $(READY) ## build the site in _docs/
 site: docs ## build the site and serve it on http://127.0.0.1:3000
 	$(BIN)/python -m http.server 3000 --bind 127.0.0.1 --directory _docs
 
-bench: $(READY) ## time the filter and the network on this machine
+bench: $(READY) ## time the filter on this machine
 	$(BIN)/dogdepth bench dog
-	$(BIN)/dogdepth bench model
 
 clean: ## remove what the targets made, .venv included
 	rm -rf .venv out _docs nbs/_docs build *.egg-info .pytest_cache .hypothesis .ruff_cache

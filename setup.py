@@ -24,7 +24,6 @@ setup(
     keywords=cfg["keywords"],
     packages=find_packages(include=["dogdepth", "dogdepth.*"]),
     package_data={"dogdepth": ["py.typed", "assets/**", "weights/**"]},
-    include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
