@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FREE', 'lr_at', 'ModelConfig', 'TrainConfig', 'report', 'shrink', 'zoom_item', 'recolour', 'augment', 'Frames',
            'make_optimizer', 'make_loss', 'best_device', 'amp_dtype', 'EMA', 'Run', 'loss_of', 'train_step', 'validate',
-           'save_checkpoint', 'load_checkpoint', 'Subset', 'make_datasets', 'epoch_batches', 'check_folder',
-           'write_log', 'start', 'end_epoch', 'fit']
+           'save_checkpoint', 'load_checkpoint', 'Subset', 'split_packed', 'make_datasets', 'epoch_batches',
+           'check_folder', 'write_log', 'start', 'end_epoch', 'fit']
 
 # %% ../nbs/09_train.ipynb #c002
 import csv, io, json, math, os, shutil, time
@@ -302,15 +302,23 @@ class Subset:
     def __len__(self): return len(self.idx)
     def __getitem__(self, i): return self.ds[self.idx[i]]
 
+def split_packed(path, cfg:TrainConfig): # -> train, valid
+    "A packed file, split by room (a fixed hash of its name, about 1 in 8 to validate on) or at random over frames, 80/20."
+    from dogdepth.nyu import PackedDepth, place, val_places
+    ds = PackedDepth(path)
+    if cfg.split_by=='frame': val = set(np.random.default_rng(cfg.seed).permutation(len(ds))[:len(ds)//5].tolist())
+    else: rooms = val_places(ds.scene); val = {i for i,s in enumerate(ds.scene) if s and place(s) in rooms}
+    return Subset(ds, [i for i in range(len(ds)) if i not in val]), Subset(ds, sorted(val))
+
 def make_datasets(cfg:TrainConfig): # -> train, valid
     "A packed file, a Kaggle-layout folder, `DOGDEPTH_DATA`, or rendered rooms."
     root = cfg.data or (data_root() and data_root()/'nyu')
     if root is None:
         from dogdepth.rooms import Rooms
         return Rooms(cfg.rooms, cfg.height, cfg.width_px, seed=cfg.seed), Rooms(max(cfg.rooms//8,1), cfg.height, cfg.width_px, seed=cfg.seed+cfg.rooms)
-    from dogdepth.nyu import NYUDepth, PackedDepth
-    cls = PackedDepth if str(root).endswith(('.h5','.hdf5')) else NYUDepth
-    return tuple(cls(root, split=s, split_by=cfg.split_by, seed=cfg.seed) for s in ('train','val'))
+    if str(root).endswith(('.h5','.hdf5')): return split_packed(root, cfg)
+    from dogdepth.nyu import NYUDepth
+    return tuple(NYUDepth(root, split=s, split_by=cfg.split_by, seed=cfg.seed) for s in ('train','val'))
 
 def epoch_batches(cfg:TrainConfig, n:int, epoch:int)->np.ndarray: # (n//bs, bs) frame numbers
     "The order of an epoch, from (seed, epoch) alone; the few frames that fill no batch wait for the next shuffle."
