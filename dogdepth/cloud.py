@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2, numpy as np
 from .depth import Camera, atomic_write, valid_mask
 
-# %% ../nbs/14_cloud.ipynb #c003
+# %% ../nbs/14_cloud.ipynb #c012
 def _view(pred, camera=None, image=None):
     "Depth (H,W) float32, camera, image (H,W,3) uint8 and std (or None) of a prediction, of a data set's item, or of a bare depth map."
     get = pred.get if isinstance(pred, dict) else lambda k: getattr(pred, k, None)
@@ -23,13 +23,13 @@ def _view(pred, camera=None, image=None):
     depth = np.asarray(depth, np.float32) if not isinstance(depth, dict) else np.zeros(0)
     if depth.ndim!=2: raise ValueError(f"expected a Prediction, an item of a data set, or depth (H,W) in metres with camera=...; got {type(pred).__name__} with depth of shape {depth.shape}")
     if not isinstance(camera, Camera): raise ValueError(f"points need the camera that took the picture, got {camera!r}: pass camera=Camera(...) or Camera.from_fov(60, {depth.shape[0]}, {depth.shape[1]})")
-    camera._check(depth.shape)
+    if depth.shape!=(camera.height,camera.width): raise ValueError(f"this camera belongs to {camera.height}x{camera.width} pixels, the depth map has {depth.shape[0]}x{depth.shape[1]}: resize or crop the camera with the picture (`camera.resize(h,w)`)")
     image = np.full((*depth.shape,3), 160, np.uint8) if image is None else np.asarray(image)
     if image.shape!=(*depth.shape,3) or image.dtype!=np.uint8:
         raise ValueError(f"the image should be ({depth.shape[0]},{depth.shape[1]},3) uint8 RGB like its depth, got {image.shape} {image.dtype}")
     return depth, camera, image, None if std is None else np.asarray(std, np.float32)
 
-# %% ../nbs/14_cloud.ipynb #c004
+# %% ../nbs/14_cloud.ipynb #c014
 def _auto_stride(shape, limit): return int(np.ceil(np.sqrt(shape[0]*shape[1]/limit)))
 
 def _grid(pred, camera, image, stride, max_std):
@@ -45,7 +45,7 @@ def _grid(pred, camera, image, stride, max_std):
     if not d.any(): raise ValueError(f"no pixel of this {depth.shape[0]}x{depth.shape[1]} depth map holds a usable reading (0 = no reading): there is nothing to draw")
     return d, replace(cam, fx=cam.fx/s, fy=cam.fy/s, cx=cam.cx/s, cy=cam.cy/s, height=d.shape[0], width=d.shape[1]), img
 
-# %% ../nbs/14_cloud.ipynb #c005
+# %% ../nbs/14_cloud.ipynb #c015
 def point_cloud(
     pred,              # a Prediction, a data set's item, or depth (H,W) metres
     camera=None,       # the camera, where `pred` is a bare depth map
@@ -57,7 +57,7 @@ def point_cloud(
     d,cam,img = _grid(pred, camera, image, stride, max_std)
     return cam.backproject(d)[d>0], img[d>0]
 
-# %% ../nbs/14_cloud.ipynb #c006
+# %% ../nbs/14_cloud.ipynb #c052
 JUMP = 0.06       # a triangle whose farthest corner is more than 6 % behind its nearest spans two things
 MAX_ANGLE = 88.   # degrees between a triangle's normal and the line of sight: beyond, it is seen edge-on
 
@@ -78,7 +78,7 @@ def _cut(faces, d, pts, jump, angle):
     cos = np.abs((n*c).sum(1)) / np.maximum(np.linalg.norm(n,axis=1)*np.linalg.norm(c,axis=1), 1e-20)
     return faces[cos>=np.cos(np.radians(angle))]
 
-# %% ../nbs/14_cloud.ipynb #c007
+# %% ../nbs/14_cloud.ipynb #c053
 def mesh(
     pred,               # a Prediction, a data set's item, or depth (H,W) metres
     camera=None,        # the camera, where `pred` is a bare depth map
@@ -99,7 +99,7 @@ def mesh(
     if not len(faces): raise ValueError(f"every triangle was cut (jump={jump}, angle={angle}, stride={stride}): allow more, or write the points instead")
     return pts.reshape(-1,3)[used], (np.cumsum(used)-1)[faces].astype(np.uint32), img.reshape(-1,3)[used]
 
-# %% ../nbs/14_cloud.ipynb #c008
+# %% ../nbs/14_cloud.ipynb #c066
 def normals(
     vertices:np.ndarray, # (V,3) metres
     faces:np.ndarray,    # (F,3) from `mesh`
@@ -110,7 +110,7 @@ def normals(
     v = np.stack([np.bincount(faces.ravel(), np.repeat(n[:,k],3), len(vertices)) for k in range(3)], -1)
     return (v/np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-20)).astype(np.float32)
 
-# %% ../nbs/14_cloud.ipynb #c009
+# %% ../nbs/14_cloud.ipynb #c071
 AXES = dict( # what a file or a plot calls right, up and towards you; all three are turns, none mirrors
     camera = np.float32([[1,0,0],[0,1,0],[0,0,1]]),   # ours: x right, y down, z forward
     y_up   = np.float32([[1,0,0],[0,-1,0],[0,0,-1]]), # glTF, OpenGL, three.js, MeshLab: y up, z towards the viewer
@@ -124,7 +124,7 @@ def to_axes(
     if axes not in AXES: raise ValueError(f"axes should be one of {sorted(AXES)}, got {axes!r}")
     return points@AXES[axes].T
 
-# %% ../nbs/14_cloud.ipynb #c010
+# %% ../nbs/14_cloud.ipynb #c075
 def _geometry(pred, faces, colors):
     "Checked arrays (vertices, faces or None, colors or None) for the writers."
     v = np.asarray(pred, np.float32)
@@ -139,7 +139,7 @@ def _geometry(pred, faces, colors):
         if faces.min()<0 or faces.max()>=len(v): raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are only {len(v)} (0 to {len(v)-1})")
     return v, faces, colors
 
-# %% ../nbs/14_cloud.ipynb #c011
+# %% ../nbs/14_cloud.ipynb #c076
 def write_ply(
     path,             # where to
     pred,             # a Prediction or item (its points are written), or vertices (N,3) metres in the camera frame
@@ -170,7 +170,7 @@ def write_ply(
         body += f.tobytes()
     atomic_write(path, '\n'.join(head+['end_header','']).encode('ascii')+body)
 
-# %% ../nbs/14_cloud.ipynb #c012
+# %% ../nbs/14_cloud.ipynb #c080
 class _Glb:
     "The two halves of a GLB file while it grows: `doc`, the JSON, and `bin`, the numbers it points into (glTF 2.0, §4)."
     def __init__(self):
@@ -195,7 +195,7 @@ class _Glb:
         head = struct.pack('<4sII', b'glTF', 2, 28+len(j)+len(self.bin))
         return head + struct.pack('<I4s', len(j), b'JSON') + j + struct.pack('<I4s', len(self.bin), b'BIN\0') + self.bin
 
-# %% ../nbs/14_cloud.ipynb #c013
+# %% ../nbs/14_cloud.ipynb #c082
 def _linear(rgb):
     "sRGB bytes as linear light, RGBA in 16 bits: what glTF calls a vertex colour (IEC 61966-2-1)."
     c = np.arange(256)/255
@@ -211,7 +211,7 @@ def _texture(g, img, quality, side=2048):
                   samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)])
     return dict(index=0)
 
-# %% ../nbs/14_cloud.ipynb #c014
+# %% ../nbs/14_cloud.ipynb #c083
 def write_glb(
     path,             # where to
     pred,             # a Prediction or item (its mesh is written, the photo as its texture), or vertices (N,3) metres in the camera frame
@@ -243,7 +243,7 @@ def write_glb(
                   materials=[dict(pbrMetallicRoughness=pbr, doubleSided=True, extensions=dict(KHR_materials_unlit={}))])
     atomic_write(path, g.tobytes())
 
-# %% ../nbs/14_cloud.ipynb #c015
+# %% ../nbs/14_cloud.ipynb #c091
 def _palette(img, n=128):
     "The picture in `n` colours: index (H,W) uint8 and a Plotly colour scale in which index k is exactly colour k."
     from PIL import Image
@@ -259,7 +259,7 @@ def _eye(lo, hi, target):
     return dict(aspectmode='manual', aspectratio=dict(zip('xyz', ((hi-lo)*k).tolist())),
                 camera=dict(eye=at(np.zeros(3)), center=at(target), up=dict(x=0,y=0,z=1)))
 
-# %% ../nbs/14_cloud.ipynb #c016
+# %% ../nbs/14_cloud.ipynb #c094
 def room_figure(
     pred,                  # a Prediction, a data set's item, or depth (H,W) metres
     camera=None,           # the camera, where `pred` is a bare depth map
@@ -285,7 +285,7 @@ def room_figure(
     scene = dict(xaxis=axis('right',0), yaxis=axis('away',1), zaxis=axis('up',2), dragmode='turntable', **_eye(lo, hi, np.array([0,np.median(p[:,1]),0])))
     return go.Figure(dots, dict(template='none', scene=scene, height=height, margin=dict(l=0,r=0,t=0,b=0), showlegend=False))
 
-# %% ../nbs/14_cloud.ipynb #c017
+# %% ../nbs/14_cloud.ipynb #c100
 def figure_html(
     fig,              # a plotly Figure
     name:str='room',  # id of its <div>, unlike any other on the page
@@ -306,7 +306,7 @@ def plotly_js(
     if not to.exists() or to.stat().st_size!=len(js): atomic_write(to, js)
     return '<script src="plotly.min.js"></script>'
 
-# %% ../nbs/14_cloud.ipynb #c018
+# %% ../nbs/14_cloud.ipynb #c101
 def save_html(
     path,               # the page
     figs,               # a Figure, a Prediction, or a list of them
