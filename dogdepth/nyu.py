@@ -678,7 +678,7 @@ class FolderDepth:
         c = self.camera
         if not isinstance(c, Camera): return Camera.from_fov(NYU_CAMERA.fov_deg if c is None else c, h, w)
         _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
-        return c.resize(h, w)
+        return c # `_item` resizes it
     def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"
 
 def _same_shape(a, b, what):
