@@ -132,6 +132,14 @@ def _read_pair(f, encoding='auto', scale=None):
     try: return read_image(f.rgb).copy(), read_depth(f.depth, encoding, scale)
     except (ValueError,FileNotFoundError) as e: raise type(e)(f"{e} (row {f.at})") from None
 
+def _side(frames, root, split, split_by, seed):
+    "The frames of the training list that fall into 'train' or 'val'."
+    rooms = val_places([f.scene for f in frames], root/'val_scenes.txt')
+    held = set(np.random.default_rng(seed).permutation(len(frames))[:round(len(frames)/5)].tolist())
+    side = [f for i,f in enumerate(frames) if (i in held if split_by=='frame' else f.scene is not None and place(f.scene) in rooms)==(split=='val')]
+    if not side: raise ValueError(f"no frame of {root} falls into split={split!r}: it needs at least two scenes, and scene names that exist in {root/'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)")
+    return side
+
 def _item(f, image, depth, camera):
     h,w = depth.shape
     return dict(image=image, depth=depth, camera=camera if (camera.height,camera.width)==(h,w) else camera.resize(h,w), scene=f.scene, name=f.name)
@@ -154,14 +162,7 @@ class NYUDepth:
         for k in want:
             if k not in have: raise FileNotFoundError(f"no {LISTS[k]} in {self.root}, which split={split!r} needs. The Kaggle archive holds it; the official file has all 1449 frames: dogdepth data get labeled, then NYULabeled(path, split={k!r})")
         self.frames = [f for k in want for f in read_list(have[k], self.root)]
-        if split in ('train','val'): self.frames = self._part(split=='val')
-
-    def _part(self, val):
-        rooms = val_places([f.scene for f in self.frames], self.root/'val_scenes.txt')
-        held = set(np.random.default_rng(self.seed).permutation(len(self.frames))[:round(len(self.frames)/5)].tolist())
-        part = [f for i,f in enumerate(self.frames) if (i in held if self.split_by=='frame' else f.scene is not None and place(f.scene) in rooms)==val]
-        if not part: raise ValueError(f"no frame of {self.root} falls into split={self.split!r}: it needs at least two scenes, and scene names that exist in {self.root/'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)")
-        return part
+        if split in ('train','val'): self.frames = _side(self.frames, self.root, split, split_by, seed)
 
     @property
     def scenes(self)->list: return sorted({f.scene for f in self.frames if f.scene})
@@ -229,6 +230,16 @@ def _open_h5(path, what, keys):
     return path
 
 # %% ../nbs/02_nyu.ipynb #c073
+def _split_indices(file, split, n):
+    "The official split, counted from 0."
+    from scipy.io import loadmat
+    if not file.is_file(): raise FileNotFoundError(f"no such file: {file}; it says which frames are split={split!r}. Fetch it with: dogdepth data get labeled (or read split='all')")
+    try: idx = loadmat(file)[f'{split}Ndxs'].ravel().astype(int)-1 # MATLAB counts from 1
+    except Exception as e: raise ValueError(f"{file} is not the official splits.mat with trainNdxs and testNdxs ({type(e).__name__}: {str(e)[:60]})") from None
+    if not len(idx) or idx.min()<0 or idx.max()>=n: raise ValueError(f"{file} names frames that the labelled file does not hold: it should give numbers from 1 to {n}")
+    return idx.tolist()
+
+# %% ../nbs/02_nyu.ipynb #c074
 class NYULabeled(_H5):
     "The official nyu_depth_v2_labeled.mat: 1449 frames, read one at a time (Silberman et al. 2012)."
     def __init__(self,
@@ -244,16 +255,8 @@ class NYULabeled(_H5):
         self.path = _open_h5(path, "the official nyu_depth_v2_labeled.mat; fetch it with: dogdepth data get labeled", ('images',self.key))
         self.split,self.camera,n,m = split,camera,len(self.file[self.key]),len(self.file['images'])
         if m!=n: raise ValueError(f"{path} holds {m} images but {n} depth maps: it is not the official file")
-        self.index = list(range(n)) if split=='all' else self._split(Path(splits) if splits else path.with_name('splits.mat'), n)
+        self.index = list(range(n)) if split=='all' else _split_indices(Path(splits) if splits else path.with_name('splits.mat'), split, n)
         self.close()
-
-    def _split(self, file, n):
-        from scipy.io import loadmat
-        if not file.is_file(): raise FileNotFoundError(f"no such file: {file}; it says which frames are split={self.split!r}. Fetch it with: dogdepth data get labeled (or read split='all')")
-        try: idx = loadmat(file)[f'{self.split}Ndxs'].ravel().astype(int)-1 # MATLAB counts from 1
-        except Exception as e: raise ValueError(f"{file} is not the official splits.mat with trainNdxs and testNdxs ({type(e).__name__}: {str(e)[:60]})") from None
-        if not len(idx) or idx.min()<0 or idx.max()>=n: raise ValueError(f"{file} names frames that {self.path.name} does not hold: it should give numbers from 1 to {n}")
-        return idx.tolist()
 
     def _text(self, key, i): # a string is an array of character codes behind a reference
         f = self.file
@@ -270,7 +273,7 @@ class NYULabeled(_H5):
         return _item(f, image, np.where(np.isfinite(depth)&(depth>0), depth, np.float32(0)), self.camera)
     def __repr__(self): return f"NYULabeled({self.path.name!r}, split={self.split!r}): {len(self)} frames"
 
-# %% ../nbs/02_nyu.ipynb #c079
+# %% ../nbs/02_nyu.ipynb #c080
 def _bar(label, total, unit, show=True, out=None):
     "A function of the amount done: redraws one line on a terminal, prints every tenth elsewhere."
     out = sys.stderr if out is None else out
@@ -287,7 +290,7 @@ def _bar(label, total, unit, show=True, out=None):
         print(('\r' if tty else '')+f"{label} [{'='*int(share*24):24}] {amount}, {when}".ljust(88), end='\n' if done>=total or not tty else '', file=out, flush=True)
     return update
 
-# %% ../nbs/02_nyu.ipynb #c080
+# %% ../nbs/02_nyu.ipynb #c081
 LABELED = dict(url='http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat', size=2_972_037_809,
                sha256='2d724b0c0ab358aa1ce5df855e5bd14a2279ab7202efe22f32a30d612dcb86aa')
 SPLITS  = dict(url='http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat', md5='08e3c3aea27130ac7c01ffd739a4535f')
@@ -301,6 +304,7 @@ def _fault(path, size=None, sha256=None, md5=None):
         if got!=want: return f"has {algo} {got} instead of {want}"
     return ''
 
+# %% ../nbs/02_nyu.ipynb #c082
 def _pull(url, part, size, bar):
     "Append to `part` what it lacks (HTTP Range, RFC 9110 §14); True once the server has sent all."
     from urllib.request import Request, urlopen
@@ -316,7 +320,21 @@ def _pull(url, part, size, bar):
             while chunk:=r.read(1<<18): f.write(chunk); have += len(chunk); bar(have)
     return total is None or have==total
 
-# %% ../nbs/02_nyu.ipynb #c081
+# %% ../nbs/02_nyu.ipynb #c083
+def _attempt(url, part, size, bar):
+    "Pull once. '' when all is there, else why not; raises where another attempt would not help."
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    try: return '' if _pull(url, part, size, bar) else 'the connection was cut'
+    except HTTPError as e:
+        if e.code==416: part.unlink(missing_ok=True) # what we hold is no beginning of that file
+        elif e.code<500: raise OSError(f"{url} answered {e.code} {e.reason}") from None
+        return f'{e.code} {e.reason}'
+    except (OSError,HTTPException) as e:
+        if getattr(e,'errno',None)==errno.ENOSPC: raise
+        return str(e) or type(e).__name__
+
+# %% ../nbs/02_nyu.ipynb #c084
 def fetch(
     url:str,
     path,                             # where the file shall be
@@ -326,8 +344,6 @@ def fetch(
     progress=True,                    # a bar on stderr
 )->Path:
     "Download one file, all or nothing: `path.part` grows, survives a cut and is resumed; it gets its name when size and checksum are right."
-    from http.client import HTTPException
-    from urllib.error import HTTPError
     path = Path(path); part = path.with_name(path.name+'.part')
     if path.exists():
         if fault:=_fault(path, size, sha256, md5): raise ValueError(f"{path} is there already but {fault}: move it away to fetch it again")
@@ -338,16 +354,8 @@ def fetch(
         before = part.stat().st_size if part.exists() else 0
         if size is not None and before>size: part.unlink(); before = 0
         if size is not None and before==size: break
-        why = 'the connection was cut'
-        try:
-            if _pull(url, part, size, bar): break
-        except HTTPError as e:
-            if e.code==416: part.unlink(missing_ok=True) # what we hold is no beginning of that file
-            elif e.code<500: raise OSError(f"{url} answered {e.code} {e.reason}") from None
-            why = f'{e.code} {e.reason}'
-        except (OSError,HTTPException) as e:
-            if getattr(e,'errno',None)==errno.ENOSPC: raise
-            why = str(e) or type(e).__name__
+        why = _attempt(url, part, size, bar)
+        if not why: break
         failed = 0 if part.exists() and part.stat().st_size>before else failed+1
         if failed>=tries: raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). What came is kept in {part}: run it again to go on from there")
         if failed: time.sleep(wait*2**(failed-1))
@@ -355,7 +363,7 @@ def fetch(
     os.replace(part, path)
     return path
 
-# %% ../nbs/02_nyu.ipynb #c082
+# %% ../nbs/02_nyu.ipynb #c085
 def fetch_labeled(
     to='data',                          # folder
     url=LABELED['url'], size=LABELED['size'], sha256=LABELED['sha256'],
@@ -366,7 +374,7 @@ def fetch_labeled(
     if splits_url: fetch(splits_url, Path(to)/'splits.mat', md5=splits_md5, progress=False, **kw)
     return fetch(url, Path(to)/'nyu_depth_v2_labeled.mat', size, sha256, progress=progress, **kw)
 
-# %% ../nbs/02_nyu.ipynb #c088
+# %% ../nbs/02_nyu.ipynb #c091
 _CAM = ('fx','fy','cx','cy','height','width')
 
 def pack(
@@ -399,7 +407,7 @@ def pack(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/02_nyu.ipynb #c089
+# %% ../nbs/02_nyu.ipynb #c092
 class PackedDepth(_H5):
     "The frames that `pack` wrote, as the same items, read one at a time."
     def __init__(self, path):
@@ -417,7 +425,7 @@ class PackedDepth(_H5):
         return dict(image=self.file['image'][i], depth=depth, camera=self.camera[i], scene=self.scene[i] or None, name=self.name[i])
     def __repr__(self): return f"PackedDepth({self.path.name!r}): {len(self)} frames of {self.camera[0].height}x{self.camera[0].width}"
 
-# %% ../nbs/02_nyu.ipynb #c094
+# %% ../nbs/02_nyu.ipynb #c097
 DEFECTS = { # kind: what it means
     'missing-list':      "neither list is there, or a folder of frames has no list",
     'bad-row':           "a row is not 'photo,depth'",
@@ -443,7 +451,7 @@ DEFECTS = { # kind: what it means
     'empty-split':       "no room is left to train on, or none to validate on",
 }
 
-# %% ../nbs/02_nyu.ipynb #c095
+# %% ../nbs/02_nyu.ipynb #c098
 class Defect(NamedTuple):
     "One thing that is wrong."
     kind:str     # a key of `DEFECTS`
@@ -477,7 +485,7 @@ class DatasetReport:
         more = [f"... and {len(self.defects)-most} more in .defects"]*(len(self.defects)>most)
         return f'<p>{e(self.head)}</p>{table}' + ''.join(f'<p>{e(n)}</p>' for n in more+[f'note: {n}' for n in self.notes])
 
-# %% ../nbs/02_nyu.ipynb #c097
+# %% ../nbs/02_nyu.ipynb #c100
 def fingerprint(
     image,     # (H,W,3) uint8 RGB, at least 17x18
 )->np.ndarray: # (4,) uint64: 256 bits
@@ -495,7 +503,7 @@ def _copies(a, b, step=256):
         bits = np.bitwise_count(a[k:k+step,None]^b[None]).sum(-1)
         for i in np.flatnonzero(bits.min(1)<=SAME_PICTURE): yield k+i, bits[i].argmin()
 
-# %% ../nbs/02_nyu.ipynb #c100
+# %% ../nbs/02_nyu.ipynb #c103
 PLAUSIBLE_M = (.4, 10.5) # metres: where the median of an indoor depth map lies (NYU's 795 maps: 0.96 to 6.13)
 
 def _open_frame(path, reader):
@@ -521,7 +529,7 @@ def _judge_depth(f, d, split, max_holes):
     if seen.min()==seen.max(): yield 'constant-depth', f"is {m:.2f} m everywhere"
     if bits==want and not PLAUSIBLE_M[0]<=m<=PLAUSIBLE_M[1]: yield 'implausible-depth', f"its median is {m:.3g} m, a room's is {PLAUSIBLE_M[0]} to {PLAUSIBLE_M[1]} m: is it in another unit?"
 
-# %% ../nbs/02_nyu.ipynb #c101
+# %% ../nbs/02_nyu.ipynb #c104
 def _inspect(f, split, max_holes):
     "(defects as (kind, path, message), size, fingerprint, hash of the photo's bytes) of one frame; None for what could not be had."
     n = [re.findall(r'\d+', p.stem)[-1:] for p in (f.rgb,f.depth)]
@@ -535,7 +543,7 @@ def _inspect(f, split, max_holes):
     if depth is not None and size!=depth.shape: found.append(('size-mismatch', f.rgb, "is {}x{}, its depth {}x{}".format(*size,*depth.shape))); size = None
     return found, size, None if blank or min(image.shape[:2])<18 else fingerprint(image), hashlib.md5(f.rgb.read_bytes(), usedforsecurity=False).hexdigest()
 
-# %% ../nbs/02_nyu.ipynb #c102
+# %% ../nbs/02_nyu.ipynb #c105
 def _check_lists(root, report):
     "The good rows of both lists: {'train': frames, 'test': frames}."
     lists = {}
@@ -565,7 +573,7 @@ def _check_splits(root, lists, report):
     elif train<=val: report('empty-split', file, "leaves no room to train on")
     return val
 
-# %% ../nbs/02_nyu.ipynb #c103
+# %% ../nbs/02_nyu.ipynb #c106
 def _check_copies(frames, sides, prints, sums, report):
     "Frames listed twice, photos that are the same file, and pictures on two sides of a split."
     rows,files = {},{}
@@ -586,7 +594,7 @@ def _notes(root, lists, usual):
     loose = sum(p not in listed for s in lists for p in (root/LISTS[s][:-4]).rglob('*.jpg'))
     return notes + [f"{loose} photo{'s'*(loose>1)} on disk in no list"]*(loose>0)
 
-# %% ../nbs/02_nyu.ipynb #c104
+# %% ../nbs/02_nyu.ipynb #c107
 def check_dataset(
     root,           # a folder in the Kaggle edition's layout
     max_holes=.5,   # the share of a depth map without reading that is still fine
@@ -613,7 +621,7 @@ def check_dataset(
     _check_copies([f for f,_ in frames], sides, [r[2] for r in seen], [r[3] for r in seen], report)
     return DatasetReport(root, len(frames), len({f.scene for f,_ in frames if f.scene}), defects, _notes(root, lists, usual))
 
-# %% ../nbs/02_nyu.ipynb #c111
+# %% ../nbs/02_nyu.ipynb #c114
 _MARKS = set('rgb color colors colour colours image images img imgs photo photos picture pictures depth depths sync dense raw registered aligned'.split())
 
 def _tokens(path): return [int(t) if t.isdigit() else t for t in re.findall(r'[^\W\d_]+|\d+', Path(path).as_posix().lower())]
@@ -635,7 +643,24 @@ def pair_files(
     hint = f"Photos without depth: {_some(lone[0]) or 'none'}. Depth maps without photo: {_some(lone[1]) or 'none'}." if common else "Their names do not tell which belong together."
     raise ValueError(f"{len(rgb)} photos and {len(depth)} depth maps are not the same frames. {hint} Remove the odd ones, or pass two lists in the order wanted")
 
-# %% ../nbs/02_nyu.ipynb #c113
+# %% ../nbs/02_nyu.ipynb #c116
+def _find(root, what, arg):
+    "The files of a folder that match a pattern, or those listed."
+    if not isinstance(what,str): return [root/p for p in what]
+    found = [p for p in root.glob(what) if p.is_file() and not p.name.startswith('.')]
+    if found: return found
+    here = Counter(p.suffix or 'without suffix' for p in root.rglob('*') if p.is_file())
+    raise FileNotFoundError(f"nothing in {root} matches {arg}={what!r}; it holds {', '.join(f'{n} {s}' for s,n in here.most_common(5)) or 'no file'}. Subfolders belong in the pattern: 'rgb/*.png'")
+
+def _own_frame(root, rgb, depth):
+    rel = rgb.relative_to(root) if rgb.is_relative_to(root) else Path(rgb.name)
+    scene = '/'.join(p for p in rel.parent.parts if p.lower() not in _MARKS) or root.resolve().name
+    return Frame(rgb, depth, scene, rel.with_suffix('').as_posix(), rel.as_posix())
+
+def _same_shape(a, b, what):
+    if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
+
+# %% ../nbs/02_nyu.ipynb #c117
 class FolderDepth:
     "Your own RGB-D frames (a phone, a RealSense, TUM) as the same items as those of `NYUDepth`."
     def __init__(self,
@@ -648,22 +673,12 @@ class FolderDepth:
         self.root = Path(root)
         if not self.root.is_dir(): raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
         self.encoding,self.scale,self.camera = encoding,scale,camera
-        photos,maps = self._find(rgb,'rgb'),self._find(depth,'depth')
+        photos,maps = _find(self.root,rgb,'rgb'),_find(self.root,depth,'depth')
         given = not isinstance(rgb,str) and not isinstance(depth,str)
         if both:=set(photos)&set(maps): raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
         if given and len(photos)!=len(maps): raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
-        self.frames = [self._frame(*p) for p in (zip(photos,maps) if given else pair_files(photos,maps))]
+        self.frames = [_own_frame(self.root,*p) for p in (zip(photos,maps) if given else pair_files(photos,maps))]
 
-    def _find(self, what, arg):
-        if not isinstance(what,str): return [self.root/p for p in what]
-        found = [p for p in self.root.glob(what) if p.is_file() and not p.name.startswith('.')]
-        if found: return found
-        here = Counter(p.suffix or 'without suffix' for p in self.root.rglob('*') if p.is_file())
-        raise FileNotFoundError(f"nothing in {self.root} matches {arg}={what!r}; it holds {', '.join(f'{n} {s}' for s,n in here.most_common(5)) or 'no file'}. Subfolders belong in the pattern: 'rgb/*.png'")
-    def _frame(self, rgb, depth):
-        rel = rgb.relative_to(self.root) if rgb.is_relative_to(self.root) else Path(rgb.name)
-        scene = '/'.join(p for p in rel.parent.parts if p.lower() not in _MARKS) or self.root.resolve().name
-        return Frame(rgb, depth, scene, rel.with_suffix('').as_posix(), rel.as_posix())
     @property
     def scenes(self)->list: return sorted({f.scene for f in self.frames})
     def __len__(self): return len(self.frames)
@@ -680,6 +695,3 @@ class FolderDepth:
         _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
         return c # `_item` resizes it
     def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"
-
-def _same_shape(a, b, what):
-    if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
