@@ -1,0 +1,588 @@
+"The command line: exit codes, one line on stderr, nothing left behind, and each verb's files."
+import dataclasses
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dogdepth
+from dogdepth.cli import VERBS, Parser, add_fields, field_notes, guarded, main, photo_names, staged, write_prediction
+from dogdepth.depth import read_depth
+from dogdepth.nyu import write_nyu
+from dogdepth.predict import Prediction
+from dogdepth.rooms import Rooms, render_room
+
+EXE = Path(sys.executable).with_name("dogdepth")
+VERB_WORDS = [[n] if not isinstance(v[1], dict) else [n, m] for n, v in VERBS.items() for m in (v[1] if isinstance(v[1], dict) else [""])]
+
+
+def dogdepth_(*words, cwd=None, **kw):
+    return subprocess.run([EXE, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=120, **kw)
+
+
+def left(folder):
+    "Every file and folder below `folder`, hidden ones too."
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*"))
+
+
+class Refused:
+    "Run the command on bad input: exit code, one line, and nothing new on disk."
+    def __init__(self, folder, capsys):
+        self.folder, self.capsys = folder, capsys
+
+    def __call__(self, *words, match, code=2):
+        before = left(self.folder)
+        self.capsys.readouterr()
+        assert main([str(w) for w in words]) == code
+        err = self.capsys.readouterr().err
+        assert err.count("\n") == 1 and err.endswith("\n"), f"not one line: {err!r}"
+        assert err.startswith("dogdepth"), err
+        assert "Traceback" not in err and re.search(match, err), err
+        assert left(self.folder) == before
+        return err
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    return Refused(tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    p = tmp_path_factory.mktemp("photo") / "room.jpg"
+    cv2.imwrite(str(p), render_room(3, 60, 80)["image"][..., ::-1])
+    return p
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    "A small network that knows nothing: these tests are about files and exit codes."
+    import torch
+
+    from dogdepth.attention import DepthUNet
+    folder = tmp_path_factory.mktemp("weights") / "w"
+    torch.manual_seed(0)
+    DepthUNet("report", width=4, height=48, width_px=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    "Three rooms in the Kaggle layout."
+    root = tmp_path_factory.mktemp("data") / "rooms"
+    write_nyu(Rooms(3, 48, 64), root)
+    return root
+
+
+# --- help, version, usage
+
+@pytest.mark.parametrize("verb", VERB_WORDS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    assert main([*verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert f"usage: dogdepth {' '.join(verb)}" in out and f"example:\n  dogdepth {' '.join(verb)}" in out and not err
+
+
+def test_the_example_of_each_verb_is_accepted():
+    from dogdepth.cli import make_parser
+    for words in VERB_WORDS:
+        v = VERBS[words[0]] if len(words) == 1 else VERBS[words[0]][1][words[1]]
+        argv = v[1].split()[1:]
+        assert callable(make_parser(argv).parse_args(argv).run)
+
+
+def test_help_names_each_verb_and_the_exit_codes(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {v} " in out for v in VERBS) and "exit codes" in out
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from dogdepth.cli import main; main(['--help']); print(*({'torch','numpy','cv2','matplotlib','plotly','skimage','h5py'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == ""
+
+
+def test_help_is_quick():
+    ts = []
+    for _ in range(3):
+        t = time.perf_counter()
+        assert dogdepth_("--help").returncode == 0
+        ts.append(time.perf_counter() - t)
+    assert min(ts) < 1
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dogdepth {dogdepth.__version__}\n"
+
+
+@pytest.mark.parametrize("words, match", [
+    ([], "VERB"), (["fly"], "fly"), (["predict"], "PHOTO"), (["predict", "x.jpg"], "--out"), (["predict", "x.jpg", "--out", "o", "--nope"], "--nope"),
+    (["predict", "x.jpg", "--out", "o", "--gl"], "--gl"), (["predict", "x.jpg", "--out", "o", "--fov", "wide"], "wide"),
+    (["predict", "x.jpg", "--out", "o", "--fov", "60", "--fx", "500"], "not allowed with"), (["evaluate", "r", "--crop", "mine"], "mine"),
+    (["train", "--epochs", "many"], "many"), (["train", "--colou", ".1"], "--colou"), (["data"], "VERB"), (["data", "mend"], "mend"),
+    (["data", "rooms", "o"], "--n"), (["data", "get", "everything"], "everything"), (["bench", "video"], "video")])
+def test_bad_usage_is_one_line_and_2(words, match, refused):
+    line = refused(*words, match=match)
+    verb = " ".join(["dogdepth", *(w for w in words[:2] if w in ("predict", "evaluate", "train", "data", "rooms", "get", "bench"))])
+    assert line.startswith(f"{verb}: ") and line.endswith(f"See: {verb} --help\n")
+
+
+# --- exit codes
+
+@pytest.mark.parametrize("error, code, line", [
+    (ValueError("two\nlines."), 2, "x: two lines"), (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "x: No such file or directory: a.png"),
+    (PermissionError(13, "Permission denied", "b"), 2, "x: Permission denied: b"), (RuntimeError("out of memory"), 1, "x: out of memory"), (RuntimeError(), 1, "x: RuntimeError"),
+    (OSError(28, "No space left on device"), 1, "x: No space left on device"), (MemoryError(), 1, "x: not enough memory"), (KeyError("k"), 1, "x: 'k'"),
+    (ImportError("libGL.so.1: cannot open shared object file"), 1, "libgl1"), (KeyboardInterrupt(), 130, "x: stopped")])
+def test_what_is_raised_becomes_a_code_and_one_line(error, code, line, capsys):
+    def run():
+        raise error
+    assert guarded(run, "x") == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and line in err and err.startswith("x: ")
+
+
+def test_exit_codes_of_what_is_returned():
+    assert [guarded(lambda: r, "x") for r in (None, 0, 3)] == [0, 0, 3]
+    assert guarded(lambda: sys.exit(143), "x") == 143
+
+
+@pytest.mark.parametrize("words, env, shown", [([], {}, False), (["--debug"], {}, True), ([], {"DOGDEPTH_DEBUG": "1"}, True), ([], {"DOGDEPTH_DEBUG": "0"}, False)])
+def test_debug_shows_where_it_came_from(words, env, shown, monkeypatch, capsys):
+    monkeypatch.delenv("DOGDEPTH_DEBUG", raising=False)
+    for k, v in env.items():
+        monkeypatch.setenv(k, v)
+    assert main(["data", "check", "no/such/folder", *words]) == 2
+    assert ("Traceback" in capsys.readouterr().err) is shown
+
+
+# --- all or nothing
+
+@pytest.mark.parametrize("inside", ["", "a/b/c"])
+def test_staged_moves_everything_or_nothing(tmp_path, inside):
+    out = tmp_path / inside
+    for error in (ValueError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), staged(out) as s:
+            (s / "x.txt").write_text("half")
+            raise error
+        assert left(tmp_path) == []
+    with staged(out) as s:
+        (s / "sub").mkdir()
+        (s / "sub" / "x.txt").write_text("1")
+        (s / "y.txt").write_text("2")
+        assert not (out / "y.txt").exists()
+    assert left(out) == ["sub", "sub/x.txt", "y.txt"]
+
+
+def test_staged_keeps_what_is_there_and_replaces_its_own(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for text in "ab":
+        with staged(tmp_path) as s:
+            (s / "x.txt").write_text(text)
+    assert left(tmp_path) == ["mine.txt", "x.txt"] and (tmp_path / "x.txt").read_text() == "b"
+
+
+def test_staged_moves_pages_last(tmp_path, monkeypatch):
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b)))
+    with staged(tmp_path) as s:
+        for n in ("a.html", "b.png", "z.js"):
+            (s / n).write_text("")
+    assert moved == ["b.png", "z.js", "a.html"]
+
+
+def test_staged_needs_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/out"):
+        with pytest.raises(ValueError, match="is a file"), staged(tmp_path / out):
+            pass
+
+
+# --- predict
+
+def test_predict_writes_what_it_says(photo, weights, tmp_path, capsys):
+    assert main(["predict", str(photo), "--out", str(tmp_path / "o"), "--weights", str(weights), "--fov", "70", "--ply", "--glb", "--html"]) == 0
+    out = capsys.readouterr().out
+    assert left(tmp_path / "o") == ["room.glb", "room.html", "room.ply", "room_camera.json", "room_depth.png", "room_depth_color.png"]
+    raw = cv2.imread(str(tmp_path / "o/room_depth.png"), cv2.IMREAD_UNCHANGED)
+    assert raw.dtype == np.uint16 and raw.shape == (60, 80) and raw.min() > 0
+    assert cv2.imread(str(tmp_path / "o/room_depth_color.png")).shape[2] == 3
+    camera = json.loads((tmp_path / "o/room_camera.json").read_text())
+    assert camera["fov_deg"] == 70 and camera["width"] == 80 and camera["fx"] == pytest.approx(40 / np.tan(np.radians(35)))
+    assert "80x60" in out and "70 degrees wide (as given)" in out and "room_depth.png" in out
+    page = (tmp_path / "o/room.html").read_text()
+    assert len(page) > 4e6 and not re.search(r'<(script|link|img)\b[^>]*(src|href)="https?:', page)
+
+
+def test_predict_is_what_the_library_says(photo, weights, tmp_path):
+    from dogdepth.predict import Predictor, load_photo
+    assert main(["predict", str(photo), "--out", str(tmp_path), "--weights", str(weights), "--fx", "90"]) == 0
+    want = Predictor(weights).predict(*load_photo(photo, fx=90)).depth_m
+    assert np.abs(read_depth(tmp_path / "room_depth.png") - want).max() < 6e-4
+
+
+def test_known_distance_sets_the_scale(photo, weights, tmp_path):
+    assert main(["predict", str(photo), "--out", str(tmp_path), "--weights", str(weights), "--known", "40", "30", "2.5"]) == 0
+    assert read_depth(tmp_path / "room_depth.png")[30, 40] == pytest.approx(2.5, abs=6e-4)
+
+
+def test_several_photos(photo, weights, tmp_path, capsys):
+    (tmp_path / "b.PNG").write_bytes(cv2.imencode(".png", render_room(4, 40, 60)["image"])[1].tobytes())
+    assert main(["predict", str(photo), str(tmp_path / "b.PNG"), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 0
+    assert [p for p in left(tmp_path / "o") if p.endswith("_depth.png")] == ["b_depth.png", "room_depth.png"]
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def huge_png(width, height):
+    "A PNG of a few bytes that claims to be huge."
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+BAD_PHOTOS = {
+    "empty.jpg": (b"", "empty"), "text.jpg": (b"hello, I am a letter\n", "not an image"), "cut.jpg": (None, "cut short|damaged"),
+    "dot.png": (cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes(), "at least 8"), "huge.png": (huge_png(20000, 20000), "million"),
+    "large.png": (huge_png(10001, 10000), "million"), "depth.png": (cv2.imencode(".png", np.full((48, 64), 2000, np.uint16))[1].tobytes(), "16 bits"), "none.jpg": (False, "no such file")}
+
+
+@pytest.mark.parametrize("name", BAD_PHOTOS)
+def test_bad_photo_is_refused_before_any_work(name, photo, weights, tmp_path, refused):
+    data, match = BAD_PHOTOS[name]
+    data = photo.read_bytes()[:700] if data is None else data
+    if data is not False:
+        (tmp_path / name).write_bytes(data)
+    line = refused("predict", photo, tmp_path / name, "--out", tmp_path / "o", "--weights", weights, match=match)
+    assert name in line or name == "dot.png"
+
+
+def test_bad_photo_in_a_process_of_its_own(photo, tmp_path):
+    "What the shell sees: warnings and native libraries included."
+    (tmp_path / "large.png").write_bytes(huge_png(9500, 9500))  # Pillow warns about this size
+    r = dogdepth_("predict", "large.png", "--out", "o", cwd=tmp_path)
+    assert (r.returncode, r.stdout) == (2, "") and r.stderr.count("\n") == 1 and left(tmp_path) == ["large.png"]
+
+
+@pytest.mark.parametrize("flags, match", [
+    (["--fov", "0"], "field of view"), (["--fov", "180"], "field of view"), (["--fx", "-5"], "fx"), (["--known", "900", "3", "2"], "outside"), (["--known", "1", "1", "-2"], "positive"),
+    (["--device", "abacus"], "abacus"), (["--weights", "nowhere"], "nowhere")])
+def test_bad_flags_of_predict(flags, match, photo, weights, tmp_path, refused):
+    refused("predict", photo, "--out", tmp_path / "o", *([] if "--weights" in flags else ["--weights", weights]), *flags, match=match)
+
+
+def test_folder_instead_of_a_photo_and_file_instead_of_a_folder(photo, weights, tmp_path, refused):
+    refused("predict", tmp_path, "--out", tmp_path / "o", match="is a folder")
+    (tmp_path / "file").write_text("")
+    refused("predict", photo, "--out", tmp_path / "file", "--weights", weights, match="is a file")
+    refused("predict", photo, tmp_path / "file", "--out", tmp_path / "o", "--known", "1", "1", "1", match="one photo")
+
+
+def test_two_photos_of_one_name_never_overwrite(photo, tmp_path, refused):
+    (tmp_path / "ROOM.png").write_bytes(photo.read_bytes())
+    refused("predict", photo, tmp_path / "ROOM.png", "--out", tmp_path / "o", match="both become")
+    refused("predict", photo, photo, "--out", tmp_path / "o", match="given twice")
+
+
+def test_a_result_never_replaces_a_photo(photo, tmp_path, refused):
+    for n in ("a.jpg", "a_depth.png"):
+        (tmp_path / n).write_bytes(photo.read_bytes())
+    refused("predict", tmp_path / "a.jpg", tmp_path / "a_depth.png", "--out", tmp_path, match="replace a photo")
+    assert photo_names([tmp_path / "a.jpg", tmp_path / "a_depth.png"], tmp_path / "o") == ["a", "a_depth"]
+
+
+def bad_weights(tmp_path, weights, kind):
+    w = tmp_path / "w"
+    if kind == "text file":
+        w.write_text("I am a poem")
+    elif kind == "no config":
+        w.mkdir()
+    else:
+        w.mkdir()
+        (w / "config.json").write_bytes((weights / "config.json").read_bytes() if kind != "config" else b"{not json")
+        good = (weights / "model.safetensors").read_bytes()
+        (w / "model.safetensors").write_bytes({"cut": good[: len(good) // 2], "empty": b"", "noise": b"\x07" * 5000, "config": good}[kind])
+    return w
+
+
+@pytest.mark.parametrize("kind, match", [("text file", "weight file"), ("no config", "config.json"), ("cut", "weight file"), ("empty", "weight file"), ("noise", "weight file"), ("config", "configuration")])
+def test_weights_that_are_none(kind, match, photo, rooms, weights, tmp_path, refused):
+    w = bad_weights(tmp_path, weights, kind)
+    refused("predict", photo, "--out", tmp_path / "o", "--weights", w, match=match)
+    refused("evaluate", rooms, "--split", "all", "--json", tmp_path / "e.json", "--weights", w, match=match)
+
+
+@pytest.mark.parametrize("sig, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_leaves_nothing_half_written(photo, weights, tmp_path, sig, code):
+    "Stop it while the second photo's files are written: the first one's are whole, of the second there is none."
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+    script = ("import sys, time, dogdepth.cli as c; w = c.write_prediction\n"
+              "def slow(folder, name, *a):\n    f = w(folder, name, *a)\n    if name=='b': print('now', flush=True); time.sleep(60)\n    return f\n"
+              "c.write_prediction = slow; sys.exit(c.main())")
+    p = subprocess.Popen([sys.executable, "-c", script, "predict", photo, "b.jpg", "--out", "o", "--weights", weights], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line == "now\n" for line in p.stdout)
+    assert any(q.startswith("o/.dogdepth-") for q in left(tmp_path))
+    p.send_signal(sig)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == code and err.count("\n") <= 1
+    assert left(tmp_path) == ["b.jpg", "o", "o/room_camera.json", "o/room_depth.png", "o/room_depth_color.png"]
+
+
+def test_write_prediction_returns_the_files_it_wrote(tmp_path):
+    room = render_room(5, 48, 64)
+    files = write_prediction(tmp_path, "r", Prediction(room["depth"], room["camera"], room["image"]), ply=True)
+    assert sorted(files) == left(tmp_path)
+    assert np.abs(read_depth(tmp_path / "r_depth.png") - room["depth"]).max() <= 6e-4
+
+
+# --- evaluate
+
+def test_evaluate_prints_and_writes_what_the_library_computes(rooms, weights, tmp_path, capsys):
+    from dogdepth.evaluate import evaluate
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.predict import Predictor
+    assert main(["evaluate", str(rooms), "--split", "all", "--weights", str(weights), "--json", str(tmp_path / "e.json"), "--average", "pixel", "--cap", "0.5", "6", "--align", "median", "--flip"]) == 0
+    want = evaluate(Predictor(weights), NYUDepth(rooms, "all"), average="pixel", cap=(0.5, 6), align="median", flip=True, progress=False)
+    got = json.loads((tmp_path / "e.json").read_text())
+    assert set(got) == {"protocol", "summary", "images"} and [i["name"] for i in got["images"]] == [i["name"] for i in want.images]
+    assert {k: got["protocol"][k] for k in ("split", "crop", "cap", "average", "align", "flip", "input_size", "weights")} == dict(
+        split="all", crop=None, cap=[0.5, 6], average="pixel", align="median", flip=True, input_size=[48, 64], weights=str(weights))
+    assert got["summary"]["abs_rel"] == pytest.approx(want.summary["abs_rel"]) and got["summary"]["n"] == want.summary["n"]
+    assert "AbsRel" in capsys.readouterr().out
+
+
+def test_evaluate_takes_test_where_there_is_one_else_val(rooms, weights, tmp_path, capsys):
+    assert main(["evaluate", str(rooms), "--weights", str(weights)]) == 0
+    assert "split val" in capsys.readouterr().out
+    both = tmp_path / "both"
+    write_nyu(Rooms(2, 48, 64), both)
+    write_nyu(Rooms(1, 48, 64, seed=9), both, "test")
+    assert main(["evaluate", str(both), "--weights", str(weights)]) == 0
+    assert "1 frames of NYUDepth, split test" in capsys.readouterr().out
+
+
+def write_mat(path, n=3):
+    "A file of the structure of nyu_depth_v2_labeled.mat."
+    with h5py.File(path, "w") as f:
+        f["images"] = np.stack([r["image"].transpose(2, 1, 0) for r in Rooms(n, 48, 64)])
+        f["depths"] = f["rawDepths"] = np.stack([r["depth"].T for r in Rooms(n, 48, 64)])
+
+
+def test_evaluate_reads_mat_and_packed_files(rooms, weights, tmp_path, capsys):
+    write_mat(tmp_path / "nyu_depth_v2_labeled.mat")
+    for root in (tmp_path, tmp_path / "nyu_depth_v2_labeled.mat"):
+        assert main(["evaluate", str(root), "--split", "all", "--weights", str(weights)]) == 0
+        assert "3 frames of NYULabeled" in capsys.readouterr().out
+    assert main(["data", "pack", str(rooms), str(tmp_path / "r.h5")]) == 0
+    assert "3 frames" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "r.h5"), "--weights", str(weights)]) == 0
+    assert "3 frames of PackedDepth" in capsys.readouterr().out
+
+
+def broken_rows(rooms, tmp_path, row):
+    import shutil
+    root = tmp_path / "bad"
+    shutil.copytree(rooms, root)
+    with open(root / "data/nyu2_train.csv", "a") as f:
+        f.write(row + "\n")
+    return root
+
+
+@pytest.mark.parametrize("row, match", [("only_a_photo.jpg", r"nyu2_train.csv:4 .*1 field"), ("a.jpg,b.png,c.png", r":4 .*3 fields"), ("/etc/a.jpg,/etc/b.png", r":4 leaves"), ("no/a.jpg,no/a.png", r"no such file.*a\.jpg.*nyu2_train.csv:4")])
+def test_wrong_row_of_a_list(row, match, rooms, weights, tmp_path, refused):
+    root = broken_rows(rooms, tmp_path, row)
+    refused("evaluate", root, "--split", "all", "--weights", weights, "--json", tmp_path / "e.json", match=match)
+    refused("data", "pack", root, tmp_path / "o.h5", match=match)
+    refused("data", "check", root, match="[12] defects? in .*(1 bad-row|2 missing-file)")
+
+
+def test_wrong_row_stops_training_before_anything_is_written(rooms, tmp_path, refused):
+    refused("train", "--data", broken_rows(rooms, tmp_path, "x"), "--out", tmp_path / "run", match=":4 ")
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["data", "check"], ["data", "pack"], ["train", "--data"]], ids=" ".join)
+def test_missing_folder(words, tmp_path, refused):
+    more = {"pack": [tmp_path / "o.h5"], "--data": ["--out", tmp_path / "run"]}.get(words[-1], [])
+    refused(*words, tmp_path / "nowhere", *more, match="nowhere.*not there")
+
+
+@pytest.mark.parametrize("words, match", [
+    (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640")])
+def test_bad_flags_of_evaluate(words, match, rooms, weights, refused):
+    refused("evaluate", rooms, "--weights", weights, *words, match=match)
+
+
+def test_files_that_are_no_data_set(tmp_path, refused):
+    for name in ("x.mat", "x.h5"):
+        (tmp_path / name).write_text("text")
+        refused("evaluate", tmp_path / name, match="HDF5")
+        refused("evaluate", tmp_path / f"no{name}", match="no such file")
+    refused("evaluate", tmp_path / "x.h5", "--split", "val", match="leave --split out")
+
+
+# --- data
+
+def test_rooms_then_check(tmp_path, capsys):
+    from dogdepth.nyu import NYUDepth
+    out = tmp_path / "new" / "rooms"
+    assert main(["data", "rooms", str(out), "--n", "3", "--size", "48", "64", "--seed", "5"]) == 0
+    ds = NYUDepth(out, "all")
+    assert len(ds) == 3 and ds[0]["depth"].shape == (48, 64) and ds[0]["scene"] == "room_00005"
+    assert np.abs(ds[0]["depth"] - render_room(5, 48, 64)["depth"]).max() < 0.03 or render_room(5, 48, 64)["depth"].max() > 9.9
+    assert not [p for p in left(tmp_path) if ".dogdepth" in p]
+    assert main(["data", "check", str(out)]) == 0
+    assert "no defect" in capsys.readouterr().out
+
+
+def test_check_names_the_defect_and_answers_2(rooms, tmp_path, capsys):
+    root = broken_rows(rooms, tmp_path, "x.jpg")
+    assert main(["data", "check", str(root)]) == 2
+    out, err = capsys.readouterr()
+    assert "bad-row" in out and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words, match", [(["--n", "0"], "1 or more"), (["--n", "2", "--size", "4", "4"], "at least 32")])
+def test_bad_flags_of_rooms(words, match, tmp_path, refused):
+    refused("data", "rooms", tmp_path / "o", *words, match=match)
+
+
+def test_rooms_never_mixes_with_what_is_there(tmp_path, refused):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/diary.txt").write_text("mine")
+    refused("data", "rooms", tmp_path / "o", "--n", "1", match="not empty")
+
+
+def test_pack_wants_h5(rooms, tmp_path, refused):
+    refused("data", "pack", rooms, tmp_path / "o.zip", match=r"\.h5")
+    refused("data", "pack", rooms, tmp_path / "no/o.h5", match="no such folder")
+
+
+def test_get_hands_over_the_folder(tmp_path, monkeypatch, capsys):
+    import dogdepth.nyu
+    asked = []
+    monkeypatch.setattr(dogdepth.nyu, "fetch_labeled", lambda to: (asked.append(to), Path(to) / "f.mat")[1])
+    assert main(["data", "get", "labeled", "--to", str(tmp_path)]) == 0 and asked == [str(tmp_path)]
+    monkeypatch.setattr(dogdepth.nyu, "fetch_labeled", lambda to: (_ for _ in ()).throw(OSError("the server is away")))
+    assert main(["data", "get", "labeled"]) == 1
+    assert capsys.readouterr().err == "dogdepth data get: the server is away\n"
+
+
+# --- train
+
+def test_flags_are_the_fields_of_trainconfig():
+    from dogdepth.train import TrainConfig
+    p = Parser("t")
+    add_fields(p, TrainConfig)
+    assert vars(p.parse_args([])) == {}
+    notes = field_notes(TrainConfig)
+    for f in dataclasses.fields(TrainConfig):
+        flag = "--" + f.name.replace("_", "-")
+        assert notes.get(f.name), f"{f.name} has no comment"
+        if isinstance(f.default, bool):
+            assert vars(p.parse_args([flag])) == {f.name: True} and vars(p.parse_args(["--no" + flag[1:]])) == {f.name: False}
+        else:
+            value = f.default if f.default is not None else "x"
+            got = vars(p.parse_args([f"{flag}={value}"]))
+            assert got == {f.name: value} and type(got[f.name]) is type(value)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(-10**6, 10**6), st.floats(-1e6, 1e6), st.booleans(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+def test_any_value_survives_its_flag(i, x, b, s):
+    p = Parser("t")
+    add_fields(p, Toy)
+    got = vars(p.parse_args([f"--count={i}", f"--rate-ms={x!r}", "--warm" if b else "--no-warm", f"--label={s}"]))
+    assert got == dict(count=i, rate_ms=x, warm=b, label=s)
+
+
+@dataclasses.dataclass
+class Toy:
+    count: int = 3  # how many
+    rate_ms: float = 1.5  # 50 % of it, ms
+    warm: bool = True  # or cold
+    label: str = ""  # a "name"
+
+
+def test_fields_of_a_class_without_source():
+    Made = dataclasses.make_dataclass("Made", [("n", int, 3)])
+    p = Parser("t")
+    add_fields(p, Made)
+    assert field_notes(Made) == {} and vars(p.parse_args(["--n", "4"])) == {"n": 4}
+
+
+def test_help_shows_comment_and_default():
+    p = Parser("t")
+    add_fields(p, Toy)
+    text = re.sub(r"\s+", " ", p.format_help())
+    assert "--count INT how many (default 3)" in text and "--warm, --no-warm or cold (default yes)" in text and "50 % of it, ms (default 1.5)" in text
+
+
+TINY = ["--arch", "report", "--width", "4", "--height", "48", "--width_px", "64", "--bs", "2", "--no-pretrained", "--amp", "off", "--split-by", "frame"]
+
+
+def test_train_then_resume(rooms, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["train", "--data", str(rooms), "--out", str(run), "--epochs", "1", *TINY]
+    assert main(words) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert {"best", "config.json", "last.safetensors", "log.csv"} <= set(left(run)) and str(run / "best") in out
+    cfg = json.loads((run / "config.json").read_text())
+    assert (cfg["epochs"], cfg["bs"], cfg["width_px"], cfg["pretrained"]) == (1, 2, 64, False)
+    assert main(["train", "--out", str(run), "--resume"]) == 0  # its own settings; nothing left to do
+    capsys.readouterr()
+    assert main(words) == 2 and "already holds a run" in capsys.readouterr().err
+    assert main(["train", "--out", str(run), "--resume", "--lr", "0.5"]) == 2
+    err = capsys.readouterr().err
+    assert "lr was" in err and err.count("\n") == 1
+    assert main(["predict", str(next(rooms.rglob("*.jpg"))), "--out", str(tmp_path / "o"), "--weights", str(run / "best")]) == 0
+
+
+@pytest.mark.parametrize("words, match", [
+    (["--resume"], "nothing to resume"), (["--resume", "--recipe", "report"], "--recipe"), (["--arch", "huge", "--no-pretrained", "--bs", "2"], "arch"), (["--loss", "none"], "loss"), (["--optimizer", "sgd"], "optimizer"), (["--bs", "50"], "batch"), (["--epochs", "1", "--out", "a/b/run", "--bs", "50"], "batch")])
+def test_bad_settings(words, match, rooms, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("train", "--data", rooms, "--out", tmp_path / "run", *TINY, *words, match=match)  # what is said last counts
+
+
+def test_resume_from_a_broken_config(tmp_path, refused):
+    for text in ("{", '{"speed": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        refused("train", "--out", tmp_path, "--resume", match="not the settings of a run")
+
+
+def test_recipe_report():
+    from dogdepth.cli import make_parser, train_config
+    from dogdepth.train import TrainConfig
+    words = ["train", "--recipe", "report", "--bs", "4"]
+    assert train_config(make_parser(words).parse_args(words)) == TrainConfig.report(bs=4)
+    assert train_config(make_parser(["train"]).parse_args(["train"])) == TrainConfig()
+
+
+# --- bench
+
+def test_bench_dog(capsys):
+    assert main(["bench", "dog", "--repeat", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "480x640" in out and "the report's program" in out and re.search(r"\| modified_dog \| [\d.]+ \|", out)
+
+
+def test_bench_refuses_to_time_unequal_results(monkeypatch, refused):
+    import dogdepth.dog
+    monkeypatch.setattr(dogdepth.dog, "modified_dog", lambda img: np.full(img.shape[:2], 9, np.uint8))
+    refused("bench", "dog", match="differ by", code=1)
+    refused("bench", "dog", "--repeat", "0", match="1 or more")
+
+
