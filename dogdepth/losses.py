@@ -6,13 +6,13 @@
 __all__ = ['masked_mean', 'l1_loss', 'diffs', 'grad_loss', 'grid_loss', 'ssim_map', 'ssim_loss', 'DepthLoss', 'silog',
            'grad_matching', 'LogDepthLoss']
 
-# %% ../nbs/07_losses.ipynb #c002
+# %% ../nbs/07_losses.ipynb #c003
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from .depth import valid_mask
 
-# %% ../nbs/07_losses.ipynb #c003
+# %% ../nbs/07_losses.ipynb #c013
 def _check(pred, target, mask):
     "Shapes agree; the mask defaults to every reading of the target."
     if pred.ndim!=4 or pred.shape!=target.shape: raise ValueError(f"pred and target should both be (B,1,H,W), got {tuple(pred.shape)} and {tuple(target.shape)}")
@@ -27,12 +27,12 @@ def masked_mean(
     "Image by image, so that a picture counts the same in every batch."
     return torch.where(mask, x, 0).flatten(1).sum(1)/mask.flatten(1).sum(1).clamp(min=1)
 
-# %% ../nbs/07_losses.ipynb #c004
+# %% ../nbs/07_losses.ipynb #c017
 def l1_loss(pred:Tensor, target:Tensor, mask:Tensor)->Tensor: # (B,)
     "Mean absolute error, in the unit of the input (report §3.2)."
-    return masked_mean((pred-target).abs(), mask)
+    return masked_mean(torch.where(mask, pred-target, 0).abs(), mask)
 
-# %% ../nbs/07_losses.ipynb #c005
+# %% ../nbs/07_losses.ipynb #c021
 def diffs(x:Tensor): # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
     "Each pixel's right neighbour minus itself, and its lower neighbour minus itself."
     return x[...,:,1:]-x[...,:,:-1], x[...,1:,:]-x[...,:-1,:]
@@ -40,43 +40,47 @@ def diffs(x:Tensor): # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
 def grad_loss(pred:Tensor, target:Tensor, mask:Tensor)->Tensor: # (B,)
     "How much the slopes differ, sign included; a slope counts where both its pixels are valid (report §3.2, global gradient)."
     mx,my = mask[...,:,1:]&mask[...,:,:-1], mask[...,1:,:]&mask[...,:-1,:]
-    gx,gy = diffs(pred-target)
+    gx,gy = diffs(torch.where(mask, pred-target, 0))
     return masked_mean(gx.abs(), mx)+masked_mean(gy.abs(), my)
 
+# %% ../nbs/07_losses.ipynb #c027
 def grid_loss(pred:Tensor, target:Tensor, mask:Tensor, n:int=4)->Tensor: # (B,)
     "`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few readings weighs as much as a full one."
     cells = lambda t: [c for r in t.tensor_split(n, -2) for c in r.tensor_split(n, -1)]
     return sum(grad_loss(*c) for c in zip(cells(pred), cells(target), cells(mask)))
 
-# %% ../nbs/07_losses.ipynb #c006
-def ssim_map(
-    x:Tensor, y:Tensor,       # (B,1,H,W)
-    data_range:float=10.,     # the span of possible values: 10 m for NYU
-    sigma:float=1.5,          # of the Gaussian window, in pixels
-    radius:int=5,             # of the window: 11x11
-)->Tensor:                    # (B,1,H,W) in [-1,1], 1 where the neighbourhoods agree
-    "Structural similarity, windowed (Wang et al. 2004); equals scikit-image's with `gaussian_weights=True, use_sample_covariance=False`."
-    t = torch.arange(-radius, radius+1, device=x.device, dtype=x.dtype)
-    g = torch.exp(-t**2/(2*sigma**2)); g = g/g.sum()
-    def blur(a):
-        p = _reflect(a, radius)
-        return F.conv2d(F.conv2d(p, g.view(1,1,1,-1)), g.view(1,1,-1,1))
-    mx,my = blur(x),blur(y)
-    vx,vy,cxy = blur(x*x)-mx*mx, blur(y*y)-my*my, blur(x*y)-mx*my
-    c1,c2 = (.01*data_range)**2,(.03*data_range)**2
-    return (2*mx*my+c1)*(2*cxy+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))
-
+# %% ../nbs/07_losses.ipynb #c035
 def _reflect(a, r):
     "Half-sample symmetric padding (edge pixel repeated), as SciPy's filters do."
     a = torch.cat([a[...,:r].flip(-1), a, a[...,-r:].flip(-1)], -1)
     return torch.cat([a[...,:r,:].flip(-2), a, a[...,-r:,:].flip(-2)], -2)
 
-def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor, data_range:float=10.)->Tensor: # (B,)
-    "(1 - SSIM)/2: 0 for a perfect match, near 1 for an inverted one. Holes take the target's value in both maps, so they cannot differ."
-    if min(pred.shape[-2:])<5: raise ValueError(f"SSIM looks at 11x11 windows: maps should be at least 5x5, got {tuple(pred.shape[-2:])}")
-    return masked_mean((1-ssim_map(torch.where(mask,pred,target), target, data_range))/2, mask)
+def ssim_map(
+    x:Tensor, y:Tensor,       # (B,1,H,W)
+    mask:Tensor|None=None,    # bool: windows average over these pixels alone; None: all
+    data_range:float=10.,     # the span of possible values: 10 m for NYU
+    sigma:float=1.5,          # of the Gaussian window, in pixels
+    radius:int=5,             # of the window: 11x11
+)->Tensor:                    # (B,1,H,W) in [-1,1], 1 where the neighbourhoods agree
+    "Structural similarity, windowed (Wang et al. 2004); equals scikit-image's with `gaussian_weights=True, use_sample_covariance=False`."
+    if min(x.shape[-2:])<radius: raise ValueError(f"SSIM looks at {2*radius+1}x{2*radius+1} windows: maps should be at least {radius}x{radius}, got {tuple(x.shape[-2:])}")
+    m = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+    x,y = torch.where(m, x, 0),torch.where(m, y, 0)
+    t = torch.arange(-radius, radius+1, device=x.device, dtype=x.dtype)
+    g = torch.exp(-t**2/(2*sigma**2)); g = g/g.sum()
+    blur = lambda a: F.conv2d(F.conv2d(_reflect(a, radius), g.view(1,1,1,-1)), g.view(1,1,-1,1))
+    n = blur(m.to(x.dtype)).clamp(min=1e-3)                     # the share of each window that has readings
+    mx,my = blur(x)/n,blur(y)/n
+    vx,vy,cxy = blur(x*x)/n-mx*mx, blur(y*y)/n-my*my, blur(x*y)/n-mx*my
+    c1,c2 = (.01*data_range)**2,(.03*data_range)**2
+    return (2*mx*my+c1)*(2*cxy+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))
 
-# %% ../nbs/07_losses.ipynb #c007
+# %% ../nbs/07_losses.ipynb #c039
+def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor, data_range:float=10.)->Tensor: # (B,)
+    "(1 - SSIM)/2: 0 for a perfect match, near 1 for an inverted one (report §3.2)."
+    return masked_mean((1-ssim_map(pred, target, mask, data_range))/2, mask)
+
+# %% ../nbs/07_losses.ipynb #c042
 def _published_terms(p:Tensor, t:Tensor, grid:int)->dict:
     "The four terms as the report's published program computes them, on 8-bit levels (checked to the last digit against its own numbers)."
     def grad(a, b): return sum((x.abs()-y.abs()).abs().mean() for x,y in zip(diffs(a),diffs(b)))
@@ -90,7 +94,7 @@ def _published_terms(p:Tensor, t:Tensor, grid:int)->dict:
     ssim = (2*mp*mt+.01**2)*(2*cov+.03**2)/((mp**2+mt**2+.01**2)*(vp+vt+.03**2))
     return dict(depth=(p-t).abs().mean(), grad_global=grad(p,t), grad_grid=cells/len(p), ssim=1-((1-ssim)/2).clamp(0,1).mean())
 
-# %% ../nbs/07_losses.ipynb #c008
+# %% ../nbs/07_losses.ipynb #c043
 class DepthLoss(nn.Module):
     "The report's loss: L1 + global gradient + 0.3 x grid gradient + SSIM (report §3.2), in metres, each term 0 for a perfect match; `published=True` is its program to the letter, on 8-bit levels."
     def __init__(self,
@@ -116,7 +120,7 @@ class DepthLoss(nn.Module):
                      grad_grid=grid_loss(*a, self.grid).mean(), ssim=ssim_loss(*a, self.data_range).mean())
         return sum(self.w[k]*d[k] for k in self.terms), {k:v.detach() for k,v in d.items()}
 
-# %% ../nbs/07_losses.ipynb #c009
+# %% ../nbs/07_losses.ipynb #c069
 def silog(
     pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
     mask:Tensor|None=None,      # bool, where the target counts
@@ -131,6 +135,7 @@ def silog(
     var = masked_mean((g-m.view(-1,1,1,1))**2, mask)                 # no difference of large numbers
     return scale*(torch.sqrt(var+(1-lam)*m**2+eps)-eps**.5)
 
+# %% ../nbs/07_losses.ipynb #c072
 def grad_matching(
     pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
     mask:Tensor|None=None,      # bool
@@ -139,9 +144,10 @@ def grad_matching(
     "Slopes of log depth, compared at several scales (MegaDepth, Li & Snavely 2018, eq. 3); a wrong scale of the scene costs nothing here."
     mask = _check(pred, target, mask)
     g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
-    return sum(grad_loss(g[...,::2**s,::2**s], torch.zeros_like(g[...,::2**s,::2**s]), mask[...,::2**s,::2**s]) for s in range(scales))/scales
+    every = lambda x,s: x[...,::2**s,::2**s]
+    return sum(grad_loss(every(g,s), torch.zeros_like(every(g,s)), every(mask,s)) for s in range(scales))/scales
 
-# %% ../nbs/07_losses.ipynb #c010
+# %% ../nbs/07_losses.ipynb #c075
 class LogDepthLoss(nn.Module):
     "The modern comparison: SILog plus gradient matching, both on log depth; 0 for a perfect match."
     def __init__(self, lam:float=.5, grad_weight:float=.5):

@@ -1,0 +1,311 @@
+"07_losses: laws (a perfect match is free, holes cannot matter), oracles (the published program, scikit-image, by hand), gradients, errors."
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from dogdepth.losses import DepthLoss, LogDepthLoss, diffs, grad_loss, grad_matching, grid_loss, l1_loss, masked_mean, silog, ssim_loss, ssim_map
+
+TERMS = dict(
+    l1=l1_loss,
+    grad=grad_loss,
+    grid=grid_loss,
+    ssim=ssim_loss,
+    silog=silog,
+    silog_lam1=lambda p, t, m: silog(p, t, m, lam=1.0),
+    grad_matching=grad_matching,
+    report=lambda p, t, m: DepthLoss()(p, t, m)[0],
+    log=lambda p, t, m: LogDepthLoss()(p, t, m)[0],
+)
+each_term = pytest.mark.parametrize("name", TERMS)
+
+
+def maps(h=13, w=17, b=2, seed=0, dtype=torch.float64, holes=0.3):
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda: torch.rand(b, 1, h, w, generator=g, dtype=torch.float64)
+    t = 1 + 8 * rand()
+    return (t * (0.8 + 0.4 * rand())).to(dtype), t.to(dtype), rand() > holes
+
+
+# ---- the report's published program: inputs anyone can write down, and what it answers in float64
+
+PUBLISHED = dict(depth=3.44139513712015, grad_global=1.9408699018478293, grad_grid=15.527051784745185, ssim=0.9977558330921854)
+PUBLISHED_TOTAL, PUBLISHED_PERFECT = 11.03813640748372, 0.9999983723963388
+
+
+def published_inputs():
+    i = torch.arange(2 * 480 * 640, dtype=torch.float64)
+    t = 100 + 50 * torch.sin(0.003 * i) + 20 * torch.cos(0.0007 * i)
+    return tuple(a.view(2, 1, 480, 640) for a in (t + 5 * torch.sin(0.05 * i) + 2, t))
+
+
+def test_the_published_program_to_the_letter():
+    p, t = published_inputs()
+    total, d = DepthLoss(published=True)(p, t)
+    assert {k: v.item() for k, v in d.items()} == pytest.approx(PUBLISHED, rel=1e-12)
+    assert total.item() == pytest.approx(PUBLISHED_TOTAL, rel=1e-12)
+    assert DepthLoss(published=True)(t, t)[0].item() == pytest.approx(PUBLISHED_PERFECT, rel=1e-12)
+
+
+def test_published_divides_the_grid_by_the_batch_and_ours_does_not():
+    p, t, _ = maps(16, 24, b=1)
+    pub, own = DepthLoss(published=True), DepthLoss()
+    for n in (2, 3, 8):
+        pn, tn = p.repeat(n, 1, 1, 1), t.repeat(n, 1, 1, 1)
+        assert pub(pn, tn)[1]["grad_grid"] * n == pytest.approx(pub(p, t)[1]["grad_grid"].item())
+        for k, v in own(pn, tn)[1].items():
+            assert v.item() == pytest.approx(own(p, t)[1][k].item()), k
+
+
+def test_published_ssim_rewards_the_inverted_map():
+    _, t, _ = maps(32, 32, b=1)
+    t = 25 * t
+    f = lambda p: DepthLoss(published=True)(p, t)[1]["ssim"].item()
+    assert f(2 * t.mean() - t) < 0.01 and f(t) > 0.99
+    own = lambda p: DepthLoss(data_range=255.0)(p, t)[1]["ssim"].item()
+    assert own(2 * t.mean() - t) > 0.5 and own(t) < 1e-9
+
+
+def test_the_reports_total():
+    "Report §4: four rounded parts and their sum, with its weights."
+    w = DepthLoss().w
+    got = sum(w[k] * v for k, v in dict(depth=3.3032, grad_global=0.7557, grad_grid=0.6236, ssim=0.9876).items())
+    assert got == pytest.approx(5.2337, abs=2e-4)
+
+
+# ---- laws
+
+
+@each_term
+@pytest.mark.parametrize("dtype, tol", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_a_perfect_match_is_free(name, dtype, tol):
+    _, t, m = maps(dtype=dtype)
+    assert TERMS[name](t, t, m).abs().max() < tol
+    assert TERMS[name](t, t, torch.ones_like(m)).abs().max() < tol
+
+
+def test_a_perfect_match_is_free_in_every_part():
+    _, t, m = maps()
+    for loss in (DepthLoss(), LogDepthLoss()):
+        assert all(abs(v) < 1e-9 for v in loss(t, t, m)[1].values())
+
+
+@each_term
+def test_a_mistake_costs(name):
+    p, t, m = maps()
+    assert (TERMS[name](p, t, m) > 1e-3).all()
+
+
+@each_term
+@pytest.mark.parametrize("garbage", [0.0, 1e-3, 1e6, -5.0, float("nan"), float("inf")])
+def test_holes_cannot_matter(name, garbage):
+    "Whatever stands at masked pixels, of the target or of the prediction: same loss, same gradient, and none at the holes."
+    p, t, m = maps()
+    p = p.requires_grad_()
+    want = TERMS[name](p, t, m).sum()
+    (g_want,) = torch.autograd.grad(want, p)
+    assert (g_want[~m] == 0).all()
+    for q, s in ((p.detach(), torch.where(m, t, garbage)), (torch.where(m, p.detach(), garbage), t)):
+        q = q.clone().requires_grad_()
+        got = TERMS[name](q, s, m).sum()
+        (g,) = torch.autograd.grad(got, q)
+        assert got.item() == pytest.approx(want.item(), rel=1e-12)
+        assert torch.allclose(g, g_want, rtol=1e-10, atol=1e-14)
+
+
+@each_term
+def test_gradcheck_with_a_mask(name):
+    p, t, m = maps(6, 9, b=1)
+    assert torch.autograd.gradcheck(lambda q: TERMS[name](q, t, m), p.clone().requires_grad_(), atol=1e-6)
+
+
+@each_term
+def test_nothing_valid_is_free_and_has_no_gradient(name):
+    p, t, m = maps()
+    p.requires_grad_()
+    loss = TERMS[name](p, t, torch.zeros_like(m)).sum()
+    loss.backward()
+    assert loss.item() == 0 and (p.grad == 0).all()
+
+
+@each_term
+def test_one_by_one_is_as_a_batch(name):
+    p, t, m = maps(b=3)
+    batch = TERMS[name](p, t, m)
+    alone = torch.stack([TERMS[name](p[i : i + 1], t[i : i + 1], m[i : i + 1]).squeeze() for i in range(3)])
+    assert torch.allclose(batch if batch.ndim else batch[None], alone if batch.ndim else alone.mean()[None], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(set(TERMS) - {"grad_matching", "log"}))   # every 2nd pixel of a mirrored map is another pixel
+def test_mirrored_pictures_cost_the_same(name):
+    p, t, m = maps(16, 24)
+    assert torch.allclose(TERMS[name](p, t, m), TERMS[name](p.flip(-1), t.flip(-1), m.flip(-1)), atol=1e-12)
+
+
+@each_term
+def test_descending_leads_to_the_truth(name):
+    "Scale-free terms up to a factor: compare the logarithms' correlation."
+    p, t, m = maps(8, 8, b=1, holes=0)
+    q = p.clone().requires_grad_()
+    opt = torch.optim.Adam([q], lr=0.05)
+    first = TERMS[name](q, t, m).sum().item()
+    for _ in range(90):
+        opt.zero_grad()
+        TERMS[name](q, t, m).sum().backward()
+        opt.step()
+        q.data.clamp_(min=0.1)
+    assert TERMS[name](q, t, m).sum().item() < 0.15 * first
+    corr = torch.corrcoef(torch.stack([q.detach().log().flatten(), t.log().flatten()]))[0, 1]
+    assert corr > 0.95
+
+
+def test_the_mask_defaults_to_the_readings():
+    p, t, m = maps()
+    t = torch.where(m, t, 0)
+    for loss in (DepthLoss(), LogDepthLoss()):
+        assert loss(p, t)[0].item() == loss(p, t, m)[0].item()
+    assert torch.equal(silog(p, t), silog(p, t, m)) and torch.equal(grad_matching(p, t), grad_matching(p, t, m))
+
+
+# ---- by hand, and by an oracle
+
+
+def row(*v):
+    return torch.tensor(v, dtype=torch.float64).view(1, 1, 1, -1)
+
+
+def test_by_hand():
+    t = row(2, 2, 2, 0)
+    assert l1_loss(row(2, 3, 6, 9), t, t > 0).item() == pytest.approx(5 / 3)
+    assert grad_loss(row(2, 3, 6, 9), t, t > 0).item() == pytest.approx((1 + 3) / 2)
+    for turn in (lambda x: x, lambda x: x.flip(-1), lambda x: x.mT, lambda x: x.mT.flip(-2)):   # the hole right, left, below, above
+        p, t = turn(row(2, 3, 6, 9)), turn(t)
+        assert grad_loss(p, t, t > 0).item() == pytest.approx((1 + 3) / 2)
+        t = row(2, 2, 2, 0)
+    assert masked_mean(row(1, 2, 30), row(1, 1, 0) > 0).item() == 1.5
+    gx, gy = diffs(torch.tensor([[[[1.0, 4.0], [2.0, 9.0]]]]))
+    assert gx.flatten().tolist() == [3, 7] and gy.flatten().tolist() == [1, 5]
+
+
+def test_slopes_keep_their_sign():
+    bump, dent = row(2, 3, 2), row(2, 1, 2)
+    assert grad_loss(dent, bump, bump > 0).item() == 2.0
+    assert DepthLoss(published=True, grid=1)(dent.expand(1, 1, 3, 3), bump.expand(1, 1, 3, 3))[1]["grad_global"] == 0
+
+
+def test_grid_is_the_global_term_cell_by_cell():
+    p, t, m = maps(16, 24)
+    want = sum(grad_loss(*(a[..., 4 * i : 4 * i + 4, 6 * j : 6 * j + 6] for a in (p, t, m))) for i in range(4) for j in range(4))
+    assert torch.allclose(grid_loss(p, t, m), want)
+    assert torch.allclose(grid_loss(p, t, m, 1), grad_loss(p, t, m))
+    for h, w in ((3, 5), (17, 19), (1, 9)):   # cells of unequal size, or of none
+        assert grid_loss(*maps(h, w)).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(11, 11), (12, 40), (33, 27), (64, 48), (101, 7)])
+@pytest.mark.parametrize("data_range", [10.0, 255.0])
+def test_ssim_is_scikit_images(size, data_range):
+    p, t, _ = (a[0, 0].numpy() for a in maps(*size))
+    if min(size) < 11:   # scikit-image wants a whole window: compare the inner part of an extended map with the same reflected rim
+        pad = lambda a: np.pad(a, 8 if min(size) >= 8 else ((8, 8), (min(size), min(size))), mode="symmetric")
+        theirs = structural_similarity(pad(p), pad(t), data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True)[1]
+        k = [8, 8 if min(size) >= 8 else min(size)]
+        theirs = theirs[k[0] : k[0] + size[0], k[1] : k[1] + size[1]]
+    else:
+        theirs = structural_similarity(p, t, data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True)[1]
+    ours = ssim_map(*(torch.from_numpy(a)[None, None] for a in (p, t)), data_range=data_range)[0, 0].numpy()
+    assert np.abs(ours - theirs).max() < 1e-10
+
+
+def test_ssim_with_holes_is_a_mean_over_readings():
+    "One window by hand: weights of the valid pixels, normalised."
+    p, t, m = maps(21, 21, b=1)
+    m[0, 0, 10, 10] = True
+    k = np.exp(-np.arange(-5, 6) ** 2 / 4.5)
+    w = np.outer(k, k) * m[0, 0, 5:16, 5:16].numpy()
+    w /= w.sum()
+    x, y = (a[0, 0, 5:16, 5:16].numpy() for a in (p, t))
+    mx, my = (w * x).sum(), (w * y).sum()
+    vx, vy, c = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+    want = (2 * mx * my + 0.01) * (2 * c + 0.09) / ((mx**2 + my**2 + 0.01) * (vx + vy + 0.09))
+    assert ssim_map(p, t, m)[0, 0, 10, 10].item() == pytest.approx(want, rel=1e-10)
+    assert torch.allclose(ssim_map(p, t), ssim_map(p, t, torch.ones_like(m)))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.85, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+def test_silog_is_the_formula(lam, scale):
+    p, t, m = maps(b=1)
+    g = np.log(p[m].numpy()) - np.log(t[m].numpy())
+    want = scale * np.sqrt((g**2).mean() - lam * g.mean() ** 2)
+    assert silog(p, t, m, lam, scale, eps=0.0).item() == pytest.approx(want, rel=1e-10)
+    assert silog(p, t, m, lam, scale).item() == pytest.approx(want, abs=2e-3 * scale)
+
+
+def test_silog_at_lambda_1_forgives_a_factor_and_keeps_its_gradient():
+    _, t, m = maps()
+    for k in (0.3, 1.0, 4.0):
+        p = (k * t).requires_grad_()
+        loss = silog(p, t, m, lam=1.0).sum()
+        loss.backward()
+        assert loss.item() < 1e-9 and p.grad.isfinite().all()
+    assert silog(1.1 * t, t, m, lam=0.0, eps=0.0)[0].item() == pytest.approx(np.log(1.1))
+
+
+@pytest.mark.parametrize("k", [0.5, 1.1, 7.0])
+def test_grad_matching_forgives_a_factor(k):
+    p, t, m = maps()
+    assert torch.allclose(grad_matching(k * p, t, m), grad_matching(p, t, m), atol=1e-12)
+    assert (grad_matching(p + 0.5, t, m) - grad_matching(p, t, m)).abs().min() > 1e-3
+
+
+def test_grad_matching_scales_by_hand():
+    "A log ramp of slope 1 a pixel: 1, 2, 4, 8 at the four scales, in x alone."
+    p = torch.exp(torch.arange(16, dtype=torch.float64) / 10).expand(1, 1, 16, 16)
+    assert grad_matching(p, torch.ones_like(p)).item() == pytest.approx((0.1 + 0.2 + 0.4 + 0.8) / 4)
+    assert grad_matching(p, torch.ones_like(p), scales=1).item() == pytest.approx(0.1)
+
+
+# ---- the loss objects
+
+
+def test_terms_choose_what_counts():
+    p, t, m = maps()
+    loss = DepthLoss(grid_weight=0.7)
+    total, d = loss(p, t, m)
+    assert total.item() == pytest.approx((d["depth"] + d["grad_global"] + 0.7 * d["grad_grid"] + d["ssim"]).item())
+    for k in d:
+        assert DepthLoss(terms=(k,))(p, t, m)[0].item() == pytest.approx(d[k].item() * loss.w[k] if k != "grad_grid" else 0.3 * d[k].item())
+    assert list(d) == ["depth", "grad_global", "grad_grid", "ssim"] and not any(v.requires_grad for v in d.values())
+    total, d = LogDepthLoss(grad_weight=0.25)(p, t, m)
+    assert total.item() == pytest.approx((d["silog"] + 0.25 * d["grad"]).item())
+
+
+def test_errors():
+    p, t, m = maps()
+    for loss in (DepthLoss(), LogDepthLoss()):
+        with pytest.raises(ValueError, match=r"pred and target should both be \(B,1,H,W\), got \(2, 1, 13, 16\) and \(2, 1, 13, 17\)"):
+            loss(p[..., :-1], t)
+        with pytest.raises(ValueError, match=r"should both be \(B,1,H,W\), got \(1, 13, 17\)"):
+            loss(p[0], t[0])
+        with pytest.raises(ValueError, match="mask should be bool, shaped like target.*torch.float64"):
+            loss(p, t, m.double())
+        with pytest.raises(ValueError, match=r"mask should be bool, shaped like target \(2, 1, 13, 17\), got \(2, 13, 17\)"):
+            loss(p, t, m[:, 0])
+    with pytest.raises(ValueError, match=r"terms should be among .*got \['l1'\]"):
+        DepthLoss(terms=("l1", "ssim"))
+    with pytest.raises(ValueError, match=r"11x11 windows: maps should be at least 5x5, got \(4, 17\)"):
+        DepthLoss()(p[..., :4, :], t[..., :4, :])
+
+
+def test_on_a_real_room(data):
+    "Five ways to be wrong on a real depth map: each one costs, and the exchanged one costs SSIM the most."
+    from dogdepth.nyu import NYUDepth
+
+    d = torch.from_numpy(NYUDepth(data / "nyu", "val")[100]["depth"])[None, None, ::4, ::4]
+    wrong = dict(offset=d + 0.5, scale=d * 1.1, invert=d.amax() + d.amin() - d, shift=d.roll(3, -1))
+    for loss in (DepthLoss(), LogDepthLoss()):
+        assert loss(d, d)[0] < 1e-5
+        assert all(loss(p, d)[0] > 0.02 for p in wrong.values())
+    price = {k: DepthLoss()(p, d)[1]["ssim"].item() for k, p in wrong.items()}
+    assert max(price, key=price.get) == "invert"

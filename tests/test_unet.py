@@ -1,0 +1,136 @@
+"05_unet: sizes, counts, footprints and floors of the U-Net."
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dogdepth.unet import ACTS, UNet, conv_block, decode, resize_like
+
+
+def gflop(net, *size):
+    with FlopCounterMode(display=False) as f:
+        net.to("meta").eval()(torch.zeros(1, *size, device="meta"))
+    return f.get_total_flops() / 1e9
+
+
+@pytest.mark.parametrize("climb", [True, False])
+@pytest.mark.parametrize("size", [(17, 131), (131, 17), (16, 16), (19, 23), (33, 47), (64, 64), (101, 130), (127, 129)])
+def test_any_size_comes_back(size, climb):
+    net = UNet(3, 2, width=2, climb=climb).eval()
+    assert net(torch.rand(2, 3, *size)).shape == (2, 2, *size)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_depth_sets_the_levels(depth):
+    net = UNet(3, width=2, depth=depth).eval()
+    m = 2**depth
+    skips, x = net.encode(torch.rand(1, 3, 2 * m + 1, 3 * m + 1))
+    assert x.shape == (1, 2 * m, 2, 3)
+    assert [tuple(s.shape[1:]) for s in skips] == [(2 * 2**i, (2 * m + 1) >> i, (3 * m + 1) >> i) for i in range(depth)]
+    with pytest.raises(ValueError, match=rf"depth {depth} needs at least {m}x{m} pixels, got \({m - 1}, 99\).*smaller depth"):
+        net(torch.rand(1, 3, m - 1, 99))
+
+
+def test_features_climb_or_stay():
+    x = torch.rand(1, 6, 64, 96)
+    assert UNet(width=4).eval().features(x).shape == (1, 4, 64, 96)
+    assert UNet(width=4, climb=False).eval().features(x).shape == (1, 4, 4, 6)
+
+
+def test_climbing_and_flat_share_every_parameter():
+    a, b = UNet(width=4), UNet(width=4, climb=False)
+    b.load_state_dict(a.state_dict())
+    x = torch.rand(1, 6, 32, 32)
+    assert not torch.allclose(a.eval()(x), b.eval()(x)), "the switch must change what is computed"
+
+
+def test_a_flat_network_draws_with_few_numbers():
+    "Its answer lies in the span of the enlarged coarse pixels, whatever its weights."
+    torch.manual_seed(0)
+    out = UNet(3, width=4, climb=False).double().eval()(torch.rand(1, 3, 48, 64, dtype=torch.float64))
+    bumps = resize_like(torch.eye(12, dtype=torch.float64).view(12, 1, 3, 4), out).flatten(1).T
+    fit = bumps @ torch.linalg.lstsq(bumps, out.view(-1, 1)).solution
+    assert (fit - out.view(-1, 1)).abs().max() < 1e-10
+    out = UNet(3, width=4).double().eval()(torch.rand(1, 3, 48, 64, dtype=torch.float64))
+    fit = bumps @ torch.linalg.lstsq(bumps, out.view(-1, 1)).solution
+    assert (fit - out.view(-1, 1)).abs().max() > 1e-3
+
+
+def test_counts_of_the_report():
+    "31.39 M parameters; 190.7 GFLOP at 480x640 where the decoder stays flat, about 520 where it climbs (a multiply-add counts 2)."
+    net, flat = UNet().to("meta"), UNet(climb=False).to("meta")
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in flat.parameters()) == 31_392_449
+    assert gflop(flat, 6, 480, 640) == pytest.approx(190.749, abs=1e-3)
+    assert gflop(net, 6, 480, 640) == pytest.approx(523.095, abs=1e-3)
+
+
+def test_block_is_the_reports():
+    assert [type(m) for m in conv_block(3, 4)] == [nn.Conv2d, nn.BatchNorm2d, nn.SELU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    for name, act in ACTS.items():
+        assert isinstance(conv_block(3, 4, act)[2], act), name
+    x = torch.rand(2, 3, 9, 7)
+    assert conv_block(3, 4)(x).shape == (2, 4, 9, 7) and conv_block(3, 4)(x).min() >= 0
+
+
+@pytest.mark.parametrize("depth, wide", [(1, 14), (2, 32), (3, 68), (4, 140)])
+def test_the_middle_sees_so_many_pixels(depth, wide):
+    "The theoretical field of view, by which input pixels have a gradient (all weights positive, averages instead of maxima)."
+    torch.manual_seed(0)
+    net = UNet(1, width=1, depth=depth, act=nn.Identity).double().eval()
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.constant_(m.weight, 0.1)
+    x = torch.rand(1, 1, 256, 256, dtype=torch.float64, requires_grad=True)
+    h = x
+    for b in net.blocks("enc"):
+        h = F.avg_pool2d(b(h), 2)
+    h = net.middle(h)
+    h[0, :, h.shape[-2] // 2, h.shape[-1] // 2].sum().backward()
+    assert int((x.grad[0, 0] != 0).any(0).sum()) == wide
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_enlarging_moves_nothing(n):
+    "A picture of its own pixel positions keeps saying where it is."
+    where = n * torch.arange(12.0) + (n - 1) / 2
+    up = resize_like(where.expand(1, 1, 5, 12), (5 * n, 12 * n))[0, 0, 0]
+    inner = slice(n, -n)
+    assert torch.allclose(up[inner], torch.arange(12.0 * n)[inner], atol=1e-4)
+
+
+def test_resize_like_takes_a_size_or_a_tensor_and_leaves_the_right_size_alone():
+    x = torch.rand(1, 2, 5, 7)
+    assert resize_like(x, (5, 7)) is x
+    assert resize_like(x, torch.zeros(3, 9, 10, 14)).shape == (1, 2, 10, 14)
+    assert torch.equal(resize_like(x, torch.Size((10, 14))), resize_like(x, torch.zeros(10, 14)))
+
+
+def test_decode_gives_each_block_the_coarse_map_first():
+    seen = []
+
+    def block(h):
+        seen.append((tuple(h.shape[-2:]), h[0, :, 0, 0].tolist()))
+        return h[:, :1]
+
+    skips = [torch.full((1, 1, 9, 13), 1.0), torch.full((1, 1, 4, 6), 2.0)]
+    x = torch.full((1, 1, 2, 3), 3.0)
+    assert decode(x, skips, [block, block]).shape == (1, 1, 9, 13)
+    assert seen == [((4, 6), [3.0, 2.0]), ((9, 13), [3.0, 1.0])]
+    seen.clear()
+    assert decode(x, skips, [block, block], climb=False).shape == (1, 1, 2, 3)
+    assert seen == [((2, 3), [3.0, 2.0]), ((2, 3), [3.0, 1.0])]
+
+
+def test_every_parameter_learns():
+    net = UNet(3, width=2)
+    net(torch.rand(2, 3, 32, 32)).square().mean().backward()
+    dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not dead
+
+
+def test_one_by_one_is_as_a_batch():
+    torch.manual_seed(0)
+    net = UNet(3, width=4).double().eval()
+    x = torch.rand(3, 3, 33, 50, dtype=torch.float64)
+    assert torch.allclose(net(x), torch.cat([net(i[None]) for i in x]), atol=1e-12)
