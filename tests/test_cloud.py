@@ -205,11 +205,12 @@ def test_no_triangle_of_a_room_breaks_the_rule(room):
     assert np.unique(f).size == len(v)  # every vertex is used
 
 
-def test_a_hole_takes_its_triangles_and_no_more():
+@pytest.mark.parametrize("rule", [{}, dict(jump=np.inf, angle=90)])
+def test_a_hole_takes_its_triangles_and_no_more(rule):
     cam = camera()
     d = np.full((24, 32), 2, np.float32)
     d[10, 10] = 0
-    v, f, _ = mesh(d, cam, stride=1)
+    v, f, _ = mesh(d, cam, stride=1, **rule)
     assert len(v) == d.size - 1
     assert len(f) == 2 * 23 * 31 - 4  # each of the four squares around it keeps one triangle of three readings
 
