@@ -314,7 +314,6 @@ def test_page_draws_in_a_browser(page, tmp_path):
         pytest.skip("no Chromium here: apt-get install chromium")
     probe = """<script>addEventListener('load', () => setTimeout(async () => {
       const box = document.querySelector('.room'), cross = document.querySelector('.probe'), key = (k, to) => to.dispatchEvent(new KeyboardEvent('keydown', {key: k, bubbles: true}));
-      box.scrollIntoView();
       for (let i = 0; i < 200 && !box.querySelector('canvas'); i++) await new Promise(r => setTimeout(r, 100));
       await new Promise(r => setTimeout(r, 1500));
       key('ArrowRight', cross); const reading = document.querySelector('.reading').textContent;
@@ -327,6 +326,6 @@ def test_page_draws_in_a_browser(page, tmp_path):
     text = (page / "index.html").read_text(encoding="utf-8").replace("</body>", probe)
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
     r = subprocess.run([chrome, "--headless", "--no-sandbox", "--disable-quic", "--disable-background-networking", "--enable-unsafe-swiftshader", f"--user-data-dir={tmp_path / 'profile'}",
-                        "--window-size=500,900", "--virtual-time-budget=30000", "--dump-dom", f"file://{tmp_path / 'index.html'}"], capture_output=True, text=True, timeout=280)
+                        "--window-size=500,1600", "--virtual-time-budget=30000", "--dump-dom", f"file://{tmp_path / 'index.html'}"], capture_output=True, text=True, timeout=280)
     got = json.loads(re.search(r"<title>(.*?)</title>", r.stdout)[1].replace("&quot;", '"'))
     assert got["canvas"] and got["turned"] and got["wide"] and re.fullmatch(r"\d+\.\d\d m", got["reading"])
