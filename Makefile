@@ -33,11 +33,11 @@ demo: $(READY) ## a photo becomes a depth map and a room you can turn: writes ou
 
 test: $(READY) ## all notebooks, then the tests (under 12 minutes on two cores)
 	@$(call notebooks,)
-	$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
+	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
 
 test-all: $(READY) ## the same with the slow cells and the slow tests
 	@$(call notebooks,slow)
-	$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS)
+	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS)
 
 lab: $(READY) ## open the course in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=nbs
@@ -58,7 +58,7 @@ clean: ## remove what the targets made, .venv included
 # Every notebook in a process of its own (nbdev_test reuses its workers, and module attributes and environment variables
 # leak from one notebook to the next), JOBS at a time; all of them run even if one fails. $(1): flags of cells to run too.
 define notebooks
-echo "notebooks, $(JOBS) at a time"; ls nbs/*.ipynb | $(CLEAN) xargs -P $(JOBS) -I{} sh -c \
+echo "notebooks, $(JOBS) at a time"; ls nbs/*.ipynb > .venv/.notebooks && $(CLEAN) xargs -P $(JOBS) -I{} < .venv/.notebooks sh -c \
   't=$$(date +%s); if $(BIN)/nbdev_test --n_workers 0 --flags "$(1)" --path {} >/dev/null; then r=passed; else r=FAILED; fi; \
    echo "  {} $$r in $$(($$(date +%s)-t)) s"; [ $$r = passed ]'
 endef
