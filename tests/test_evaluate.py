@@ -166,6 +166,9 @@ def test_by_distance():
         assert r["log_bias"] == pytest.approx(np.log(p[m] / t[m]).mean())
     pooled = average_metrics(ev.images, "pixel")["abs_rel"]
     assert sum(r["share"] * r["abs_rel"] for r in rows) == pytest.approx(pooled)  # the bins add up to the whole
+    rim = ByDistance()
+    rim(dict(depth=np.full((480, 640), 2.0, np.float32)), np.full((480, 640), 2.0))
+    assert rim.sums[:, 0].sum() == 426 * 560  # the same pixels as in the table
     edge = ByDistance((0, 2, 5, 10))
     edge(dict(depth=np.full((2, 2), 2.0, np.float32)), np.full((2, 2), 2.0))
     assert [r["far_m"] for r in edge.table()] == [2]  # a bin owns its far edge
