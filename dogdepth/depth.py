@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'NYU_CAMERA', 'data_root', 'read_image', 'read_depth',
-           'write_depth', 'atomic_write', 'valid_mask', 'Camera', 'show_depth']
+           'valid_mask', 'show_depth', 'write_depth', 'atomic_write', 'Camera']
 
 # %% ../nbs/00_depth.ipynb #c002
-import os
+import os, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# %% ../nbs/00_depth.ipynb #c003
+# %% ../nbs/00_depth.ipynb #c009
 def data_root()->Path|None: # the folder that holds nyu/, defocus_indoor/, kinect_raw/, or None
     "The real data named by the environment variable `DOGDEPTH_DATA`; None where it is not set."
     p = os.environ.get('DOGDEPTH_DATA')
@@ -21,34 +21,44 @@ def data_root()->Path|None: # the folder that holds nyu/, defocus_indoor/, kinec
     if not Path(p).is_dir(): raise FileNotFoundError(f"DOGDEPTH_DATA names {p}, which is not a folder. Point it at the folder that holds nyu/, or unset it.")
     return Path(p)
 
-# %% ../nbs/00_depth.ipynb #c004
+# %% ../nbs/00_depth.ipynb #c011
 MAX_PIXELS = 100_000_000 # refuse to decode more than this: 300 MB of RGB
 
-def _open(path, what):
+def _check_file(path, what):
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir(): raise ValueError(f"{path} is a folder; expected {what}")
     if path.stat().st_size==0: raise ValueError(f"{path} is empty (0 bytes); expected {what}")
+    return path
+
+def _open(path, what):
+    "The decoded image in a file, or one plain `ValueError` that says what is wrong with it."
+    path = _check_file(path, what)
     try:
-        im = Image.open(path)
-        if im.width*im.height>MAX_PIXELS: raise ValueError(f"{path} is {im.width}x{im.height} pixels; at most {MAX_PIXELS/1e6:.0f} million are read: resize it first")
-        im.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # Pillow's remarks on size and torn tags: our own line comes next
+            im = Image.open(path)
+            if im.width*im.height<=MAX_PIXELS: im.load()
     except Image.DecompressionBombError: raise ValueError(f"{path} has more than {MAX_PIXELS/1e6:.0f} million pixels: resize it first") from None
     except UnidentifiedImageError: raise ValueError(f"{path} is not an image that can be read; expected {what}") from None
-    except (OSError, SyntaxError) as e: raise ValueError(f"{path} is damaged or cut short ({e}); expected {what}") from None
+    except Exception as e: raise ValueError(f"{path} is damaged or cut short ({e}); expected {what}") from None # Pillow raises many kinds
+    if im.width*im.height>MAX_PIXELS: raise ValueError(f"{path} is {im.width}x{im.height} pixels; at most {MAX_PIXELS/1e6:.0f} million are read: resize it first")
     return im
 
+# %% ../nbs/00_depth.ipynb #c012
 def read_image(
     path, # JPEG, PNG, WebP, ...: grey, RGB, RGBA, palette
-)->np.ndarray: # (H,W,3) uint8 RGB, upright
+)->np.ndarray: # (H,W,3) uint8 RGB, upright; what is transparent becomes white
     "A photo as RGB, turned upright by its EXIF tag; a plain `ValueError` for a file that is no whole image."
-    im = ImageOps.exif_transpose(_open(path, 'a photo (JPEG, PNG, ...)'))
+    im = _open(path, 'a photo (JPEG, PNG, ...)')
+    try: im = ImageOps.exif_transpose(im)
+    except Exception: pass # an unreadable tag: keep the picture as it lies
     if im.mode.startswith('I;16') or im.mode in ('I','F'): raise ValueError(f"{path} has 16 bits or more per pixel: that looks like a depth map; read it with `read_depth`")
     if im.mode in ('RGBA','LA','PA') or 'transparency' in im.info:
         im = im.convert('RGBA'); im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return np.asarray(im.convert('RGB'))
+    return np.array(im.convert('RGB'))
 
-# %% ../nbs/00_depth.ipynb #c005
+# %% ../nbs/00_depth.ipynb #c019
 NYU_MAX_M = 9.99547 # metres at level 255 of the Kaggle edition's 8-bit depth (checked against its 16-bit frames)
 
 ENCODINGS = dict(                                # how a file's numbers become metres; 0 stays 0 = no reading
@@ -58,45 +68,34 @@ ENCODINGS = dict(                                # how a file's numbers become m
     tum16  = lambda v: v/5000,                   # TUM RGB-D: 5000 per metre
     m      = lambda v: v)                        # metres already
 
-# %% ../nbs/00_depth.ipynb #c006
+# %% ../nbs/00_depth.ipynb #c022
+def _stored(path):
+    "The numbers in a depth file, (H,W), as they are stored."
+    if Path(path).suffix=='.npy':
+        try: v = np.load(_check_file(path, 'a depth map'), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as e: raise ValueError(f"{path} is not a whole .npy array of numbers ({e})") if not isinstance(e, FileNotFoundError) else e from None
+    else:
+        im = _open(path, 'a depth map (PNG, TIFF or .npy)')
+        if im.mode=='P': raise ValueError(f"{path} has a palette: it is a coloured picture of depth, not depth itself")
+        v = np.asarray(im)
+    if v.ndim!=2: raise ValueError(f"{path} has shape {v.shape}; a depth map has one channel (H,W). Is it the photo, or a coloured picture of depth?")
+    if v.dtype.kind not in 'uif': raise ValueError(f"{path} holds {v.dtype} values; depth is a number per pixel. Is it a mask?")
+    return v
+
 def read_depth(
     path,                   # PNG (8 or 16 bits), TIFF (float), or .npy
     encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 8 bits are nyu8, 16 bits mm16, floats metres
     scale:float|None=None,  # metres per unit, instead of an encoding
 )->np.ndarray:              # (H,W) float32 z-depth in metres; 0 = no reading
-    "Read a depth file in metres (REPORT differences 1 and 12: one data set, two units)."
+    "Read a depth file in metres (one data set, two units: report §2.1)."
     if encoding!='auto' and encoding not in ENCODINGS: raise ValueError(f"encoding should be 'auto' or one of {sorted(ENCODINGS)}, got {encoding!r}")
-    v = np.load(path, allow_pickle=False) if Path(path).suffix=='.npy' else np.asarray(_open(path, 'a depth map (PNG, TIFF or .npy)'))
-    if v.ndim!=2: raise ValueError(f"{path} has shape {v.shape}; a depth map has one channel (H,W). Is it the photo, or a coloured picture of depth?")
-    if v.dtype==np.int32: v = v.astype(np.uint16) # Pillow's mode I: 16-bit PNG
-    if scale is None:
-        enc = encoding if encoding!='auto' else {'u1':'nyu8','u2':'mm16'}.get(v.dtype.str[1:], 'm')
-        f = ENCODINGS[enc]
-    else: f = lambda v: v*scale
+    v = _stored(path)
+    auto = 'nyu8' if v.dtype==np.uint8 else 'm' if v.dtype.kind=='f' else 'mm16'
+    to_metres = ENCODINGS[auto if encoding=='auto' else encoding] if scale is None else lambda v: v*scale
     d = v.astype(np.float32)
-    return np.where((d>0)&np.isfinite(d), f(d), 0).astype(np.float32)
+    return np.where((d>0)&np.isfinite(d), to_metres(d), 0).astype(np.float32)
 
-def write_depth(
-    path,             # .png
-    depth:np.ndarray, # (H,W) metres; 0 = no reading; up to 65.535 m
-):
-    "Write depth as a 16-bit millimetre PNG, all or nothing; `read_depth` gives it back within half a millimetre."
-    depth = np.asarray(depth)
-    if depth.ndim!=2: raise ValueError(f"depth should be (H,W) metres, got {depth.shape}")
-    mm = np.where(np.isfinite(depth)&(depth>0), np.rint(np.clip(depth, 0, 65.535)*1000), 0).astype(np.uint16)
-    ok,buf = cv2.imencode('.png', mm)
-    atomic_write(path, buf.tobytes())
-
-# %% ../nbs/00_depth.ipynb #c007
-def atomic_write(path, data:bytes):
-    "Write a file under a temporary name and move it into place: a reader sees all of it or none."
-    path = Path(path); tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with open(tmp,'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
-# %% ../nbs/00_depth.ipynb #c008
+# %% ../nbs/00_depth.ipynb #c027
 DEPTH_CAP = (1e-3, 10.) # metres: the range in which NYU is scored
 
 def valid_mask(
@@ -106,7 +105,59 @@ def valid_mask(
     "Where `depth` holds a reading that counts: finite, above `cap[0]`, at most `cap[1]` metres."
     return (depth>cap[0]) & (depth<=cap[1]) & (depth<float('inf'))
 
-# %% ../nbs/00_depth.ipynb #c009
+# %% ../nbs/00_depth.ipynb #c028
+def show_depth(
+    depth,                # (H,W) metres, or a list of maps and RGB images (H,W,3) to stand in a row
+    titles=None,          # one for each
+    vmin=None, vmax=None, # metres; default: 2nd and 98th percentile of all readings in the row
+    cmap:str='turbo',     # near is blue, far is red
+    size:float=3.2,       # inches of height
+):                        # the matplotlib Figure
+    "Depth maps on one scale in metres with a colour bar; pixels without a reading are grey, RGB images are shown as they are."
+    import matplotlib.pyplot as plt
+    ims = depth if isinstance(depth,(list,tuple)) else [depth]
+    ims = [np.asarray(i).squeeze() if getattr(i,'ndim',2)!=3 or np.asarray(i).shape[-1]!=3 else np.asarray(i) for i in ims]
+    vals = [i[valid_mask(i,(0,np.inf))] for i in ims if i.ndim==2]
+    vals = np.concatenate(vals) if vals else np.array([])
+    lo,hi = np.percentile(vals,(2,98)) if len(vals) else (0,10)
+    vmin,vmax = lo if vmin is None else vmin, hi if vmax is None else vmax
+    cm = plt.get_cmap(cmap).with_extremes(bad='0.6')
+    w = sum(i.shape[1]/i.shape[0] for i in ims)*size
+    fig,axs = plt.subplots(1, len(ims), figsize=(w+.9,size+.2), squeeze=False, layout='constrained')
+    for k,(ax,i) in enumerate(zip(axs[0],ims)):
+        if i.ndim==3: ax.imshow(i)
+        else: m = ax.imshow(np.where(valid_mask(i,(0,np.inf)),i,np.nan), cmap=cm, vmin=vmin, vmax=vmax, interpolation='nearest')
+        if titles: ax.set_title(titles[k], fontsize=10)
+        ax.axis('off')
+    if len(vals): fig.colorbar(m, ax=axs[0].tolist(), label='depth (m)', shrink=.9, pad=.01)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/00_depth.ipynb #c039
+def write_depth(
+    path,             # .png
+    depth:np.ndarray, # (H,W) metres; 0 = no reading; up to 65.535 m
+):
+    "Write depth as a 16-bit millimetre PNG, all or nothing; `read_depth` gives it back within half a millimetre."
+    depth = np.asarray(depth)
+    if depth.ndim!=2 or not depth.size: raise ValueError(f"depth should be (H,W) metres, got {depth.shape}")
+    mm = np.where(np.isfinite(depth)&(depth>0), np.rint(np.clip(depth, 0, 65.535)*1000), 0).astype(np.uint16)
+    ok,buf = cv2.imencode('.png', mm)
+    if not ok: raise ValueError(f"a depth map of shape {depth.shape} could not be coded as PNG")
+    atomic_write(path, buf.tobytes())
+
+# %% ../nbs/00_depth.ipynb #c040
+def atomic_write(path, data:bytes):
+    "Write a file under a temporary name and move it into place: a reader sees all of it or none."
+    path = Path(path)
+    if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with open(tmp,'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)
+
+# %% ../nbs/00_depth.ipynb #c043
 def _ns(x):
     "numpy or torch, whichever `x` belongs to."
     if isinstance(x, np.ndarray): return np
@@ -147,7 +198,9 @@ class Camera:
         "The camera of the mirrored picture, `image[:, ::-1]`."
         return replace(self, cx=self.width-1-self.cx)
 
-    def _check(self, shape):
+    def _check(self, depth):
+        shape = depth.shape[-2:]
+        if 'float' not in str(depth.dtype): raise ValueError(f"depth should be metres as floats, got {depth.dtype}: a file's raw numbers become metres in `read_depth`")
         if tuple(shape)!=(self.height,self.width):
             raise ValueError(f"this camera belongs to {self.height}x{self.width} pixels, the depth map has {shape[0]}x{shape[1]}: pass the image's resize or crop through the camera too (`camera.resize(h,w)`)")
     def rays(self, like=None):
@@ -160,7 +213,7 @@ class Camera:
         return xp.stack([x, y, xp.ones_like(x)], -1)
     def backproject(self, depth):
         "The 3D point seen by every pixel, in metres: (H,W) -> (H,W,3), torch (B,1,H,W) -> (B,H,W,3) (Hartley & Zisserman 2004, ch. 6)."
-        self._check(depth.shape[-2:])
+        self._check(depth)
         if depth.ndim==4: depth = depth[:,0]
         r = self.rays(depth)
         return (r*depth[...,None]).astype(depth.dtype) if _ns(depth) is np else r*depth[...,None]
@@ -172,31 +225,3 @@ class Camera:
         return xp.stack([self.fx*x/z+self.cx, self.fy*y/z+self.cy], -1)
 
 NYU_CAMERA = Camera(518.85790117, 519.46961112, 325.58244941, 253.73616633, 480, 640) # Silberman et al. 2012, toolbox
-
-# %% ../nbs/00_depth.ipynb #c010
-def show_depth(
-    depth,                # (H,W) metres, or a list of maps and RGB images (H,W,3) to stand in a row
-    titles=None,          # one for each
-    vmin=None, vmax=None, # metres; default: 2nd and 98th percentile of all readings in the row
-    cmap:str='turbo',     # near is blue, far is red
-    size:float=3.2,       # inches of height
-):                        # the matplotlib Figure
-    "Depth maps on one scale in metres with a colour bar; pixels without a reading are grey, RGB images are shown as they are."
-    import matplotlib.pyplot as plt
-    ims = depth if isinstance(depth,(list,tuple)) else [depth]
-    ims = [np.asarray(i).squeeze() if getattr(i,'ndim',2)!=3 or np.asarray(i).shape[-1]!=3 else np.asarray(i) for i in ims]
-    vals = [i[valid_mask(i,(0,np.inf))] for i in ims if i.ndim==2]
-    vals = np.concatenate(vals) if vals else np.array([])
-    lo,hi = np.percentile(vals,(2,98)) if len(vals) else (0,10)
-    vmin,vmax = lo if vmin is None else vmin, hi if vmax is None else vmax
-    cm = plt.get_cmap(cmap).copy(); cm.set_bad('0.6')
-    w = sum(i.shape[1]/i.shape[0] for i in ims)*size
-    fig,axs = plt.subplots(1, len(ims), figsize=(w+.9,size+.2), squeeze=False, layout='constrained')
-    for k,(ax,i) in enumerate(zip(axs[0],ims)):
-        if i.ndim==3: ax.imshow(i)
-        else: m = ax.imshow(np.where(valid_mask(i,(0,np.inf)),i,np.nan), cmap=cm, vmin=vmin, vmax=vmax, interpolation='nearest')
-        if titles: ax.set_title(titles[k], fontsize=10)
-        ax.axis('off')
-    if len(vals): fig.colorbar(m, ax=axs[0].tolist(), label='depth (m)', shrink=.9, pad=.01)
-    plt.close(fig)
-    return fig

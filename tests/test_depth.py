@@ -1,0 +1,376 @@
+"Depth files, encodings, holes and the camera: every bad file by name, every camera law by hypothesis."
+import os
+import struct
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dogdepth.depth import (DEPTH_CAP, ENCODINGS, MAX_PIXELS, NYU_CAMERA, NYU_MAX_M, Camera, atomic_write, data_root, read_depth, read_image,
+                            show_depth, valid_mask, write_depth)
+
+
+def save(path, array, **kw):
+    Image.fromarray(array).save(path, **kw)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    "A photo whose four corners differ, 8x12."
+    a = np.zeros((8, 12, 3), np.uint8)
+    a[0, 0], a[0, -1], a[-1, 0], a[-1, -1] = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+    return a, save(tmp_path/"photo.png", a)
+
+
+def huge_png(path, side):
+    "A PNG whose header claims side x side pixels and that holds next to none of them."
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"*100)) + chunk(b"IEND", b""))
+    return path
+
+
+# ---- photos -------------------------------------------------------------------------------------------------------------------------
+
+def test_read_image_rgb(photo):
+    a, path = photo
+    assert np.array_equal(read_image(path), a) and np.array_equal(read_image(str(path)), a)
+    assert read_image(path).flags.writeable and read_image(path).dtype == np.uint8
+
+
+@pytest.mark.parametrize("read,suffix", [(read_image, ".png"), (read_image, ".jpg"), (read_depth, ".png"), (read_depth, ".npy")])
+def test_bad_files_get_one_plain_line(read, suffix, tmp_path):
+    missing, empty, text, folder = (tmp_path/f"{n}{suffix}" for n in ("missing", "empty", "text", "folder"))
+    empty.write_bytes(b"")
+    text.write_text("this is no image\n"*20)
+    folder.mkdir()
+    for path, error, words in ((missing, FileNotFoundError, "no such file"), (empty, ValueError, "empty"), (text, ValueError, "not a"), (folder, ValueError, "folder")):
+        with pytest.raises(error, match=words) as e:
+            read(path)
+        assert path.name in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff", "a.webp", "a.bmp", "a.gif"])
+def test_truncated_at_many_places(name, tmp_path):
+    "Cut anywhere, a file is read whole (nothing of the picture was lost) or gives a plain ValueError."
+    rng = np.random.default_rng(0)
+    path = save(tmp_path/name, rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    whole, full = path.read_bytes(), read_image(path)
+    failed = 0
+    for keep in [1, 3, 8, 20, 33, 60, *range(100, len(whole), max(1, len(whole)//12))]:
+        path.write_bytes(whole[:keep])
+        try:
+            assert read_image(path).shape == full.shape
+        except ValueError as e:
+            assert str(path) in str(e)
+            failed += 1
+    assert failed >= 8
+
+
+def test_npy_cut_short(tmp_path):
+    path = tmp_path/"d.npy"
+    np.save(path, np.ones((20, 20), np.float32))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="whole .npy"):
+        read_depth(path)
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="whole .npy"):
+        read_depth(path)
+
+
+@pytest.mark.parametrize("side", [10_500, 30_000, 200_000])
+def test_huge_header_is_refused_before_decoding(side, tmp_path, recwarn):
+    path = huge_png(tmp_path/"huge.png", side)
+    for read in (read_image, read_depth):
+        with pytest.raises(ValueError, match="million"):
+            read(path)
+    assert side*side > MAX_PIXELS and not [w for w in recwarn if "ecompression" in str(w.message)]
+
+
+def test_one_pixel(tmp_path):
+    assert read_image(save(tmp_path/"one.png", np.full((1, 1, 3), 7, np.uint8))).tolist() == [[[7, 7, 7]]]
+    assert read_depth(save(tmp_path/"d.png", np.full((1, 1), 2500, np.uint16))).tolist() == [[2.5]]
+    write_depth(tmp_path/"w.png", np.full((1, 1), 1.25))
+    assert read_depth(tmp_path/"w.png")[0, 0] == 1.25
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_exif_orientation(tag, photo, tmp_path):
+    a, _ = photo
+    stored = {1: a, 2: a[:, ::-1], 3: a[::-1, ::-1], 4: a[::-1], 5: a.transpose(1, 0, 2), 6: np.rot90(a, 1), 7: a[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(a, -1)}[tag]
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    path = tmp_path/"turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    assert np.array_equal(read_image(path), a)
+
+
+def test_grey_palette_and_transparency(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)*20
+    assert np.array_equal(read_image(save(tmp_path/"grey.png", grey)), np.repeat(grey[..., None], 3, 2))
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = 200, 10, 20, 255
+    out = read_image(save(tmp_path/"rgba.png", rgba))
+    assert out[0, 0].tolist() == [200, 10, 20] and out[1, 1].tolist() == [255, 255, 255]   # what is transparent becomes white
+    pal = Image.fromarray(np.dstack([grey, grey, grey])).quantize(12)
+    pal.save(tmp_path/"pal.png")
+    assert read_image(tmp_path/"pal.png").shape == (3, 4, 3)
+    pal.info["transparency"] = 0
+    pal.save(tmp_path/"pal_t.png", transparency=0)
+    assert (read_image(tmp_path/"pal_t.png") == 255).all(-1).sum() >= 1
+    Image.fromarray(grey > 100).save(tmp_path/"bits.png")
+    assert set(np.unique(read_image(tmp_path/"bits.png"))) == {0, 255}
+
+
+def test_a_depth_map_is_no_photo_and_the_other_way_round(photo, tmp_path):
+    with pytest.raises(ValueError, match="read_depth"):
+        read_image(save(tmp_path/"d16.png", np.full((4, 4), 3000, np.uint16)))
+    with pytest.raises(ValueError, match="one channel"):
+        read_depth(photo[1])
+    Image.fromarray(photo[0]).quantize(8).save(tmp_path/"p.png")
+    with pytest.raises(ValueError, match="palette"):
+        read_depth(tmp_path/"p.png")
+    Image.fromarray(np.eye(4) > 0).save(tmp_path/"mask.png")
+    with pytest.raises(ValueError, match="mask"):
+        read_depth(tmp_path/"mask.png")
+
+
+# ---- depth files --------------------------------------------------------------------------------------------------------------------
+
+def test_encodings_by_hand(tmp_path):
+    v8 = save(tmp_path/"8.png", np.array([[0, 1, 128, 255]], np.uint8))
+    assert np.allclose(read_depth(v8), [[0, 1.5/255*9.99547, 128.5/255*9.99547, 9.99547]], atol=1e-5)
+    assert np.allclose(read_depth(v8, "level8"), [[0, 1/25.5, 128/25.5, 10]], atol=1e-5)
+    v16 = save(tmp_path/"16.png", np.array([[0, 1, 2500, 65535]], np.uint16))
+    assert np.allclose(read_depth(v16), [[0, .001, 2.5, 65.535]])
+    assert np.allclose(read_depth(v16, "tum16"), [[0, .0002, .5, 13.107]])
+    assert np.allclose(read_depth(v16, scale=.01), [[0, .01, 25, 655.35]])
+    assert read_depth(v8).dtype == np.float32 and read_depth(v8).max() <= NYU_MAX_M + 1e-6
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_zero_stays_zero(encoding, tmp_path):
+    path = save(tmp_path/"z.png", np.array([[0, 9]], np.uint8))
+    d = read_depth(path, encoding)
+    assert d[0, 0] == 0 and d[0, 1] > 0
+
+
+def test_float_files_and_odd_values(tmp_path):
+    a = np.array([[0, -1, np.nan, np.inf, 2.5]], np.float32)
+    np.save(tmp_path/"f.npy", a)
+    assert read_depth(tmp_path/"f.npy").tolist() == [[0, 0, 0, 0, 2.5]]
+    Image.fromarray(a).save(tmp_path/"f.tiff")
+    assert read_depth(tmp_path/"f.tiff").tolist() == [[0, 0, 0, 0, 2.5]]
+    np.save(tmp_path/"f8.npy", a.astype(float))
+    assert read_depth(tmp_path/"f8.npy").dtype == np.float32
+    np.save(tmp_path/"i.npy", np.array([[3000]], np.int32))
+    assert read_depth(tmp_path/"i.npy")[0, 0] == 3
+
+
+def test_unknown_encoding(tmp_path):
+    with pytest.raises(ValueError, match="mm16"):
+        read_depth(tmp_path/"any.png", "mm")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32-1))
+def test_write_then_read(h, w, seed):
+    import tempfile
+    rng = np.random.default_rng(seed)
+    d = (rng.random((h, w))*65*(rng.random((h, w)) > .2)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as tmp:
+        write_depth(f"{tmp}/d.png", d)
+        back = read_depth(f"{tmp}/d.png")
+        assert os.listdir(tmp) == ["d.png"]
+    assert np.abs(back-d).max() <= .00051 and not back[d == 0].any()
+
+
+def test_write_depth_odd_values_and_errors(tmp_path):
+    write_depth(tmp_path/"d.png", np.array([[np.nan, np.inf, -3, 80, 1]]))
+    assert read_depth(tmp_path/"d.png").tolist() == [[0, 0, 0, np.float32(65.535), 1]]
+    for bad in (np.zeros((2, 2, 3)), np.zeros((0, 4)), np.zeros(3)):
+        with pytest.raises(ValueError, match="H,W"):
+            write_depth(tmp_path/"no.png", bad)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        write_depth(tmp_path/"nowhere"/"d.png", np.ones((2, 2)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.png"]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_atomic_write_leaves_nothing_behind(step, tmp_path, monkeypatch):
+    path = tmp_path/"out.bin"
+    atomic_write(path, b"old")
+
+    def fail(*a, **k):
+        raise OSError("disk full")
+    if step == "write":
+        with pytest.raises(TypeError):
+            atomic_write(path, "not bytes")
+    else:
+        monkeypatch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="disk full"):
+            atomic_write(path, b"new"*1000)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+# ---- data root, mask ----------------------------------------------------------------------------------------------------------------
+
+def test_data_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    assert data_root() is None
+    monkeypatch.setenv("DOGDEPTH_DATA", str(tmp_path))
+    assert data_root() == tmp_path
+    monkeypatch.setenv("DOGDEPTH_DATA", str(tmp_path/"gone"))
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        data_root()
+
+
+def test_valid_mask_edges_numpy_and_torch():
+    d = np.array([0, DEPTH_CAP[0], .002, 10, 10.001, np.nan, np.inf, -1], np.float32)
+    want = [False, False, True, True, False, False, False, False]
+    assert valid_mask(d).tolist() == want and valid_mask(torch.from_numpy(d)).tolist() == want
+    assert valid_mask(d, (0, np.inf)).tolist() == [False, True, True, True, True, False, False, False]
+    assert valid_mask(d).dtype == bool and valid_mask(torch.zeros(2, 1, 3, 4)).shape == (2, 1, 3, 4)
+
+
+# ---- camera -------------------------------------------------------------------------------------------------------------------------
+
+cameras = st.builds(lambda h, w, fov, sx, sy, ay: (lambda c: replace(c, cx=c.cx+sx, cy=c.cy+sy, fy=c.fx*ay))(Camera.from_fov(fov, h, w)),
+                    st.integers(2, 40), st.integers(2, 40), st.floats(20, 120), st.floats(-5, 5), st.floats(-5, 5), st.floats(.8, 1.2))
+points = st.tuples(st.floats(-2, 2), st.floats(-2, 2), st.floats(.5, 9)).map(np.array)
+
+
+def grid(h, w):
+    return np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cameras, st.integers(0, 10**6))
+def test_project_backproject_is_identity(cam, seed):
+    d = np.random.default_rng(seed).uniform(.3, 9, (cam.height, cam.width))
+    pts = cam.backproject(d)
+    assert pts.shape == (cam.height, cam.width, 3) and np.array_equal(pts[..., 2], d)
+    assert np.allclose(cam.project(pts), grid(cam.height, cam.width), atol=1e-8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cameras, points, st.integers(2, 80), st.integers(2, 80))
+def test_resize(cam, p, h, w):
+    "A point keeps its place as a share of the picture, measured from the picture's edge (half a pixel before the first centre)."
+    small = cam.resize(h, w)
+    share = (cam.project(p)+.5)/(cam.width, cam.height)
+    assert np.allclose((small.project(p)+.5)/(w, h), share, atol=1e-9)
+    back = small.resize(cam.height, cam.width)
+    assert np.allclose([back.fx, back.fy, back.cx, back.cy], [cam.fx, cam.fy, cam.cx, cam.cy])
+    assert (small.height, small.width) == (h, w) and np.isclose(small.fov_deg, cam.fov_deg)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cameras, points, st.integers(-5, 10), st.integers(-5, 10))
+def test_crop_and_flip(cam, p, top, left):
+    u, v = cam.project(p)
+    assert np.allclose(cam.crop(top, left, 7, 9).project(p), [u-left, v-top])
+    assert np.allclose(cam.flip().project(p*[-1, 1, 1]), [cam.width-1-u, v])
+    two = cam.flip().flip()
+    assert np.isclose(two.cx, cam.cx) and replace(two, cx=cam.cx) == cam
+    assert (cam.crop(top, left, 7, 9).height, cam.crop(top, left, 7, 9).width) == (7, 9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cameras)
+def test_crop_then_resize_moves_with_the_image(cam):
+    "Crop the picture and resize it, and the camera: the depth map of a plane still gives that plane."
+    normal, dist = np.array([.2, -.1, 1.]), 3.
+    depth = dist/(cam.rays()@normal)
+    if not (depth > 0).all():
+        return
+    h, w = max(1, cam.height-2), max(1, cam.width-1)
+    c = cam.crop(1, 1, h, w) if cam.height > 2 and cam.width > 2 else cam
+    d = depth[1:1+h, 1:1+w] if c is not cam else depth
+    assert np.allclose(c.backproject(d)@normal, dist)
+    c2 = c.resize(2*c.height, 2*c.width)
+    assert np.allclose(c2.backproject(dist/(c2.rays()@normal))@normal, dist)
+
+
+def test_fov_and_focal():
+    c = Camera.from_fov(90, 100, 200)
+    assert np.isclose(c.fx, 100) and np.isclose(c.fov_deg, 90) and (c.cx, c.cy) == (99.5, 49.5)
+    assert np.isclose(replace(c, fy=c.fx*4).focal, 200)
+    assert np.allclose(c.K@[0, 0, 1], [99.5, 49.5, 1])
+    assert 60 < NYU_CAMERA.fov_deg < 65
+    for bad in (0, 180, -3):
+        with pytest.raises(ValueError, match="field of view"):
+            Camera.from_fov(bad, 10, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_equals_numpy(dtype):
+    cam = NYU_CAMERA.resize(12, 16)
+    d = np.random.default_rng(1).uniform(.5, 9, (3, 1, 12, 16))
+    t = torch.from_numpy(d).to(dtype)
+    got = cam.backproject(t)
+    want = np.stack([cam.backproject(x[0]) for x in d])
+    assert got.shape == (3, 12, 16, 3) and got.dtype == dtype
+    assert np.allclose(got.numpy(), want, atol=1e-5)
+    assert np.allclose(cam.project(got).numpy(), np.broadcast_to(grid(12, 16), (3, 12, 16, 2)), atol=1e-4)
+    assert np.allclose(cam.backproject(t[0, 0]).numpy(), want[0], atol=1e-5)
+    g = t.clone().requires_grad_()
+    cam.backproject(g).sum().backward()
+    assert torch.isfinite(g.grad).all()
+
+
+def test_holes_and_points_behind():
+    cam = Camera.from_fov(60, 4, 6)
+    pts = cam.backproject(np.zeros((4, 6), np.float32))
+    assert not pts.any() and np.isnan(cam.project(pts)).all()
+    assert np.isnan(cam.project(np.array([0, 0, -1.]))).all()
+    assert torch.isnan(cam.project(torch.zeros(3))).all()
+
+
+def test_camera_refuses_what_is_not_its_own():
+    cam = Camera.from_fov(60, 4, 6)
+    with pytest.raises(ValueError, match=r"camera.resize"):
+        cam.backproject(np.ones((6, 4)))
+    with pytest.raises(ValueError, match="read_depth"):
+        cam.backproject(np.full((4, 6), 2500, np.uint16))
+    with pytest.raises(ValueError, match="read_depth"):
+        cam.backproject(torch.full((1, 1, 4, 6), 2500))
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------------------------
+
+def test_show_depth_shares_a_scale_and_greys_holes():
+    import matplotlib
+    matplotlib.use("Agg")
+    near, far, rgb = np.full((6, 8), 1.), np.full((6, 8), 4.), np.zeros((6, 8, 3), np.uint8)
+    near[0, 0] = 0
+    fig = show_depth([rgb, near, far], ["photo", "near", "far"], vmin=1, vmax=4)
+    ims = [ax.images[0] for ax in fig.axes if ax.images and ax.get_title()]
+    assert [i.get_clim() for i in ims[1:]] == [(1, 4)]*2 and ims[1].get_array().mask[0, 0] and not ims[2].get_array().mask.any()
+    assert np.allclose(ims[1].cmap(np.ma.masked_all(1))[0, :3], .6)
+    assert fig.axes[-1].get_ylabel() == "depth (m)"
+    auto = show_depth([near, far])
+    assert len({ax.images[0].get_clim() for ax in auto.axes[:2]}) == 1
+    show_depth(np.zeros((4, 4)))                                   # no reading at all
+    show_depth(rgb)
+    show_depth(torch.ones(1, 1, 4, 4))
+
+
+# ---- real frames --------------------------------------------------------------------------------------------------------------------
+
+def test_nyu_in_two_encodings(data):
+    folder = data/"nyu"/"data"
+    pairs = [(f, next((folder/"nyu2_train").glob(f"*/{int(f.name[:5])}.png"))) for f in sorted((folder/"nyu2_test_format").glob("*_depth.png"))]
+    assert len(pairs) == 10
+    for mm, eight in pairs:
+        a, b = read_depth(mm), read_depth(eight)
+        ok = valid_mask(a) & valid_mask(b)
+        assert ok.mean() > .99 and np.abs(a-b)[ok].max() < .0207 and abs((a-b)[ok].mean()) < .003
+        assert np.abs(read_depth(eight, "level8")-a)[ok].mean() > np.abs(a-b)[ok].mean()*1.4
