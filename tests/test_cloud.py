@@ -487,6 +487,18 @@ def test_figure_shows_the_points_upright_in_metres_and_true_proportion(room):
         assert ax.range[0] <= lo[k] and ax.range[1] >= hi[k]
 
 
+def test_a_flat_wall_and_a_single_point_still_make_a_box():
+    cam = camera()
+    d = np.full((24, 32), 2, np.float32)
+    one = np.zeros((24, 32), np.float32)
+    one[12, 16] = 2
+    for depth in (d, one):
+        s = room_figure(depth, cam).layout.scene
+        assert min(s.aspectratio[k] for k in "xyz") > 0
+        for ax in (s.xaxis, s.yaxis, s.zaxis):
+            assert ax.range[0] < 0 < ax.range[1]  # the photographer's place is inside
+
+
 def test_figure_colours_are_the_photos():
     cam, img = camera(60, 80, 70.0), smooth(60, 80)
     fig = room_figure(plane_depth(cam), cam, img)
