@@ -613,3 +613,10 @@ def test_nyu_frames_make_rooms(data, tmp_path):
         assert len(f) > 100_000 and len(room_figure(item).to_json()) <= 300_000
         write_glb(tmp_path / "n.glb", item)
         assert (tmp_path / "n.glb").stat().st_size <= 5e6
+
+
+def test_data_cannot_close_its_script():
+    "Some of Plotly's JSON engines escape `<` and some do not; the page must not depend on it."
+    fig = SimpleNamespace(to_json=lambda: '{"title":"</script><b>"}')
+    html = figure_html(fig)
+    assert html.count("</script>") == 2 and "<b>" not in html
