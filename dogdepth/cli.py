@@ -7,8 +7,8 @@ __all__ = ['BAD_INPUT', 'MOTORCYCLE', 'ROOM', 'ASSETS', 'PAGE_SIDE', 'FILES', 'V
            'write_prediction', 'photo_names', 'predict_flags', 'model_flags', 'do_predict', 'open_dataset', 'writable',
            'evaluate_flags', 'do_evaluate', 'field_notes', 'add_fields', 'train_flags', 'train_config', 'do_train',
            'check_flags', 'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get',
-           'timed', 'bench_flags', 'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted', 'colour_bar',
-           'demo_truth', 'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'verb_of', 'make_parser', 'main']
+           'bench_flags', 'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted', 'colour_bar', 'demo_truth',
+           'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'verb_of', 'make_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #c002
 import argparse, os, re, sys, time
@@ -291,30 +291,15 @@ def do_get(a):
     print(f"{path} is whole; score on it: dogdepth evaluate {path}")
 
 # %% ../nbs/16_cli.ipynb #c043
-def timed(f, n:int)->tuple: # quartiles of n runs, ms
-    "25 %, 50 % and 75 % of the time `f()` takes, after three runs to warm up."
-    for _ in range(3): f()
-    ts = []
-    for _ in range(n): t = time.perf_counter(); f(); ts.append(1000*(time.perf_counter()-t))
-    ts.sort()
-    return tuple(ts[int(q*(n-1))] for q in (.25,.5,.75))
-
 def bench_flags(p):
     p.add_argument('what', choices=('dog',), help="dog: the modified DoG, the report's program beside ours")
-    p.add_argument('--repeat', type=int, default=30, help='runs of each (default 30)')
+    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos to time it on (default 20)')
+    p.add_argument('--clock', choices=('wall','cpu'), default='wall', help="'cpu' on a machine that does other work too (default wall)")
+    p.add_argument('--out', metavar='DIR', help="keep the rows as a CSV there, usually results/")
 def do_bench(a):
-    import cv2, numpy as np
-    from dogdepth import __version__
-    from dogdepth.dog import literal_dog, modified_dog
-    from dogdepth.rooms import render_room
-    if a.repeat<1: raise ValueError(f"--repeat is a number of runs, 1 or more, got {a.repeat}")
-    img = render_room(0, 480, 640)['image']
-    off = int(np.abs(literal_dog(img).astype(int)-modified_dog(img)).max())
-    if off>1: raise RuntimeError(f"the two forms differ by {off} levels on this machine: their times cannot be compared")
-    rows = {n:timed(lambda: f(img), a.repeat) for n,f in (("the report's program",literal_dog), ('modified_dog',modified_dog))}
-    base = next(iter(rows.values()))[1]
-    print(f"modified DoG, 480x640 uint8, median of {a.repeat} runs; dogdepth {__version__}, OpenCV {cv2.__version__}, {cv2.getNumThreads()} threads, {os.cpu_count()} cores\n")
-    print('\n'.join(['| form | ms | middle half | times as fast |', '|---|--:|--:|--:|'] + [f'| {n} | {m:.1f} | {lo:.1f} to {hi:.1f} | {base/m:.1f} |' for n,(lo,m,hi) in rows.items()]))
+    from dogdepth.timing import bench_dog, format_rows
+    if a.repeat<1: raise ValueError(f"--repeat is a number of photos, 1 or more, got {a.repeat}")
+    print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
 
 # %% ../nbs/16_cli.ipynb #c045
 MOTORCYCLE = dict(fx=994.978, cx=311.193, cy=254.877, doffs_px=31.086, baseline_m=.193001) # Middlebury 2014, calib.txt at the size scikit-image ships
@@ -331,7 +316,7 @@ def sample_photos()->list: # of items; `depth` is None where nobody measured it,
     coffee = data.coffee()
     return [dict(name='motorcycle', image=left, depth=depth, camera=Camera(m['fx'],m['fx'],m['cx'],m['cy'],h,w), scene=None, truth='two cameras', alt='a red motorcycle in front of shelves in a workshop',
                  about='A motorcycle in a workshop. Two cameras measured its depth (Scharstein et al. 2014), and their focal length is known.',
-                 note='In this truth the tyres touch the floor 1.14 m apart; motorcycles of this kind stand on about 1.4 m. So part of the error may be the scale of the truth.'),
+                 note='By this truth the rear tyre is 0.41 m high (chapter 14_cloud measures it), small for a motorcycle: so look at the error with the scale set right, too.'),
             dict(name='coffee', image=coffee, depth=None, camera=default_camera(*coffee.shape[:2]), scene=None, alt='a cup of coffee on a wooden table, seen from above',
                  about='A cup of coffee by Rachel Michetti. Nobody measured it and nobody noted the lens: a view 63 degrees wide is assumed.'),
             render_room(ROOM, 480, 640)|dict(name='room', truth='the renderer', alt='a furnished room, drawn by a computer', about='A room that dogdepth drew, so its depth is known exactly.')]

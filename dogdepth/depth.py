@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'NYU_CAMERA', 'data_root', 'read_image', 'read_depth',
-           'valid_mask', 'show_depth', 'write_depth', 'atomic_write', 'Camera']
+           'valid_mask', 'show_depth', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera']
 
 # %% ../nbs/00_depth.ipynb #c002
 import os, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 import cv2, numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -158,15 +159,9 @@ def atomic_write(path, data:bytes):
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_depth.ipynb #c043
-def _ns(x):
-    "numpy or torch, whichever `x` belongs to."
-    if isinstance(x, np.ndarray): return np
-    import torch
-    return torch
-
 @dataclass(frozen=True)
-class Camera:
-    "A pinhole camera: intrinsics in pixels of *this* image size (x right, y down, z forward; (0,0) is the centre of the top-left pixel)."
+class Intrinsics:
+    "The numbers of a pinhole camera, in pixels of *this* image size; resizing, cropping or mirroring the image changes them."
     fx:float     # focal length in pixels, horizontally
     fy:float     # and vertically
     cx:float     # the principal point, in pixels
@@ -175,7 +170,7 @@ class Camera:
     width:int
 
     @classmethod
-    def from_fov(cls, fov_deg:float, height:int, width:int)->'Camera':
+    def from_fov(cls, fov_deg:float, height:int, width:int)->Self:
         "A camera whose image is `fov_deg` wide, with square pixels and its axis through the middle."
         if not 1<=fov_deg<=175: raise ValueError(f"the horizontal field of view should be 1 to 175 degrees, got {fov_deg}")
         f = width/2/np.tan(np.radians(fov_deg)/2)
@@ -186,18 +181,26 @@ class Camera:
     def focal(self)->float: return float(np.sqrt(self.fx*self.fy)) # one number for both axes, in pixels
     @property
     def K(self)->np.ndarray: return np.array([[self.fx,0,self.cx],[0,self.fy,self.cy],[0,0,1.]]) # (3,3)
-
-    def resize(self, h:int, w:int)->'Camera':
+    def resize(self, h:int, w:int)->Self:
         "The camera of the same picture at (h,w) pixels."
         sy,sx = h/self.height, w/self.width
-        return Camera(self.fx*sx, self.fy*sy, (self.cx+.5)*sx-.5, (self.cy+.5)*sy-.5, h, w)
-    def crop(self, top:int, left:int, h:int, w:int)->'Camera':
+        return replace(self, fx=self.fx*sx, fy=self.fy*sy, cx=(self.cx+.5)*sx-.5, cy=(self.cy+.5)*sy-.5, height=h, width=w)
+    def crop(self, top:int, left:int, h:int, w:int)->Self:
         "The camera of `image[top:top+h, left:left+w]`."
         return replace(self, cx=self.cx-left, cy=self.cy-top, height=h, width=w)
-    def flip(self)->'Camera':
+    def flip(self)->Self:
         "The camera of the mirrored picture, `image[:, ::-1]`."
         return replace(self, cx=self.width-1-self.cx)
 
+# %% ../nbs/00_depth.ipynb #c045
+def _ns(x):
+    "numpy or torch, whichever `x` belongs to."
+    if isinstance(x, np.ndarray): return np
+    import torch
+    return torch
+
+class Camera(Intrinsics):
+    "A pinhole camera (x right, y down, z forward; (0,0) is the centre of the top-left pixel)."
     def _check(self, depth):
         shape = depth.shape[-2:]
         if 'float' not in str(depth.dtype): raise ValueError(f"depth should be metres as floats, got {depth.dtype}: a file's raw numbers become metres in `read_depth`")

@@ -125,6 +125,7 @@ def _outline(q, spread):
     see(k,cut)
     return lo[0],hi[0],lo[1],hi[1]
 
+# %% ../nbs/01_rooms.ipynb #c023
 @np.errstate(divide='ignore',invalid='ignore')
 def trace(
     scene:Scene,
@@ -154,7 +155,7 @@ def trace(
         i = i[ok]; t[i] = t0[ok]; who[i] = k
     return t,who
 
-# %% ../nbs/01_rooms.ipynb #c023
+# %% ../nbs/01_rooms.ipynb #c025
 def pose_of(yaw, pitch, roll, eye):
     "Camera-to-world (4,4): turn about the vertical, look down by `pitch`, tilt by `roll` (degrees)."
     (cy,sy),(cp,sp),(cr,sr) = ((round(math.cos(a),9),round(math.sin(a),9)) for a in (math.radians(yaw),math.radians(pitch),math.radians(roll)))
@@ -163,7 +164,7 @@ def pose_of(yaw, pitch, roll, eye):
     P[:3,0],P[:3,1],P[:3,2] = cr*right+sr*down,cr*down-sr*right,(cp*sy,sp,cp*cy)
     return P
 
-# %% ../nbs/01_rooms.ipynb #c028
+# %% ../nbs/01_rooms.ipynb #c030
 @lru_cache(None)
 def _table(): return np.random.Generator(np.random.PCG64(7)).random((128,128)).astype(np.float32)
 
@@ -192,7 +193,7 @@ def _frame(u, v, w, h, width, px):
     "1 within `width` of the rim of a panel with half-sizes w, h."
     return np.clip((width-np.minimum(w-np.abs(u),h-np.abs(v)))/np.maximum(px,1e-4)+.5,0,1)
 
-# %% ../nbs/01_rooms.ipynb #c029
+# %% ../nbs/01_rooms.ipynb #c031
 def _plain(u,v,w,h,s,k,px):  return .5+.5*(noise(u*1.7+k,v*1.7+k)-.5)+.3*(noise(u*90,v*90)-.5)*_fine(px,.02)
 
 def _wood(u,v,w,h,s,k,px):
@@ -220,7 +221,7 @@ def _panel(u,v,w,h,s,k,px):
     rim = _frame(x,v,half,h,.062,px)-_frame(x,v,half,h,.05,px)
     return np.clip(.6+.3*(noise(u*4+k,v*50)-.5)-.35*rim,0,1)*(1-gap)
 
-# %% ../nbs/01_rooms.ipynb #c030
+# %% ../nbs/01_rooms.ipynb #c032
 def _books(u,v,w,h,s,k,px):
     i = np.floor(u/s+k*50+1.5*noise(u*9+k*9,u*0))
     tall = .55+.45*_rand(i,5)
@@ -245,7 +246,7 @@ def _screen(u,v,w,h,s,k,px): return (.15+.5*noise(u*3+k*30,v*3))*(1-_frame(u,v,w
 TEXTURES = dict(plain=_plain, wood=_wood, tiles=_tiles, checker=_checker, carpet=_carpet, stripes=_stripes, plaid=_plaid, panel=_panel,
                 books=_books, picture=_picture, fold=_fold, blinds=_blinds, window=_window, screen=_screen)
 
-# %% ../nbs/01_rooms.ipynb #c033
+# %% ../nbs/01_rooms.ipynb #c035
 def surface(scene, p, who):
     "At each point (3,N) on body `who`: the outward normal (3,N), the material's index, and where on the face it lies (u, v, half-width, half-height)."
     c,s,x,y,z,*h = np.take(np.float32(scene.row).T,who,1)
@@ -265,7 +266,7 @@ def surface(scene, p, who):
 
 def _dot(a, b): return a[0]*b[0]+a[1]*b[1]+a[2]*b[2]
 
-# %% ../nbs/01_rooms.ipynb #c034
+# %% ../nbs/01_rooms.ipynb #c036
 def albedo(scene, mat, u, v, w, h, px):
     "The colour (3,N) of each point, by its material's texture; `px` is how many metres a pixel covers there."
     a,b = (np.float32([getattr(m,s) for m in scene.mats])[mat].T for s in 'ab')
@@ -277,7 +278,7 @@ def albedo(scene, mat, u, v, w, h, px):
         mix[:,i] = TEXTURES[list(TEXTURES)[k]](*(z[i] for z in (u,v,w,h,size,phase,px)))
     return a+(b-a)*mix
 
-# %% ../nbs/01_rooms.ipynb #c036
+# %% ../nbs/01_rooms.ipynb #c038
 @dataclass(frozen=True)
 class Light:
     "A small bright square: soft shadows come from its size."
@@ -293,7 +294,7 @@ class Light:
 
 LAMP = np.float32([(a+.12*b,b-.12*a) for a in (-.8,0,.8) for b in (-.8,0,.8)]) # nine places on a lamp
 
-# %% ../nbs/01_rooms.ipynb #c037
+# %% ../nbs/01_rooms.ipynb #c039
 def occlusion(scene, p, n):
     "How much of the surroundings' light reaches `p`: less in the corners of the room, and on the floor around what stands on it."
     f,ao = np.float32,np.ones(p.shape[1],np.float32)
@@ -310,7 +311,7 @@ def occlusion(scene, p, n):
     ao[i] *= floor
     return ao
 
-# %% ../nbs/01_rooms.ipynb #c038
+# %% ../nbs/01_rooms.ipynb #c040
 def _visible(scene, p, L, j, i):
     "1 where point `p` sees its place on lamp `L`, else 0; asked for the points `i` only. The lamp looks at the room, as a camera would."
     R = L.axes().astype(np.float32); off = LAMP[j[i]].T*np.float32(L.size)
@@ -337,7 +338,7 @@ def lighting(scene, p, n, back, j, smooth):
         E += (vis*cos)*f(L.color)[:,None]; glint += (vis*g)*f(L.color)[:,None]
     return E,glint
 
-# %% ../nbs/01_rooms.ipynb #c040
+# %% ../nbs/01_rooms.ipynb #c042
 def shade(scene, pose, x, y, focal, j, smooth=lambda who,n: lambda v: v):
     "Trace and light a set of rays: depth (N,), body (N,), and linear colour (3,N)."
     f = np.float32
@@ -366,7 +367,7 @@ def _average(who, n, H, W):
         return out/num
     return mean
 
-# %% ../nbs/01_rooms.ipynb #c041
+# %% ../nbs/01_rooms.ipynb #c043
 def _edges(who, rgb):
     "Which pixels differ from the one to the right or below."
     v = np.sqrt(np.clip(rgb,0,1)); e = np.zeros(who.shape,bool)
@@ -382,6 +383,8 @@ def _order(H, W):
     row,col = np.divmod(np.arange(H*W),W)
     tile = np.argsort((row//8)*(W//8+1)+col//8,kind='stable')
     return tile,np.argsort(tile)
+
+# %% ../nbs/01_rooms.ipynb #c045
 def draw(
     scene:Scene, camera:Camera,
     pose=np.eye(4),      # (4,4) camera to world
@@ -404,7 +407,7 @@ def draw(
     return dict(image=image[:,flat].reshape(3,H,W).transpose(1,2,0).copy(), depth=t[flat].reshape(H,W).astype(np.float32),
                 ids=who[flat].reshape(H,W), cosine=cosine[flat].reshape(H,W))
 
-# %% ../nbs/01_rooms.ipynb #c044
+# %% ../nbs/01_rooms.ipynb #c048
 def _mat(r, kinds=('plain',), sat=(.1,.6), val=(.2,.9), size=(.1,.4), contrast=.35, gloss=0.):
     c = r.color(sat,val); k = 1+r(.2,1)*contrast
     return Material(r.pick(kinds),tuple(v/k for v in c),tuple(min(v*k,.95) for v in c),r(*size),r(),0.,gloss)
@@ -421,7 +424,7 @@ def _screen_mat(r): return Material('screen',(.004,.004,.005),(.05,.09,.16) if r
 def _drawers(r): return replace(_timber(r),kind='panel',size=r(.3,.9))
 BULB = Material('plain',(1,.9,.75),(1,.95,.85),glow=1.6)
 
-# %% ../nbs/01_rooms.ipynb #c045
+# %% ../nbs/01_rooms.ipynb #c049
 def clutter(r, y, w, d, n):
     "Small things standing on a surface at height `y`."
     out = []
@@ -453,7 +456,7 @@ def _chair(r, x=0., z=0., turn=0.):
     parts = _legs(.42,.42,h,.04,_timber(r))+[box(0,h,.21,.44,.05,.44,m),box(0,h+.05,.02,.42,r(.35,.55),.04,m)]
     return _moved(parts,x,z,turn)
 
-# %% ../nbs/01_rooms.ipynb #c046
+# %% ../nbs/01_rooms.ipynb #c050
 def sofa(r):
     w,h,m = r(.8,2.3),r(.36,.45),_cloth(r)
     n = max(1,round(w/.75)); seat = _cloth(r) if r()<.3 else m
@@ -480,7 +483,7 @@ def low_table(r):
 def chair(r): return _chair(r,0.,0.,r(0,6.2))
 def stool(r): h = r(.4,.7); return [cyl(0,h,.2,.18,.05,r.pick((_timber,_cloth))(r)),cyl(0,0,.2,.03,h,_dark(r)),cyl(0,0,.2,.17,.03,_dark(r))]
 
-# %% ../nbs/01_rooms.ipynb #c047
+# %% ../nbs/01_rooms.ipynb #c051
 def desk(r):
     w,d,h = r(1.1,1.8),r(.6,.8),r(.7,.76); m,k = _timber(r),_dark(r)
     x = r(-.2,.2)*w
@@ -510,7 +513,7 @@ def tv(r):
 def nightstand(r): return [box(0,0,.22,.45,.55,.42,_drawers(r))]+lamp(r,r(-.1,.1),.55,.2,r(.4,.55))+clutter(r,.55,.4,.4,1)
 def floor_lamp(r): return lamp(r,0.,0.,.25,r(1.4,1.75))
 
-# %% ../nbs/01_rooms.ipynb #c048
+# %% ../nbs/01_rooms.ipynb #c052
 def counter(r):
     w,m = r(1.2,3.),_drawers(r); top = _mat(r,val=(.1,.9),gloss=.3)
     out = [box(0,.1,.29,w,.76,.58,m),box(0,0,.26,w,.1,.5,_dark(r)),box(0,.86,.31,w,.04,.64,top)]+clutter(r,.9,w,.6,int(r(3,9)))
@@ -532,7 +535,7 @@ def toilet(r):
 def basin(r):
     m = _drawers(r); return [box(0,0,.25,r(.5,1.2),.78,.5,m),box(0,.78,.26,r(.55,1.2),.06,.52,_white(r)),cyl(0,.84,.1,.015,.14,_dark(r))]+clutter(r,.84,.6,.3,int(r(1,5)))
 
-# %% ../nbs/01_rooms.ipynb #c049
+# %% ../nbs/01_rooms.ipynb #c053
 def plant(r):
     p,q,green = r(.14,.22),r(.25,.4),_leaf(r)
     return [cyl(0,0,.25,p,q,r.pick((_white,_timber,_dark))(r)),cyl(0,q,.25,.02,.4,_timber(r))]+[ball(r(-.18,.18),q+r(.1,.7),.25+r(-.15,.15),r(.1,.24),r(.08,.3),r(.1,.24),green,r(0,3)) for _ in range(6)]
@@ -546,7 +549,7 @@ def bin_(r): return [cyl(0,0,.2,r(.12,.2),r(.25,.65),r.pick((_white,_dark,_mat))
 def toy(r): s = r(.08,.3); return [ball(0,0,.3,s,s,s,_mat(r,('plain','stripes','checker'),sat=(.5,.9),val=(.4,.9),size=(.08,.2)))]
 def partition(r): h = r(1.3,2.5); return [box(0,0,.06,r(.5,1.6),h,.12,_mat(r,('plain','panel','wood'),size=(.3,.9)))]
 
-# %% ../nbs/01_rooms.ipynb #c050
+# %% ../nbs/01_rooms.ipynb #c054
 def picture(r):
     w,h = r(.3,1.1),r(.3,.9); return [box(0,r(1.2,1.55),.015,w,h,.03,Material('picture',(.02,.02,.02),r.color((0,.5),(.7,.98)),r(.1,.45),r()))]
 
@@ -566,7 +569,7 @@ def clock(r): s = r(.12,.18); return [ball(0,r(1.6,1.9),.02,s,s,.03,_white(r))]
 def board(r): return [box(0,r(.9,1.1),.02,r(1.,2.4),r(.8,1.2),.04,r.pick((_white,_dark))(r))]
 def wall_shelf(r): w,y = r(.5,1.2),r(1.2,1.7); return [box(0,y,.12,w,.03,.24,_timber(r))]+clutter(r,y+.03,w,.2,int(r(2,6)))
 
-# %% ../nbs/01_rooms.ipynb #c054
+# %% ../nbs/01_rooms.ipynb #c058
 PIECES = dict( # what stands in which kind of room: along the walls, in the middle, on the walls
     living  = ((sofa,tv,shelf,floor_lamp,plant,armchair,cupboard,table),(low_table,armchair,toy,table),(picture,window,window,clock,wall_shelf,picture)),
     bedroom = ((bed,nightstand,cupboard,shelf,desk,bin_,floor_lamp),(toy,boxes,stool,chair),(picture,window,wall_shelf,picture)),
@@ -600,7 +603,7 @@ def _place(r, room, make, taken, wall, tries=10):
         if all(any(q[k+3]<t[k] or t[k+3]<q[k] for k in range(3)) for t in taken): taken.append(q); return moved
     return []
 
-# %% ../nbs/01_rooms.ipynb #c055
+# %% ../nbs/01_rooms.ipynb #c059
 def _lights(r, size, windows):
     "Daylight from the first window, ceiling lamps with their bulbs, or both."
     W,D,H = size; day = r(); lights,bulbs = [],[]
@@ -627,7 +630,7 @@ def _shell(r, kind, size):
     walls = [accent if r()<.15 else paint for _ in range(4)]
     return Body(BOX,(0,-H/2,0),(W/2,H/2,D/2),(walls[0],walls[1],ceiling,floor,walls[2],walls[3]))
 
-# %% ../nbs/01_rooms.ipynb #c056
+# %% ../nbs/01_rooms.ipynb #c060
 @lru_cache(16)
 def room_scene(seed:int)->Scene:
     "The furnished room of a seed: the first pieces get the best places."
@@ -649,7 +652,7 @@ def room_scene(seed:int)->Scene:
     lights,bulbs = _lights(r,size,windows)
     return Scene(bodies+bulbs,lights,ambient=tuple(r(.1,.36)*v for v in (1,.97,.92)))
 
-# %% ../nbs/01_rooms.ipynb #c060
+# %% ../nbs/01_rooms.ipynb #c064
 def _free(scene, eye, gap=.3):
     "Whether a camera at `eye` keeps its distance from walls and furniture."
     k = np.arange(1,len(scene.bodies)); eye = np.asarray(eye)
@@ -682,7 +685,7 @@ def room_view(
         if cost<.4: break
     return best[1]
 
-# %% ../nbs/01_rooms.ipynb #c063
+# %% ../nbs/01_rooms.ipynb #c067
 @dataclass(frozen=True)
 class Lens:
     "A thin lens that focuses one distance and blurs the rest (Potmesil & Chakravarty 1981)."
@@ -697,6 +700,7 @@ class Lens:
         f = self.focal_mm/1000
         return camera.focal*(f/self.f_number)/(self.focus_m-f)*np.abs(depth-self.focus_m)/depth
 
+# %% ../nbs/01_rooms.ipynb #c069
 def _disc(d):
     "A disc of diameter `d` pixels with a soft rim, as a kernel that sums to 1."
     n = int(np.ceil(d/2+.5)); y,x = np.mgrid[-n:n+1,-n:n+1]
@@ -720,7 +724,7 @@ def defocus(
         out = out*(1-layer[...,3:])+layer
     return np.rint(255*np.sqrt(np.clip(out[...,:3]/np.maximum(out[...,3:],1e-6),0,1))).astype(np.uint8)
 
-# %% ../nbs/01_rooms.ipynb #c064
+# %% ../nbs/01_rooms.ipynb #c070
 def _blobs(white, size): return cv2.GaussianBlur(white,(0,0),size)*np.float32(np.sqrt(4*np.pi)*size) # smooth noise of variance 1
 
 @dataclass(frozen=True)
@@ -753,7 +757,7 @@ class Sensor:
         img = np.clip(np.rint(image+self.grain*normal(H,W,3)),0,255).astype(np.uint8)
         return img,np.where(hole,0,noisy).astype(np.float32)
 
-# %% ../nbs/01_rooms.ipynb #c065
+# %% ../nbs/01_rooms.ipynb #c071
 def render_room(
     seed:int,                 # 0 or more: the room, and where the camera stands in it
     height:int=240, width:int=320,
@@ -776,7 +780,7 @@ def render_room(
         out['image'],out['depth'] = sensor.read(out['image'],out['depth'],camera,cosine,out['ids'],seed=(seed,frame))
     return dict(**out, camera=camera, scene=name, name=name, pose=pose)
 
-# %% ../nbs/01_rooms.ipynb #c088
+# %% ../nbs/01_rooms.ipynb #c094
 def room_walk(
     seed:int, n:int, height:int=240, width:int=320, camera=None, lens=None, sensor=None,
     step_m:float=.04,   # forward per frame
@@ -795,7 +799,7 @@ def room_walk(
         yaw,pitch,roll,way = yaw+turn_deg*drift,pitch+r(-.2,.2),roll+r(-.1,.1),way+r(-4,4)
     return items
 
-# %% ../nbs/01_rooms.ipynb #c093
+# %% ../nbs/01_rooms.ipynb #c099
 class Rooms:
     "`n` rooms as a data set: items like NYU's, drawn when asked for; room `i` has seed `seed+i`."
     def __init__(self,

@@ -12,7 +12,7 @@ from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.train import (
     EMA, Frames, Run, Subset, TrainConfig, amp_dtype, augment, epoch_batches, fit, load_checkpoint, lr_at, make_datasets,
-    make_optimizer, recolour, save_checkpoint, shrink, train_step, validate, write_log, zoom_item,
+    make_optimizer, recolour, save_checkpoint, train_step, validate, write_log, zoom_item,
 )
 
 TINY = TrainConfig(arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1)
@@ -149,12 +149,6 @@ def test_flip_flips_all_three(rooms):
     flipped = [o for o in (augment(rooms[0], cfg, np.random.default_rng(s)) for s in range(8)) if o["camera"] != rooms[0]["camera"]]
     assert 0 < len(flipped) < 8
     assert np.array_equal(flipped[0]["depth"], rooms[0]["depth"][:, ::-1]) and flipped[0]["camera"] == rooms[0]["camera"].flip()
-
-
-def test_shrink_invents_no_depth(rooms):
-    small = shrink(rooms[0], 20, 30)
-    assert small["depth"].shape == (20, 30) and set(np.unique(small["depth"])) <= set(np.unique(rooms[0]["depth"]))
-    assert small["camera"] == rooms[0]["camera"].resize(20, 30)
 
 
 def test_recolour_is_uint8_and_grey_means_grey(rooms):
