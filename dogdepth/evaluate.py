@@ -42,6 +42,13 @@ def _used_crop(crop, sizes):
     "What `crop='auto'` came to: 'eigen', None, or 'auto' where the frames differ."
     return crop if crop!='auto' else 'eigen' if sizes=={(480,640)} else None if (480,640) not in sizes else 'auto'
 
+def _protocol(predictor, dataset, **how):
+    "What a row of a table has to say about itself."
+    size = getattr(predictor, 'size', None)
+    return dict(split=getattr(dataset,'split',None), **how, input_size=list(size) if size else None,
+                weights=str(getattr(predictor,'weights',type(predictor).__name__)), data=type(dataset).__name__, frames=len(dataset))
+
+# %% ../nbs/13_evaluate.ipynb #c010
 def evaluate(
     predictor,       # a Predictor, or anything with predict(img, camera) -> .depth_m
     dataset,         # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
@@ -65,12 +72,10 @@ def evaluate(
         row = dict(name=item['name'], scene=item['scene']) | image_metrics(depth, item['depth'], crop=crop, cap=cap, align=align)
         rows.append(row); sizes.add(depth.shape)
         if each is not None: each(item, depth, row)
-    size = getattr(predictor, 'size', None)
-    protocol = dict(split=getattr(dataset,'split',None), crop=_used_crop(crop,sizes), cap=list(cap), average=average, align=align, flip=flip,
-                    input_size=list(size) if size else None, weights=str(getattr(predictor,'weights',type(predictor).__name__)), data=type(dataset).__name__, frames=len(rows))
+    protocol = _protocol(predictor, dataset, crop=_used_crop(crop,sizes), cap=list(cap), average=average, align=align, flip=flip)
     return Evaluation(rows, average_metrics(rows, average), protocol)
 
-# %% ../nbs/13_evaluate.ipynb #c014
+# %% ../nbs/13_evaluate.ipynb #c015
 @dataclass(eq=False)
 class ByDistance:
     "Errors collected by how far the truth is: pass it to `evaluate(..., each=...)`."
@@ -90,7 +95,7 @@ class ByDistance:
         return [dict(near_m=a, far_m=b, share=n/total, mae_m=e/n, abs_rel=r/n, log_bias=g/n)
                 for a,b,(n,e,r,g) in zip(self.edges, self.edges[1:], self.sums.tolist()) if n]
 
-# %% ../nbs/13_evaluate.ipynb #c018
+# %% ../nbs/13_evaluate.ipynb #c019
 class FixedDepth:
     "A predictor that has eyes for nothing: the same depth map for every photo. The bar that a network has to clear."
     def __init__(self, depth:np.ndarray, weights:str='fixed depth'): self.depth,self.weights = np.asarray(depth, np.float32),weights # (H,W) metres, any size

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'as_rgb', 'network_size', 'exif_focal', 'default_camera',
-           'load_photo', 'Prediction', 'Predictor']
+           'load_photo', 'Prediction', 'predict_maps', 'Predictor']
 
 # %% ../nbs/12_predict.ipynb #c002
 from dataclasses import dataclass, replace
@@ -112,13 +112,43 @@ class Prediction:
         return replace(self, depth_m=scaled(self.depth_m), std_m=scaled(self.std_m))
 
 # %% ../nbs/12_predict.ipynb #c030
+def predict_maps(
+    model,        # a DepthUNet in eval mode
+    imgs,         # list of (H,W,3) uint8 RGB, any sizes
+    cameras,      # their cameras
+    size,         # (h,w) the network looks at
+    flip=False,   # average with the mirrored photos
+)->np.ndarray:    # (B,h,w) float32 metres
+    "Shrink, make channels, ask the network, scale by the lens: one forward for all."
+    import torch
+    from dogdepth.attention import network_input
+    h,w = size; cfg = model.config; device = next((p.device for p in model.parameters()), 'cpu')
+    small = [cv2.resize(i, (w,h), interpolation=cv2.INTER_AREA if i.shape[0]>=h and i.shape[1]>=w else cv2.INTER_LINEAR) for i in imgs]
+    x = torch.stack([network_input(s, cfg['dog'], bgr=cfg['arch']=='published') for s in small]).to(device)
+    focal = torch.tensor([c.resize(h,w).focal for c in cameras], device=device).float().view(-1,1,1,1)
+    with torch.inference_mode():
+        out = model(x)
+        if flip: out = (out+model(x.flip(-1)).flip(-1))/2
+        return model.metres(out.float(), focal)[:,0].cpu().numpy()
+
+# %% ../nbs/12_predict.ipynb #c031
+def _with_cameras(imgs, cameras):
+    "Checked photos and a camera for each."
+    imgs = [as_rgb(i) for i in imgs]
+    cams = list(cameras) if isinstance(cameras, (list,tuple)) else [cameras]*len(imgs)
+    if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
+    cams = [c or default_camera(*i.shape[:2]) for i,c in zip(imgs,cams)]
+    for i,c in zip(imgs,cams):
+        if (c.height,c.width)!=i.shape[:2]: raise ValueError(f"the camera belongs to {c.height}x{c.width} pixels, the photo has {i.shape[0]}x{i.shape[1]}: pass `camera.resize(h,w)`")
+    return imgs,cams
+
+# %% ../nbs/12_predict.ipynb #c033
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
     def __init__(self,
         weights='default', # 'default' (bundled), a folder, a file of the report's program, or a DepthUNet
         device=None,       # None: cuda, mps or cpu, whichever is there
-        size=None,         # (H,W) the network looks at; None: what it was trained at
-    ):
+        size=None):        # (H,W) the network looks at; None: what it was trained at
         import torch
         from dogdepth.attention import DepthUNet
         from dogdepth.train import best_device
@@ -129,45 +159,20 @@ class Predictor:
         self.weights = 'a model in memory' if given else str(weights)
         self.size = tuple(size or (self.model.config['height'], self.model.config['width_px']))
 
-    def _forward(self, imgs, cameras, size, flip):
-        "Photos that share one network size -> a list of (h,w) metres."
-        import torch
-        from dogdepth.attention import network_input
-        h,w = size; cfg = self.model.config
-        small = [cv2.resize(i, (w,h), interpolation=cv2.INTER_AREA if i.shape[0]>=h and i.shape[1]>=w else cv2.INTER_LINEAR) for i in imgs]
-        x = torch.stack([network_input(s, cfg['dog'], bgr=cfg['arch']=='published') for s in small]).to(self.device)
-        focal = torch.tensor([c.resize(h,w).focal for c in cameras], device=self.device).float().view(-1,1,1,1)
-        with torch.inference_mode():
-            out = self.model(x)
-            if flip: out = (out+self.model(x.flip(-1)).flip(-1))/2
-            return list(self.model.metres(out.float(), focal)[:,0].cpu().numpy())
-
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
         flip=False,   # average with the mirrored photo: twice the time, a little better
-        bs=8,         # photos in one forward
-    )->list:          # of Prediction, in the same order
+        bs=8)->list:  # photos in one forward; -> Predictions in the same order
         "Many photos at once, grouped by the size the network sees; the same depth as one by one."
-        imgs = [as_rgb(i) for i in imgs]
-        cams = list(cameras) if isinstance(cameras, (list,tuple)) else [cameras]*len(imgs)
-        if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
-        cams = [c or default_camera(*i.shape[:2]) for i,c in zip(imgs,cams)]
-        for i,c in zip(imgs,cams):
-            if (c.height,c.width)!=i.shape[:2]: raise ValueError(f"the camera belongs to {c.height}x{c.width} pixels, the photo has {i.shape[0]}x{i.shape[1]}: pass `camera.resize(h,w)`")
-        groups,res = {},[None]*len(imgs)
+        imgs,cams = _with_cameras(imgs, cameras); groups,res = {},[None]*len(imgs)
         for k,i in enumerate(imgs): groups.setdefault(network_size(*i.shape[:2], self.size), []).append(k)
-        for size,ks in groups.items():
-            for part in (ks[j:j+bs] for j in range(0, len(ks), bs)):
-                for k,d in zip(part, self._forward([imgs[k] for k in part], [cams[k] for k in part], size, flip)):
-                    d = cv2.resize(d, imgs[k].shape[1::-1], interpolation=cv2.INTER_LINEAR)
-                    res[k] = Prediction(np.maximum(d, DEPTH_CAP[0]), cams[k], imgs[k])
+        for size,part in ((s,ks[j:j+bs]) for s,ks in groups.items() for j in range(0, len(ks), bs)):
+            for k,d in zip(part, predict_maps(self.model, [imgs[k] for k in part], [cams[k] for k in part], size, flip)):
+                d = cv2.resize(d, imgs[k].shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                res[k] = Prediction(np.maximum(d, DEPTH_CAP[0]), cams[k], imgs[k])
         return res
 
-    def predict(self,
-        img,         # (H,W,3) uint8 RGB; grey, RGBA, float in [0,1] and PIL images too
-        camera=None, # of this photo, at its size; None: `default_camera`
-        flip=False,  # average with the mirrored photo
-    )->Prediction:
-        "Depth in metres at the photo's own size."
+    def predict(self, img, camera=None, flip=False)->Prediction: # one photo: uint8 RGB, grey, RGBA, float in [0,1], PIL
+        "Depth in metres at the photo's own size; without a camera, `default_camera` is assumed."
         return self.predict_batch([img], [camera], flip)[0]
