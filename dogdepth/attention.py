@@ -223,7 +223,7 @@ def from_pretrained(cls,
     if path.is_file():
         sd = _read_state(path)
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
-        return _load(cls('published'), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
+        return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
     try: cfg = json.loads((path/'config.json').read_text()); kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw)
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None

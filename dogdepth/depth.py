@@ -199,6 +199,7 @@ def _ns(x):
     import torch
     return torch
 
+# %% ../nbs/00_depth.ipynb #c046
 class Camera(Intrinsics):
     "A pinhole camera (x right, y down, z forward; (0,0) is the centre of the top-left pixel)."
     def _check(self, depth):

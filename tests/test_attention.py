@@ -449,3 +449,10 @@ def test_the_default_weights_load_and_see():
     net = DepthUNet.from_pretrained()
     assert net.arch == "light" and sum(p.stat().st_size for p in (WEIGHTS / "default").iterdir()) < 16e6
     assert all(v.isfinite().all() for v in net.state_dict().values())
+
+
+def test_a_published_checkpoint_is_used_at_the_size_its_program_used(tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save({k.removeprefix("unet."): v for k, v in DepthUNet("published").state_dict().items()}, path)
+    config = DepthUNet.from_pretrained(path).config
+    assert (config["arch"], config["height"], config["width_px"]) == ("published", 480, 640)
