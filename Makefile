@@ -33,7 +33,7 @@ demo: $(READY) ## a photo becomes a depth map and a room you can turn: writes ou
 
 test: $(READY) ## all notebooks, then the tests (under 12 minutes on two cores)
 	@$(call notebooks,)
-	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
+	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --hypothesis-profile=fixed
 
 test-all: $(READY) ## the same with the slow cells and the slow tests
 	@$(call notebooks,slow)

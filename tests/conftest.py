@@ -3,8 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dogdepth.depth import data_root
+
+settings.register_profile("fixed", derandomize=True)  # the same examples every time: make test; make test-all looks for new ones
 
 
 @pytest.fixture(scope="session")
