@@ -87,7 +87,9 @@ def load_photo(
 )->tuple:           # (H,W,3) uint8 RGB upright, Camera
     "A photo and its camera: from `fov` or `fx`, else from its EXIF block, else `default_camera`."
     if fov is not None and fx is not None: raise ValueError(f"give fov or fx, not both (got fov={fov}, fx={fx})")
-    img = as_rgb(read_image(path)); h,w = img.shape[:2]
+    img = read_image(path)
+    try: img = as_rgb(img); h,w = img.shape[:2]
+    except ValueError as e: raise ValueError(f"{path}: {e}") from None
     if fov is not None: return img, Camera.from_fov(fov, h, w)
     if fx is not None and not 0<fx<float('inf'): raise ValueError(f"fx is a focal length in pixels and should be above 0, got {fx}")
     f = fx or exif_focal(path, h, w)
