@@ -91,7 +91,6 @@ def write_prediction(
 # %% ../nbs/16_cli.ipynb #c022
 def photo_names(photos, out)->list: # the stem of each
     "A name for each photo's results; a `ValueError` where two would share one, or where a result would replace a photo."
-    from dogdepth.depth import read_image
     seen = {}
     for p in map(Path, photos):
         if (other := seen.setdefault(p.stem.casefold(), p)) is not p:

@@ -274,20 +274,13 @@ class NYULabeled(_H5):
     def __repr__(self): return f"NYULabeled({self.path.name!r}, split={self.split!r}): {len(self)} frames"
 
 # %% ../nbs/02_nyu.ipynb #c080
-def _bar(label, total, unit, show=True, out=None):
-    "A function of the amount done: redraws one line on a terminal, prints every tenth elsewhere."
-    out = sys.stderr if out is None else out
-    start,last,tty = time.monotonic(),[-1,None],getattr(out,'isatty',lambda:False)()
+def _bar(label, total, unit, show=True):
+    "A tqdm bar on stderr, as a function of the amount done: a download may go on from the middle."
+    from tqdm import tqdm
+    bar = tqdm(total=total, desc=label, unit='B' if unit=='bytes' else unit, unit_scale=unit=='bytes', disable=not show)
     def update(done):
-        now,share = time.monotonic(),min(done/total,1) if total else 0
-        if last[1] is None: last[1] = done
-        step = int(now*5) if tty else int(share*10)
-        if not show or (step==last[0] and done<total): return
-        last[0] = step
-        left = (total-done)*(now-start)/(done-last[1]) if done>last[1] else 0
-        amount = f"{share:4.0%} of {total/1e6:,.0f} MB" if unit=='bytes' else f"{done}/{total} {unit}"
-        when = f"{left/60:.0f} min {left%60:02.0f} s left" if done<total else f"{now-start:.0f} s"
-        print(('\r' if tty else '')+f"{label} [{'='*int(share*24):24}] {amount}, {when}".ljust(88), end='\n' if done>=total or not tty else '', file=out, flush=True)
+        bar.update(done-bar.n)
+        if done>=total: bar.close()
     return update
 
 # %% ../nbs/02_nyu.ipynb #c081

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 import cv2, numpy as np
-from .depth import atomic_write, data_root
+from .depth import atomic_write
 from .dog import disc, focus_points, focus_scores, literal_dog, literal_scores, modified_dog, to_grey
 
 # %% ../nbs/04_timing.ipynb #c009

@@ -9,12 +9,12 @@ __all__ = ['FREE', 'lr_at', 'ModelConfig', 'TrainConfig', 'report', 'zoom_item',
            'check_folder', 'write_log', 'start', 'end_epoch', 'fit']
 
 # %% ../nbs/09_train.ipynb #c002
-import csv, io, json, math, os, shutil, time
-from dataclasses import dataclass, asdict, replace, fields
+import csv, io, json, math, shutil, time
+from dataclasses import dataclass, asdict, replace
 from pathlib import Path
 import cv2, numpy as np, torch
 from torch import nn
-from .depth import valid_mask, atomic_write, data_root, show_depth
+from .depth import valid_mask, atomic_write, data_root
 from .nyu import resize_item
 from .attention import DepthUNet, network_input
 from .losses import DepthLoss, LogDepthLoss
