@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dogdepth import metrics
+from dogdepth.depth import NYU_CAMERA
 from dogdepth.metrics import EIGEN_CROP, METRICS, crop_mask, depth_metrics
 
 KEYS = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3", "n"]
@@ -320,6 +321,281 @@ def test_single_function_errors():
         metrics.abs_rel(T, T, T)
 
 
+# --- answers without looking: a floor and a wall
+
+def test_floor_plane_by_tracing_each_ray():
+    "World geometry, ray by ray: turn the ray, walk to the floor and to the wall, take the nearer, and report its z in the camera's frame."
+    cam = NYU_CAMERA.resize(12, 16)
+    for height, pitch, wall in ((1.4, 0.0, 3.0), (1.1, 25.0, 4.0), (1.6, -10.0, 2.5)):
+        got = metrics.floor_plane(cam, height, pitch, wall)
+        a = math.radians(pitch)
+        for v in range(12):
+            for u in range(16):
+                y = (v - cam.cy) / cam.fy
+                forward, down = math.cos(a) - y * math.sin(a), math.sin(a) + y * math.cos(a)
+                z = min([height / down] * (down > 0) + [wall / forward] * (forward > 0))
+                assert got[v, u] == pytest.approx(z, rel=1e-5)
+        pts = cam.backproject(got)  # and every point lies on the floor or on the wall
+        down, forward = pts[..., 1] * math.cos(a) + pts[..., 2] * math.sin(a), pts[..., 2] * math.cos(a) - pts[..., 1] * math.sin(a)
+        assert np.minimum(abs(down - height), abs(forward - wall)).max() < 1e-4
+
+
+def test_fit_floor_plane_finds_what_made_the_rooms():
+    cams = [NYU_CAMERA, NYU_CAMERA.resize(240, 320)]
+    rooms = [dict(depth=metrics.floor_plane(c, 1.4, 22.0, 3.4), camera=c) for c in cams]
+    got = metrics.fit_floor_plane(rooms)
+    assert got["height_m"] == 1.4 and got["pitch_deg"] == pytest.approx(22, abs=0.5) and got["wall_m"] == pytest.approx(3.4, rel=0.01)
+    rooms[1]["depth"][:] = 0  # a frame without readings has no say
+    assert metrics.fit_floor_plane(rooms)["pitch_deg"] == pytest.approx(22, abs=0.5)
+    assert metrics.fit_floor_plane([rooms[0], dict(rooms[0], depth=rooms[0]["depth"] * 2)], every=2) == metrics.fit_floor_plane(rooms[:1])
+    with pytest.raises(ValueError, match="none of 1 training frames holds a reading"):
+        metrics.fit_floor_plane(rooms[1:])
+
+
+# --- boundaries
+
+def boundary_oracle(p, t, mask):
+    "Loop over pixels and their four neighbours, as the definition is written."
+    factors = [1.05 + 0.2 * k / 9 for k in range(10)]
+    score = weight = 0.0
+    n = None
+    h, w = t.shape
+    for f in factors:
+        hit = said = true = 0
+        for y in range(h):
+            for x in range(w):
+                for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+                    j = y + dy, x + dx
+                    if not (0 <= j[0] < h and 0 <= j[1] < w and mask[y, x] and mask[j]):
+                        continue
+                    a, b = p[j] / p[y, x] > f, t[j] / t[y, x] > f
+                    hit, said, true = hit + (a and b), said + a, true + b
+        n = true if n is None else n
+        if true:
+            precision, recall = hit / said if said else 0, hit / true
+            score += f * (2 * precision * recall / (precision + recall) if precision + recall else 0)
+            weight += f
+    return score / weight if weight else math.nan, n
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_boundary_f1_against_oracle(seed):
+    r = np.random.default_rng(seed)
+    t = np.repeat(np.repeat(r.uniform(1, 6, (4, 5)), 3, 0), 3, 1) * (1 + 0.05 * r.random((12, 15)))
+    p = t * np.exp(0.05 * r.standard_normal(t.shape))
+    t[r.random(t.shape) < 0.1] = 0
+    mask = r.random(t.shape) < 0.95
+    for m in (None, mask):
+        f1, n = boundary_oracle(p, t, (t > 0) & (mask if m is not None else True))
+        got = metrics.boundary_f1(p, t, m)
+        assert got["f1"] == pytest.approx(f1) and got["n"] == n
+        assert 0 < got["f1"] < 1 and min(got["precision"], got["recall"]) <= got["f1"] + 1e-9
+
+
+def test_boundary_f1_laws():
+    r = np.random.default_rng(5)
+    t = np.repeat(np.repeat(r.uniform(1, 6, (4, 5)), 3, 0), 3, 1)
+    p = t * np.exp(0.1 * r.standard_normal(t.shape))
+    one = metrics.boundary_f1(p, t)
+    assert metrics.boundary_f1(t, t) == dict(f1=1.0, precision=1.0, recall=1.0, n=one["n"])
+    assert metrics.boundary_f1(0.37 * p, t) == pytest.approx(one)  # no scale
+    assert metrics.boundary_f1(p, 1.5 * t) == pytest.approx(one)
+    for turn in (np.fliplr, np.flipud, np.transpose):  # no direction
+        assert metrics.boundary_f1(turn(p), turn(t)) == pytest.approx(one)
+    assert metrics.boundary_f1(1 / t, t)["f1"] == 0  # every edge there, and every one the wrong way round
+    assert metrics.boundary_f1(np.full_like(t, 2), t) == dict(f1=0.0, precision=0.0, recall=0.0, n=one["n"])
+    flat = metrics.boundary_f1(p, np.full_like(t, 2))
+    assert flat["n"] == 0 and all(math.isnan(flat[k]) for k in ("f1", "precision", "recall"))
+    assert metrics.boundary_f1(torch.tensor(p), torch.tensor(t)) == one
+
+
+def test_boundary_f1_at_one_threshold():
+    "A step of 1.1 is an edge at the first three factors only, and there it is found."
+    t = np.array([[2.0, 2.2, 2.2, 4.0]])
+    p = np.array([[2.0, 2.2, 2.2, 2.2]])
+    f = metrics.BOUNDARY_FACTORS
+    low = f < 1.1
+    assert low.sum() == 3
+    assert metrics.boundary_f1(p, t)["f1"] == pytest.approx((f * low).sum() * (2 * 1 / (1 + 2)) / f.sum())
+    assert metrics.boundary_f1(p, t)["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum())
+
+
+def test_boundary_f1_holes_and_crop():
+    t = np.full((480, 640), 2.0)
+    t[:, :20] = 5  # an edge outside the Eigen crop
+    assert metrics.boundary_f1(t, t)["n"] == 0 and metrics.boundary_f1(t, t, crop=None)["n"] == 480
+    s = np.full((4, 6), 2.0)
+    s[:, 3:] = 4
+    s[:, 2] = 0  # the pixel before the step was not measured: nothing is known of an edge there
+    assert metrics.boundary_f1(s, s)["n"] == 0
+    bad = np.where(s > 0, s, np.nan)  # a hole in the prediction where the truth has one too
+    s[:, 3] = 2
+    assert metrics.boundary_f1(bad, s)["n"] == 4
+    with pytest.raises(ValueError, match="holds nan or infinite"):
+        metrics.boundary_f1(np.where(s == 4, np.nan, s), s)
+    for p, q in ((s, s[:3]), (s[None], s[None])):
+        with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
+            metrics.boundary_f1(p, q)
+
+
+# --- point clouds
+
+def test_cloud_distances_and_fscore_against_brute_force():
+    r = np.random.default_rng(0)
+    a, b = r.uniform(0, 1, (300, 3)), r.uniform(0, 1, (400, 3))
+    d = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    far = metrics.cloud_distances(a, b)
+    assert np.allclose(far[0], d.min(1)) and np.allclose(far[1], d.min(0))
+    for tau in (0.05, 0.1, 0.2):
+        p, q = (d.min(1) < tau).mean(), (d.min(0) < tau).mean()
+        assert metrics.fscore(*far, tau) == pytest.approx(dict(fscore=2 * p * q / (p + q), precision=p, recall=q))
+        assert metrics.fscore(*metrics.cloud_distances(a, b, limit=0.2), tau) == metrics.fscore(*far, tau)  # a limit changes nothing below it
+    few = metrics.cloud_distances(a, b, n=50, seed=3)
+    assert len(few[0]) == len(few[1]) == 50 and set(few[0]) <= set(far[0]) and set(few[1]) <= set(far[1])  # the others still answer
+    assert all((x == y).all() for x, y in zip(few, metrics.cloud_distances(a, b, n=50, seed=3)))
+    assert (few[0] != metrics.cloud_distances(a, b, n=50, seed=4)[0]).any()
+
+
+def test_fscore_edges():
+    assert metrics.fscore(np.array([0.3]), np.array([0.3]), 0.1) == dict(fscore=0.0, precision=0.0, recall=0.0)
+    assert metrics.fscore(np.array([0.1]), np.array([0.1]), 0.1)["fscore"] == 0  # exactly tau does not count
+    for x, y in ((np.zeros(0), np.ones(1)), (np.ones(1), np.zeros(0))):
+        assert math.isnan(metrics.fscore(x, y)["fscore"])
+    empty = metrics.cloud_distances(np.zeros((0, 3)), np.ones((2, 3)))
+    assert math.isnan(metrics.fscore(*empty)["fscore"])
+
+
+def test_depth_clouds():
+    cam = NYU_CAMERA.resize(24, 32)
+    p, t = (x[0, 0] for x in maps(20))
+    mask = np.random.default_rng(1).random(t.shape) < 0.5
+    a, b = metrics.depth_clouds(p, t, cam, mask)
+    ok = mask & (t > 0)
+    v, u = np.nonzero(ok)
+    for pts, d in ((a, p), (b, t)):
+        z = d[ok]
+        assert np.allclose(pts, np.stack([(u - cam.cx) * z / cam.fx, (v - cam.cy) * z / cam.fy, z], 1), atol=1e-5)
+    big = np.ones((480, 640), np.float32)
+    assert len(metrics.depth_clouds(big, big, NYU_CAMERA)[0]) == 426 * 560
+    assert len(metrics.depth_clouds(big, big, NYU_CAMERA, crop=None)[0]) == 480 * 640
+
+
+# --- confidence
+
+def laplace(seed=0, n=200_000, lie=1.0):
+    "A prediction whose errors are Laplace with a known std, the std claimed, and the truth."
+    r = np.random.default_rng(seed)
+    t = r.uniform(1, 9, n)
+    s = 0.02 * t * np.exp(r.standard_normal(n))
+    return t + r.laplace(0, s / math.sqrt(2)), s * lie, t
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_an_honest_law_covers_what_it_promises(level):
+    p, s, t = laplace()
+    assert metrics.coverage(p, s, t, level=level) == pytest.approx(level, abs=0.004)
+    g = t + np.random.default_rng(1).standard_normal(len(t)) * s
+    assert metrics.coverage(g, s, t, level=level, law="gaussian") == pytest.approx(level, abs=0.004)
+    from scipy import stats
+    assert metrics.half_width(level) == pytest.approx(stats.laplace(scale=1 / math.sqrt(2)).ppf((1 + level) / 2))
+    assert metrics.half_width(level, "gaussian") == pytest.approx(stats.norm.ppf((1 + level) / 2))
+
+
+def test_nll_against_scipy():
+    from scipy import stats
+    p, s, t = laplace(2, 1000)
+    assert metrics.nll(p, s, t) == pytest.approx(-stats.laplace.logpdf(t, p, s / math.sqrt(2)).mean())
+    assert metrics.nll(p, s, t, law="gaussian") == pytest.approx(-stats.norm.logpdf(t, p, s).mean())
+    assert metrics.nll(p, s, t) < min(metrics.nll(p, k * s, t) for k in (0.7, 1.4))
+    assert metrics.nll(p, s, t) < metrics.nll(p, np.full_like(t, metrics.constant_std(p, t)), t)
+
+
+@pytest.mark.parametrize("law", ["laplace", "gaussian"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_constant_std_is_the_best_constant(law, relative):
+    p, _, t = laplace(3, 5000)
+    c = metrics.constant_std(p, t, law=law, relative=relative)
+    assert isinstance(c, float)
+    at = [metrics.nll(p, k * c * (p if relative else np.ones_like(p)), t, law=law) for k in (0.95, 1, 1.05)]
+    assert at[1] == min(at)
+
+
+@pytest.mark.parametrize("law", ["laplace", "gaussian"])
+@pytest.mark.parametrize("lie", [0.2, 1.0, 3.0])
+def test_calibrate_undoes_a_factor(law, lie):
+    p, s, t = laplace(4, 100_000, lie)
+    k = metrics.calibrate(p, s, t, law=law)
+    assert metrics.coverage(p, k * s * (1 + 1e-12), t, law=law) == pytest.approx(0.9, abs=1.1e-5)  # on these pixels exactly
+    assert metrics.calibrate(*laplace(4, 100_000, 1.0), law=law) == pytest.approx(k * lie)
+    if law == "laplace":
+        assert k == pytest.approx(1 / lie, rel=0.02)
+    q, u, v = laplace(5, 100_000, lie)
+    assert metrics.coverage(q, k * u, v, law=law) == pytest.approx(0.9, abs=0.005)  # and on others nearly
+
+
+def test_calibrate_small_by_hand():
+    e, s = np.array([0.1, 0.4, 0.2, 0.3]), np.ones(4)
+    k = metrics.calibrate(5 + e, s, np.full(4, 5.0), level=0.75)
+    assert k * metrics.half_width(0.75) == pytest.approx(0.3)  # three of four errors are at most 0.3
+
+
+def test_sparsification_against_removing_one_by_one():
+    r = np.random.default_rng(6)
+    e, d = r.exponential(1, 50), r.random(50)
+    order = np.argsort(-d)
+    want = [e[order[k:]].mean() for k in range(50)]
+    assert np.allclose(metrics.sparsification(e, d, 50), want)
+    best = [np.sort(e)[: 50 - k].mean() for k in range(50)]
+    assert metrics.ause(e, d, 50) == pytest.approx(np.mean(np.array(want) - best) / e.mean())
+    assert metrics.ause(e, e) == metrics.ause(e, e**2) == 0  # the order is all that counts
+    assert metrics.ause(e, -e) > metrics.ause(e, d) > 0
+    assert metrics.ause(3 * e, d) == pytest.approx(metrics.ause(e, d))
+    assert metrics.ause(np.zeros(5), d[:5]) == 0
+
+
+def test_equal_doubts_leave_in_no_order():
+    e = np.arange(10.0)
+    assert np.allclose(metrics.sparsification(e, np.ones(10), 10), e.mean())  # whatever order the pixels lie in
+    two = metrics.sparsification(e, (e > 4).astype(float), 10)
+    assert np.allclose(two[5:], 2) and two[0] == e.mean()
+    r = np.random.default_rng(7)
+    mean = np.mean([metrics.sparsification(e, (e > 4) + 1e-3 * r.random(10), 10) for _ in range(4000)], 0)
+    assert np.allclose(two, mean, atol=0.05)  # the mean over random orders
+
+
+def test_confidence_errors():
+    p, s, t = laplace(8, 10)
+    for f in (metrics.coverage, metrics.nll, metrics.calibrate):
+        for bad in (0, -1, np.nan, np.inf):
+            u = s.copy()
+            u[3] = bad
+            with pytest.raises(ValueError, match="std should be metres above 0, got 1 values that are not, of 10"):
+                f(p, u, t)
+        with pytest.raises(ValueError, match="law should be"):
+            f(p, s, t, law="cauchy")
+        with pytest.raises(ValueError, match="shape"):
+            f(p, s, t[:5])
+    with pytest.raises(ValueError, match="level should lie between 0 and 1, got 90"):
+        metrics.coverage(p, s, t, level=90)
+    with pytest.raises(ValueError, match="nothing to calibrate on"):
+        metrics.calibrate(p, s, t * 0)
+    for e, d in (([], []), ([1, 2], [1])):
+        with pytest.raises(ValueError, match="of one length, 1 or more"):
+            metrics.sparsification(e, d)
+
+
+def test_confidence_takes_masks_holes_and_torch():
+    p, s, t = (x.reshape(10, 20) for x in laplace(9, 200))
+    t = t.copy()
+    t[0] = 0
+    s = s.copy()
+    s[0] = np.nan  # nothing counts there
+    ok = t > 0
+    for f in (metrics.coverage, metrics.nll, metrics.calibrate):
+        want = f(p[ok], s[ok], t[ok])
+        assert f(p, s, t) == f(torch.tensor(p), torch.tensor(s), torch.tensor(t)) == f(p, s, t, mask=ok) == pytest.approx(want)
+
+
 def test_import_is_light():
-    code = "import sys, dogdepth.metrics; assert not {'torch', 'matplotlib', 'skimage'} & set(sys.modules)"
+    code = "import sys, dogdepth.metrics; assert not {'torch', 'matplotlib', 'skimage', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
