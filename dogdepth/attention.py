@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
            'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder', 'LightUNet',
-           'DepthUNet', 'metres', 'save_pretrained', 'from_pretrained']
+           'DepthUNet', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
-import json
+import copy, json, re
 from pathlib import Path
 import numpy as np, torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .depth import NYU_CAMERA, atomic_write
 from .dog import stack_dog
 from .unet import UNet, conv_block, decode, resize_like, ACTS
@@ -72,12 +73,14 @@ class MBConv(nn.Module):
         if expand>1: self._expand_conv,self._bn0 = SameConv2d(ni, nh, 1, bias=False),bn(nh)
         self._depthwise_conv,self._bn1 = SameConv2d(nh, nh, ks, stride, groups=nh, bias=False),bn(nh)
         self._project_conv,self._bn2 = SameConv2d(nh, nf, 1, bias=False),bn(nf)
-        self.expand,self.skip = expand>1,stride==1 and ni==nf
+        self.expand,self.skip,self.drop = expand>1,stride==1 and ni==nf,0. # drop: share of pictures that skip the block in training
     def forward(self, x:Tensor)->Tensor:
         h = F.relu6(self._bn0(self._expand_conv(x))) if self.expand else x
         h = F.relu6(self._bn1(self._depthwise_conv(h)))
         h = self._bn2(self._project_conv(h))
-        return x+h if self.skip else h
+        if not self.skip: return h
+        if self.training and self.drop: h = h*(torch.rand(len(h),1,1,1, device=h.device)>=self.drop)/(1-self.drop)
+        return x+h
 
 # %% ../nbs/06_attention.ipynb #c034
 #               repeats, kernel, stride, expand, channels out    (Tan & Le 2019, table 1; Lite0 drops the gates and the swish)
@@ -95,6 +98,9 @@ class Lite0Encoder(nn.Module):
             for i in range(n): self._blocks.append(MBConv(nf, no, ks, stride if i==0 else 1, expand)); nf = no
         self.out = (0, 2, 4, 10, 15)    # the last block at each size
         if pretrained: self.load_imagenet()
+    def drop_path(self, p:float): # of the last block; none at the first
+        "In training, leave out each residual branch for a share of the pictures, rising with depth to `p` (stochastic depth, Huang et al. 2016)."
+        for i,b in enumerate(self._blocks): b.drop = p*i/(len(self._blocks)-1)
     def forward(self, x:Tensor)->list: # five maps, fine to coarse
         x,maps = F.relu6(self._bn0(self._conv_stem(x))),[]
         for i,b in enumerate(self._blocks):
@@ -113,7 +119,7 @@ class Lite0Encoder(nn.Module):
 # %% ../nbs/06_attention.ipynb #c042
 class LightUNet(nn.Module):
     "The report's decoder on an EfficientNet-Lite0 encoder, down to half the picture's size; the last step up is an interpolation."
-    def __init__(self, ni:int=6, widths=(48,64,96,128), act=nn.SELU, pretrained:bool=False):
+    def __init__(self, ni:int=6, widths=(24,48,96,128), act=nn.SELU, pretrained:bool=False):
         super().__init__()
         self.encoder = Lite0Encoder(ni, pretrained)
         mean,std = (torch.tensor(t+(f,)*(ni-3)).view(1,-1,1,1) for t,f in ((LITE_MEAN,0.),(LITE_STD,1.)))
@@ -126,12 +132,13 @@ class LightUNet(nn.Module):
 
 # %% ../nbs/06_attention.ipynb #c045
 ARCHS = ('light','report','published')
-DEFAULT_WIDTH = dict(light=48, report=64, published=64)
-CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px') # what config.json holds
+DEFAULT_WIDTH = dict(light=24, report=64, published=64)
+CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence') # what config.json holds
 
-def _check_arch(arch, act, pretrained):
+def _check_arch(arch, act, pretrained, confidence):
     if arch not in ARCHS: raise ValueError(f"arch should be one of {ARCHS}, got {arch!r}")
     if act not in ACTS: raise ValueError(f"act should be one of {tuple(ACTS)}, got {act!r}")
+    if confidence and arch=='published': raise ValueError("confidence=True goes with arch='light' or 'report': the published program has one output")
     if pretrained and arch!='light': raise ValueError(f"pretrained=True goes with arch='light', got {arch!r}: there are no ImageNet weights for it")
 
 # %% ../nbs/06_attention.ipynb #c046
@@ -140,35 +147,56 @@ class DepthUNet(nn.Module):
     def __init__(self,
         arch:str='light',             # 'light', 'report' or 'published'
         dog:bool=True,                # 6 channels in (RGB + DoG three times), or RGB alone
-        width:int|None=None,          # channels at the finest level; None: 48 for light, 64 for the others
+        width:int|None=None,          # channels at the finest level; None: 24 for light, 64 for the others
         act:str='selu',               # 'selu' (report), 'relu', 'gelu'
         climb:bool=True,              # report only: a decoder that climbs
         channel_attention:bool=True,  # the two gates after the U-Net
         spatial_attention:bool=True,
         pretrained:bool=False,        # light only: ImageNet weights for the encoder
         height:int=240, width_px:int=320, # the input size it is trained for (kept in config.json; any size runs)
+        confidence:bool=False,        # light, report: a second head that says how far the first may be off
     ):
         super().__init__()
-        _check_arch(arch, act, pretrained)
+        _check_arch(arch, act, pretrained, confidence)
         self.arch,light,ni,width = arch,arch=='light',6 if dog else 3,width or DEFAULT_WIDTH[arch]
         climb = climb and arch!='published'
-        self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px)))
-        self.unet = LightUNet(ni, (width, width*4//3, width*2, width*8//3), ACTS[act], pretrained) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
+        self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence)))
+        self.unet = LightUNet(ni, (width, width*2, width*4, width*16//3), ACTS[act], pretrained) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
         nf = 1 if arch=='published' else width                               # channels that the gates see
         self.channel_attention = ChannelAttention(nf) if channel_attention else nn.Identity()
         self.spatial_attention = SpatialAttention() if spatial_attention else nn.Identity()
         if light: self.final_conv = nn.Conv2d(nf, 1, 3, padding=1)
+        if confidence: self.spread_head = nn.Sequential(nn.Conv2d(nf, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
         if arch!='published': nn.init.constant_(self._head.bias, .9)         # exp(.9) = 2.5 m, about NYU's median
     @property
     def _head(self): return self.final_conv if self.arch=='light' else self.unet.final_conv
-    def forward(self, x:Tensor)->Tensor: # (B,6,H,W) in [0,1] -> (B,1,H,W) metres for the canonical camera; 'published' takes BGR and gives 8-bit levels
+    def forward(self,
+        x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
+        spread:bool=False, # also how far off the answer may be
+    )->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
         ni = 6 if self.config['dog'] else 3
         if x.ndim!=4 or x.shape[1]!=ni: raise ValueError(f"the network takes (B,{ni},H,W) in [0,1], got {tuple(x.shape)}: `stack_dog` makes the six channels of a photo")
+        if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
         gated = lambda f: self.spatial_attention(self.channel_attention(f))
         if self.arch=='published': return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
-        return resize_like(self._head(gated(self.unet.features(x))), x).float().clamp(-5,5).exp() # the network says log depth
+        f = gated(self.unet.features(x))
+        depth = resize_like(self._head(f), x).float().clamp(-5,5).exp() # the network says log depth
+        return (depth, resize_like(self.spread_head(f.detach()), x).float().clamp(-5,1).exp()) if spread else depth
 
-# %% ../nbs/06_attention.ipynb #c055
+# %% ../nbs/06_attention.ipynb #c053
+def folded(
+    model:nn.Module, # left as it is
+)->nn.Module:        # a copy for answering, not for training
+    "Every BatchNorm multiplied into the convolution before it; the same answers, sooner."
+    m = copy.deepcopy(model).eval()
+    for mod in m.modules():
+        names = list(mod._modules)
+        for a,b in zip(names, names[1:]):
+            conv,bn = mod._modules[a],mod._modules[b]
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
+    return m
+
+# %% ../nbs/06_attention.ipynb #c062
 CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
 def metres(self:DepthUNet,
@@ -180,7 +208,7 @@ def metres(self:DepthUNet,
 
 DepthUNet.metres = metres
 
-# %% ../nbs/06_attention.ipynb #c058
+# %% ../nbs/06_attention.ipynb #c065
 def _read_state(path:Path)->dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
@@ -201,7 +229,7 @@ def _load(model, sd:dict, path):
     model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
     return model
 
-# %% ../nbs/06_attention.ipynb #c059
+# %% ../nbs/06_attention.ipynb #c066
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
@@ -214,18 +242,26 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
 
 DepthUNet.save_pretrained = save_pretrained
 
-# %% ../nbs/06_attention.ipynb #c060
+# %% ../nbs/06_attention.ipynb #c067
+def _from_hub(name:str)->Path:
+    "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
+    try: from huggingface_hub import snapshot_download
+    except ImportError: raise FileNotFoundError(f"no folder {name!r} here. If it is the name of a model on a hub: pip install huggingface_hub") from None
+    try: return Path(snapshot_download(name, allow_patterns=['config.json','model.safetensors','README.md']))
+    except Exception as e: raise FileNotFoundError(f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''})") from None
+
 def from_pretrained(cls,
-    path='default', # 'default'; a folder with config.json and model.safetensors; or a file saved by the report's published program
+    path='default', # 'default'; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
 )->DepthUNet:       # in eval mode, float32, on the CPU
     "Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done."
-    path = WEIGHTS/'default' if str(path)=='default' else Path(path)
+    name,path = str(path),WEIGHTS/'default' if str(path)=='default' else Path(path)
+    if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name): path = _from_hub(name)
     if path.is_file():
         sd = _read_state(path)
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
         return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = json.loads((path/'config.json').read_text()); kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw)
+    try: cfg = json.loads((path/'config.json').read_text()); kw = {k:cfg[k] for k in CONFIG_KEYS if k!='confidence' or k in cfg}; model = cls(**kw)
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
     _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
     model.extra = {k:v for k,v in cfg.items() if k not in kw}

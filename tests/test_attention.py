@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dogdepth.attention import (ARCHS, CANONICAL_FOCAL, WEIGHTS, ChannelAttention, DepthUNet, LightUNet, Lite0Encoder, SameConv2d,
-                                SpatialAttention, network_input)
+from dogdepth.attention import (ARCHS, CANONICAL_FOCAL, WEIGHTS, ChannelAttention, DepthUNet, LightUNet, Lite0Encoder, SameConv2d, MBConv,
+                                SpatialAttention, folded, network_input)
 from dogdepth.depth import NYU_CAMERA
 
 TINY = dict(light=12, report=4, published=4)   # widths for quick runs
@@ -195,7 +195,7 @@ def test_parameters_and_operations():
     with FlopCounterMode(display=False) as f:
         net["light"].eval()(torch.zeros(1, 6, 480, 640, device="meta"))
     assert f.get_total_flops() < 25e9
-    assert n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False)) == 2 * 48 * 12 + 98
+    assert n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False)) == 2 * 24 * 6 + 98
 
 
 @pytest.mark.parametrize("arch", ["light", "report"])
@@ -456,3 +456,117 @@ def test_a_published_checkpoint_is_used_at_the_size_its_program_used(tmp_path):
     torch.save({k.removeprefix("unet."): v for k, v in DepthUNet("published").state_dict().items()}, path)
     config = DepthUNet.from_pretrained(path).config
     assert (config["arch"], config["height"], config["width_px"]) == ("published", 480, 640)
+
+
+# the second head, folding, hubs
+
+
+@pytest.mark.parametrize("arch", ["light", "report"])
+def test_asking_for_the_spread_changes_no_depth_and_no_gradient(arch):
+    torch.manual_seed(0)
+    m = DepthUNet(arch, width=8, confidence=True).eval()
+    x = torch.rand(2, 6, 48, 64)
+    depth, b = m(x, spread=True)
+    assert torch.equal(depth, m(x)) and b.shape == depth.shape and (b > 0).all()
+    b.sum().backward()
+    moved = {n.split(".")[0] for n, p in m.named_parameters() if p.grad is not None}
+    assert moved == {"spread_head"}
+
+
+def test_spread_needs_its_head():
+    with pytest.raises(ValueError, match="no confidence head"):
+        DepthUNet("light")(torch.rand(1, 6, 32, 32), spread=True)
+    with pytest.raises(ValueError, match="published program has one output"):
+        DepthUNet("published", confidence=True)
+
+
+def shaken(arch, **kw):
+    "A network whose BatchNorms have something to say."
+    torch.manual_seed(1)
+    m = DepthUNet(arch, width=8, **kw)
+    for b in m.modules():
+        if isinstance(b, nn.BatchNorm2d):
+            b.running_mean.normal_(0, 0.1)
+            b.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(b.weight, 0.5, 2)
+            nn.init.normal_(b.bias, 0, 0.1)
+    return m.eval()
+
+
+@pytest.mark.parametrize("arch", ["light", "report", "published"])
+def test_folded_answers_the_same_and_has_no_batchnorm_left(arch):
+    m = shaken(arch).double()
+    f = folded(m)
+    x = torch.rand(2, 6, 48, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(f(x), m(x), rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(b, nn.BatchNorm2d) for b in f.modules())
+    assert any(isinstance(b, nn.BatchNorm2d) for b in m.modules())
+
+
+def test_stochastic_depth_drops_in_training_alone():
+    m = shaken("light")
+    m.unet.encoder.drop_path(0.9)
+    x = torch.rand(4, 6, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(m(x), m(x))
+        blocks = m.unet.encoder._blocks
+        assert blocks[0].drop == 0 and blocks[15].drop == 0.9
+        b = blocks[14].train()
+        for n in (b._bn0, b._bn1, b._bn2):
+            n.eval()
+        h = torch.rand(200, 192, 2, 2)
+        kept = (b(h) != h).flatten(1).any(1).float().mean()
+        assert 0.02 < kept < 0.4  # 1 - .9 * 14/15 = .16
+
+
+def test_drop_path_keeps_the_mean():
+    b = MBConv(8, 8, 3, 1, 2).train()
+    for n in (b._bn0, b._bn1, b._bn2):
+        n.eval()
+    h = torch.rand(1, 8, 4, 4).repeat(4000, 1, 1, 1)
+    with torch.no_grad():
+        want = b(h)[0]
+        b.drop = 0.5
+        torch.testing.assert_close(b(h).mean(0), want, atol=0.05, rtol=0.1)
+
+
+def test_weights_with_a_second_head_come_back(tmp_path):
+    m = shaken("light", confidence=True)
+    m.save_pretrained(tmp_path, spread_scale=1.5)
+    again = DepthUNet.from_pretrained(tmp_path)
+    x = torch.rand(1, 6, 32, 32)
+    assert all(torch.equal(a, b) for a, b in zip(again(x, spread=True), m(x, spread=True)))
+    assert again.extra == {"spread_scale": 1.5}
+
+
+def test_a_config_from_before_the_second_head_still_loads(tmp_path):
+    DepthUNet("report", width=2).save_pretrained(tmp_path)
+    cfg = json.loads((tmp_path / "config.json").read_text())
+    del cfg["confidence"]
+    (tmp_path / "config.json").write_text(json.dumps(cfg))
+    assert DepthUNet.from_pretrained(tmp_path).config["confidence"] is False
+
+
+def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="pip install huggingface_hub"):
+        DepthUNet.from_pretrained("someone/rooms")
+    DepthUNet("report", width=2).save_pretrained(tmp_path / "kept")
+    asked = []
+    hub = types.SimpleNamespace(snapshot_download=lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path / "kept"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert DepthUNet.from_pretrained("someone/rooms").config["width"] == 2
+    assert asked == [("someone/rooms", ["config.json", "model.safetensors", "README.md"])]
+    hub.snapshot_download = lambda *a, **k: (_ for _ in ()).throw(OSError("no such repository"))
+    with pytest.raises(FileNotFoundError, match="no such repository"):
+        DepthUNet.from_pretrained("someone/else")
+    for local in ("kept", str(tmp_path / "kept")):  # a folder that is there is never looked up
+        assert DepthUNet.from_pretrained(local).config["width"] == 2
+    for odd in ("../nothing/here", "/nothing/here", "a/b/c", "nothing"):
+        with pytest.raises(FileNotFoundError, match="no config.json"):
+            DepthUNet.from_pretrained(odd)

@@ -455,3 +455,162 @@ def test_validation_frames(bundled, data):
         it = ds[i]
         rows.append(image_metrics(bundled.predict(it["image"], it["camera"]).depth_m, it["depth"]))
     assert average_metrics(rows)["abs_rel"] < 0.25  # a constant scores about 0.4
+
+
+# --- how sure
+
+
+class Unsure(Net):
+    "Answers 2 m everywhere, with a spread of .1 where the picture is dark and .3 where it is bright."
+
+    def __init__(self, **kw):
+        super().__init__(constant(2.0), **kw)
+        self.config["confidence"] = True
+
+    def forward(self, x, spread=False):
+        depth = super().forward(x)
+        return (depth, 0.1 + 0.2 * (x.mean(1, keepdim=True) > 0.5)) if spread else depth
+
+
+def test_standard_deviation_is_the_laplace_scale_times_depth():
+    img = np.zeros((240, 320, 3), np.uint8)
+    img[:, 160:] = 255
+    cam = NYU_CAMERA.resize(240, 320)
+    p = Predictor(Unsure()).predict(img, cam)
+    assert p.std_m.shape == p.depth_m.shape and p.std_m.dtype == np.float32
+    np.testing.assert_allclose(p.std_m[:, :150], 2 * 0.1 * 2**0.5, rtol=1e-5)
+    np.testing.assert_allclose(p.std_m[:, 170:], 2 * 0.3 * 2**0.5, rtol=1e-5)
+    np.testing.assert_allclose(p.rescale((0, 0), 6.0).std_m, 3 * p.std_m, rtol=1e-5)
+    far = Predictor(Unsure()).predict(img, Camera(2 * cam.fx, 2 * cam.fy, cam.cx, cam.cy, 240, 320))
+    np.testing.assert_allclose(far.std_m, 2 * p.std_m, rtol=1e-5)  # twice the depth, twice the doubt
+    mirror = Predictor(Unsure()).predict(img, cam, flip=True)
+    np.testing.assert_allclose(mirror.std_m, p.std_m, rtol=1e-5)  # each view is mirrored back before they are averaged
+    net = Unsure()
+    net.extra = dict(spread_scale=1.5)
+    np.testing.assert_allclose(Predictor(net).predict(img, cam).std_m, 1.5 * p.std_m, rtol=1e-5)
+
+
+def test_no_second_head_no_standard_deviation():
+    assert Predictor(Net(constant(2.0))).predict(photo()).std_m is None
+
+
+# --- folders, films, pipelines
+
+
+def test_stream_of_a_folder(tmp_path):
+    for k in range(5):
+        Image.fromarray(photo(seed=k)).save(tmp_path / f"p{k}.png")
+    (tmp_path / "notes.txt").write_text("not a photo")
+    q = Predictor(Net(brightness))
+    got = list(q.stream(tmp_path, bs=2, progress=False))
+    assert [n for n, _ in got] == [f"p{k}" for k in range(5)]
+    for k, (_, p) in enumerate(got):
+        np.testing.assert_allclose(p.depth_m, q.predict(photo(seed=k)).depth_m, rtol=1e-4)
+    assert len(list(q.stream([tmp_path / "p1.png", str(tmp_path / "p2.png")], progress=False))) == 2
+    assert len(list(q.stream(tmp_path / "p1.png", progress=False))) == 1
+    assert [n for n, _ in q.stream((photo(seed=k) for k in range(3)), progress=False)] == ["00000", "00001", "00002"]
+
+
+def test_stream_reads_no_further_ahead_than_a_batch():
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(0)
+            yield photo()
+
+    s = Predictor(Net(brightness)).stream(endless(), bs=4, progress=False)
+    next(s)
+    assert len(taken) == 4
+
+
+def test_stream_of_a_film(tmp_path):
+    film = cv2.VideoWriter(str(tmp_path / "walk.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for v in (40, 120, 200):
+        film.write(np.full((48, 64, 3), v, np.uint8))
+    film.release()
+    got = list(Predictor(Net(brightness)).stream(tmp_path / "walk.avi", progress=False))
+    assert [n for n, _ in got] == ["walk_00000", "walk_00001", "walk_00002"]
+    np.testing.assert_allclose([np.median(p.image) for _, p in got], [40, 120, 200], atol=4)
+
+
+def test_stream_says_what_is_missing(tmp_path):
+    q = Predictor(Net(brightness))
+    with pytest.raises(FileNotFoundError, match="no such folder or file"):
+        next(q.stream(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no photo in"):
+        next(q.stream(tmp_path))
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match="neither a folder, a photo nor a film"):
+        next(q.stream(tmp_path / "a.txt"))
+
+
+def test_answers_like_a_pipeline(tmp_path):
+    q = Predictor(Net(brightness))
+    img = photo()
+    Image.fromarray(img).save(tmp_path / "a.png")
+    want = q.predict(img).depth_m
+    for given in (img, Image.fromarray(img), tmp_path / "a.png", str(tmp_path / "a.png")):
+        out = q(given)
+        assert set(out) == {"predicted_depth", "depth"}
+        np.testing.assert_allclose(out["predicted_depth"].numpy(), want, rtol=1e-5)
+        assert out["depth"].size == (64, 48) and out["depth"].mode == "L"
+        np.testing.assert_allclose(np.asarray(out["depth"]), want * 25.5, atol=1)
+    assert [len(q([img] * n)) for n in (0, 1, 3)] == [0, 1, 3]
+
+
+# --- ONNX
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from dogdepth.predict import export_onnx
+    d = tmp_path_factory.mktemp("onnx")
+    return export_onnx(d / "full.onnx"), export_onnx(d / "half.onnx", half=True)
+
+
+def test_onnx_file_equals_torch_within_a_thousandth(exported):
+    img = photo(480, 640)
+    a, b, c = (Predictor(w).predict(img) for w in ("default", *exported))
+    np.testing.assert_allclose(b.depth_m, a.depth_m, rtol=1e-3)
+    assert (a.std_m is None) == (b.std_m is None)
+    if a.std_m is not None:
+        np.testing.assert_allclose(b.std_m, a.std_m, rtol=1e-3)
+    assert np.median(abs(c.depth_m / a.depth_m - 1)) < 5e-3
+    assert exported[1].stat().st_size <= 8_000_000 < exported[0].stat().st_size
+
+
+def test_onnx_file_keeps_its_settings_and_its_size(exported):
+    q = Predictor(exported[0])
+    assert q.size == (240, 320) and q.model.config["arch"] == "light"
+    both = q.predict_batch([photo(480, 640), photo(240, 320, 1)])
+    np.testing.assert_allclose(both[1].depth_m, q.predict(photo(240, 320, 1)).depth_m, rtol=1e-4)
+    with pytest.raises(ValueError, match="looks at 240x320 pixels, the photo asks for 272x272"):
+        q.predict(photo(400, 400))
+
+
+def test_onnx_of_another_size_and_without_dog(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from dogdepth.predict import export_onnx
+    torch.manual_seed(0)
+    net = DepthUNet("light", dog=False, width=6).eval()
+    f = export_onnx(tmp_path / "a.onnx", net, size=(64, 96))
+    img = photo(64, 96)
+    a, b = Predictor(net, size=(64, 96)).predict(img), Predictor(f).predict(img)
+    np.testing.assert_allclose(b.depth_m, a.depth_m, rtol=1e-3)
+    assert b.std_m is None
+
+
+def test_bad_onnx_files(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(FileNotFoundError, match="dogdepth export"):
+        Predictor(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match="was not written by `dogdepth export`"):
+        Predictor(tmp_path / "bad.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"dogdepth\[onnx\]"):
+        Predictor(tmp_path / "bad.onnx")

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
+from dogdepth.attention import CANONICAL_FOCAL
 from dogdepth.train import (
-    EMA, Frames, Run, Subset, TrainConfig, amp_dtype, augment, epoch_batches, fit, load_checkpoint, lr_at, make_datasets,
-    make_optimizer, recolour, save_checkpoint, train_step, validate, write_log, zoom_item,
+    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, augment, epoch_batches, fit, fitting_focal, laplace_nll,
+    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, recolour, save_checkpoint, show_answer, size_at, train_step,
+    validate, with_extra, write_log, zoom_item,
 )
 
 TINY = TrainConfig(arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1)
@@ -57,7 +59,7 @@ def test_what_a_run_leaves_behind(tmp_path, rooms):
     assert sorted(p.name for p in out.iterdir()) == ["best", "config.json", "last.safetensors", "log.csv"]
     assert json.loads((out / "config.json").read_text()) == asdict(run.cfg)
     rows = (out / "log.csv").read_text().splitlines()
-    assert len(rows) == 3 and rows[0].startswith("epoch,step,seconds,loss,silog,grad,valid_abs_rel")
+    assert len(rows) == 3 and rows[0].startswith("epoch,step,seconds,loss,silog,grad,nll,valid_abs_rel")
     m = type(run.model).from_pretrained(out / "best")
     assert m.config["width"] == 4 and m.extra["train"]["lr"] == TINY.lr
 
@@ -272,3 +274,122 @@ def test_loading_puts_back_optimizer_and_position(tmp_path, rooms):
     other = Run(replace(TINY, out=str(tmp_path)), 6)
     load_checkpoint(other, tmp_path / "last.safetensors")
     assert other.step == 2 and other.opt.state_dict()["state"].keys() == run.opt.state_dict()["state"].keys()
+
+
+# the second head, photos of an unknown camera, cheaper epochs
+
+
+def test_second_head_learns_and_leaves_the_depth_alone(tmp_path, rooms):
+    both = [fit(replace(TINY, out=str(tmp_path / str(c)), clip=0.0, confidence=c), rooms, None, progress=False) for c in (True, False)]
+    with_head, without = (r.model.state_dict() for r in both)
+    # the head draws its first weights after all others, so the two runs start alike
+    shared = [k for k in without if "spread" not in k]
+    assert all(torch.equal(with_head[k], without[k]) for k in shared)
+
+
+def test_laplace_width_that_costs_least_is_the_mean_error():
+    g = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 1, 64, 64, generator=g) * 4 + 1
+    off = truth * (0.1 * torch.randn(1, 1, 64, 64, generator=g)).exp()
+    mask = torch.rand(1, 1, 64, 64, generator=g) > 0.3
+    off[~mask] = 1e9  # what the mask hides must not count
+    e = (off / truth).log().abs()[mask].mean().item()
+    cost = {b: laplace_nll(off, torch.full_like(off, b * e), truth, mask).item() for b in (0.8, 0.9, 1.0, 1.1, 1.25)}
+    assert min(cost, key=cost.get) == 1.0
+    assert cost[1.0] == pytest.approx(1 + np.log(2 * e), abs=1e-4)
+
+
+def test_fitting_focal_makes_the_scale_free(rooms):
+    run = Run(replace(TINY, confidence=False), 6)
+    x, t, f, n = next(iter(torch.utils.data.DataLoader(Frames(rooms, TINY, None), 2)))
+    nobody = torch.zeros_like(f)
+    a, b = loss_of(run, x, t, nobody)[0], loss_of(run, x, t / 2, nobody)[0]
+    assert a.item() == pytest.approx(b.item(), rel=1e-3)          # whoever has no camera may be any size
+    assert loss_of(run, x, t, f)[0].item() != pytest.approx(loss_of(run, x, t / 2, f)[0].item(), rel=1e-2)
+    mixed = torch.stack([f[0], nobody[0]])
+    assert fitting_focal(t, t).flatten().tolist() == pytest.approx([CANONICAL_FOCAL] * 2)
+    assert torch.isfinite(loss_of(run, x, t, mixed)[0])
+
+
+def test_frames_without_a_camera_are_cut_to_shape_and_say_so(rooms):
+    ds = WithoutCamera([render_room(1, 60, 100)], TINY)
+    item = ds[0]
+    assert item["depth"].shape == item["image"].shape[:2] == (60, 90) and item["camera_known"] is False
+    assert (item["camera"].height, item["camera"].width) == (60, 90)
+    assert Frames(ds, TINY, 0)[0][2].item() == 0 and Frames(rooms, TINY, 0)[0][2].item() > 0
+
+
+def test_extra_frames(data, monkeypatch):
+    cfg = TrainConfig(extra="defocus")
+    train = with_extra([0] * 7, cfg)
+    assert len(train) == 7 + 81
+    item = train[7]
+    assert item["camera_known"] is False and item["depth"].shape == (432, 576) and 0.3 < np.median(item["depth"]) < 10
+    with pytest.raises(ValueError, match="extra should be '' or 'defocus'"):
+        with_extra([], replace(cfg, extra="more"))
+    monkeypatch.delenv("DOGDEPTH_DATA")
+    with pytest.raises(ValueError, match="needs the folder defocus_indoor"):
+        with_extra([], cfg)
+
+
+def test_small_first():
+    cfg = TrainConfig(small_first=0.5, epochs=4)
+    assert [size_at(cfg, e) for e in range(4)] == [(192, 256)] * 2 + [(240, 320)] * 2
+    assert size_at(cfg, None) == size_at(TrainConfig(), 0) == (240, 320)
+
+
+def test_small_epochs_show_the_same_metres(rooms):
+    cfg = replace(TINY, height=48, width_px=64, small_first=0.5, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0, flip=False)
+    a, b = Frames(rooms, cfg, 0)[0], Frames(rooms, cfg, 1)[0]
+    assert a[1].shape == (1, 32, 43) and b[1].shape == (1, 48, 64)
+    assert a[1].median().item() == pytest.approx(b[1].median().item(), rel=0.05)
+    assert b[2].item() == pytest.approx(rooms[0]["camera"].focal, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(s=st.floats(1, 2), deg=st.floats(-5, 5), tx=st.floats(-1, 1), ty=st.floats(-1, 1))
+def test_zoom_to_another_size_is_zoom_then_resize(s, deg, tx, ty):
+    item = render_room(3, 96, 128)
+    a = zoom_item(item, s, deg, tx, ty, (48, 64))
+    b = zoom_item(item, s, deg, tx, ty)["camera"].resize(48, 64)
+    assert a["image"].shape == (48, 64, 3) and (a["camera"].height, a["camera"].width) == (48, 64)
+    assert a["camera"].focal == pytest.approx(b.focal, rel=0.02)
+    # one pixel of the result, taken to 3D, is a point of the room
+    v, u = 24, 32
+    if a["depth"][v, u]:
+        x, y = item["camera"].project(roll(a["camera"].backproject(a["depth"])[v, u], -deg))
+        near = item["depth"][max(round(float(y)) - 2, 0) : round(float(y)) + 3, max(round(float(x)) - 2, 0) : round(float(x)) + 3]
+        assert near.size and near.min() - 1e-3 <= a["depth"][v, u] <= near.max() + 1e-3
+
+
+def roll(p, deg):
+    c, s = np.cos(np.radians(deg)), np.sin(np.radians(deg))
+    return np.array([c * p[0] - s * p[1], s * p[0] + c * p[1], p[2]])
+
+
+def test_zoom_keeps_the_shape_of_the_picture(rooms):
+    with pytest.raises(ValueError, match="should be in the ratio of 48x64"):
+        zoom_item(rooms[0], 1, 0, 0, 0, (48, 48))
+
+
+def test_the_answer_shown_is_the_answer(rooms):
+    item = {**rooms[0], "image": np.zeros_like(rooms[0]["image"])}
+    for k in range(20):
+        out = show_answer(item, np.random.default_rng(k))
+        shown = out["image"].any(-1)
+        ys, xs = np.where(shown)
+        h, w = np.ptp(ys) + 1, np.ptp(xs) + 1
+        assert shown.sum() == h * w and 0.05 * 48 < h <= 25 and 0.05 * 64 < w <= 33   # a full rectangle
+        want = np.clip(item["depth"][shown] * CANONICAL_FOCAL / item["camera"].resize(240, 320).focal * 25.5, 0, 255)
+        np.testing.assert_allclose(out["image"][shown], np.repeat(want[:, None], 3, 1), atol=1)
+        assert out["depth"] is item["depth"]
+    assert not item["image"].any()
+
+
+@pytest.mark.parametrize("cfg", [dict(cut_depth=1.0), dict(small_first=0.5), dict(arch="light", drop_path=0.2, width=6)])
+def test_stop_and_resume_with_the_newer_settings(tmp_path, rooms, cfg):
+    cfg = replace(TINY, **cfg)
+    whole = fit(replace(cfg, out=str(tmp_path / "whole")), rooms, None, progress=False)
+    fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, stop_after=2)
+    again = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, resume=True)
+    assert all(torch.equal(v, state(again)[k]) for k, v in state(whole).items())
