@@ -42,9 +42,8 @@ test-all: $(READY) ## the same with the slow cells and the slow tests
 lab: $(READY) ## open the course in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=nbs
 
-docs: $(READY) ## build the site in _docs/
-	$(BIN)/smalldocs render --quiet nbs
-	@rm -rf _docs && mv nbs/_docs _docs && echo "built _docs/"
+docs: $(READY) ## build the site in _docs/ (by Quarto where it is on PATH, else by smalldocs)
+	@$(BIN)/python -c "from dogdepth.site import build_site; build_site(out='_docs')" && echo "built _docs/"
 
 site: docs ## build the site and serve it on http://127.0.0.1:3000
 	$(BIN)/python -m http.server 3000 --bind 127.0.0.1 --directory _docs
