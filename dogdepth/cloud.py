@@ -375,10 +375,13 @@ _3X3 = np.ones((3,3), np.uint8)
 def surfaces(
     near:np.ndarray, # (H,W) float32 1/depth, 0 = none
     edge:np.ndarray, # (H,W) bool: the point stood beside something nearer in the photo
-)->tuple:            # (H,W) 1/depth with cracks closed; (H,W) bool: pixels whose point belongs there
+)->tuple:            # (H,W) 1/depth with cracks closed; (H,W) bool: pixels that lie on a surface the photo shows
     "The visible surface behind a splatted picture."
     grown = cv2.dilate(near, _3X3); closed = cv2.erode(grown, _3X3)
-    return closed, (near>0) & np.where(edge, near<(1-JUMP)*grown, near>=(1-JUMP)*closed)
+    ok = (near>0) & np.where(edge, near<(1-JUMP)*grown, near>=(1-JUMP)*closed)
+    beside = lambda a: cv2.boxFilter(a, -1, (3,3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    n = beside(ok.astype(np.float32)); crack = ~ok & ~edge & (n>0) & (closed>(1-JUMP)*grown)
+    return np.where(crack, beside(near*ok)/np.maximum(n,1), closed), ok|crack
 
 # %% ../nbs/14_cloud.ipynb #c133
 def ask_photo(
@@ -392,7 +395,7 @@ def ask_photo(
     u,v = np.arange(camera.width, dtype=np.float32), np.arange(camera.height, dtype=np.float32)[:,None]
     x,y,z = (np.multiply(closed, b[k]) for k in range(3))
     for k,q in enumerate((x,y,z)): q += A[k,0]*u+A[k,2]; q += A[k,1]*v
-    np.reciprocal(np.where(np.abs(z)<1e-6,1e-6,z), out=z); x *= z; y *= z
+    np.reciprocal(np.maximum(z,1e-6,out=z), out=z); x *= z; y *= z
     return cv2.remap(photo, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 # %% ../nbs/14_cloud.ipynb #c136
@@ -460,7 +463,7 @@ class Viewer:
         "What of the photo is seen from `pose`: (H,W,3) uint8, (H,W) bool where it is to be trusted, (H,W) 1/depth."
         near,edge = splat(self.xyz, self.edge, pose, self.camera, self.pivot/100)
         closed,ok = surfaces(near, edge>0)
-        return ask_photo(self.photo, closed, pose, self.camera), ok, near
+        return ask_photo(self.photo, closed, pose, self.camera), ok, closed
     def view(self, pose, reach=None):
         "The room from `pose`, its holes filled: (H,W,3) uint8."
         return fill_holes(*self.see(pose), reach)
@@ -489,12 +492,13 @@ def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
     from fractions import Fraction
     buf = io.BytesIO()
     with av.open(buf, 'w', format='mp4', options=dict(moov_size=str(4000+16*n))) as box: # room for the index at the front
-        s = box.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options=dict(preset='veryfast', crf='23', threads='1'))
+        rate = Fraction(fps).limit_denominator(1001); s = box.add_stream('libx264', rate=rate, options=dict(preset='veryfast', crf='23', threads='1'))
         s.height,s.width,s.pix_fmt = *size,'yuv420p'; c = s.codec_context
         c.color_range,c.colorspace,c.color_primaries,c.color_trc = 1,6,1,13 # limited range, BT.601 matrix, sRGB primaries and curve
-        for f in frames:
-            for p in s.encode(av.VideoFrame.from_ndarray(f, format='yuv420p')): box.mux(p)
-        for p in s.encode(): box.mux(p)
+        for k,f in enumerate(frames):
+            shot = av.VideoFrame.from_ndarray(f, format='yuv420p'); shot.pts,shot.time_base = k,1/rate
+            box.mux(s.encode(shot))
+        box.mux(s.encode())
     return buf.getvalue()
 
 # %% ../nbs/14_cloud.ipynb #c148
@@ -525,12 +529,12 @@ def _told(xs, n, progress):
 
 def _film(path, frames, size, fps, motion):
     "Say what is wrong before the work begins; the size with even sides."
-    path,whole = Path(path),lambda n: not isinstance(n, bool) and n==int(n)
+    path,whole = Path(path),lambda n: isinstance(n, (int,np.integer)) and not isinstance(n, bool)
     if path.suffix.lower()!='.mp4': raise ValueError(f"a film is written as .mp4, got {path.name!r}")
     if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
     if path.is_dir() or not os.access(path.parent, os.W_OK): raise ValueError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'the folder is not writable'}")
     if motion not in MOTIONS: raise ValueError(f"motion should be one of {sorted(MOTIONS)}, got {motion!r}")
     if not (whole(frames) and 1<=frames<=10_000): raise ValueError(f"frames should be a whole number from 1 to 10000, got {frames!r}")
-    if not 1<=fps<=240: raise ValueError(f"fps should be 1 to 240 frames a second, got {fps!r}")
-    if len(size)!=2 or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
+    if not (isinstance(fps, (int,float,np.number)) and 1<=fps<=240): raise ValueError(f"fps should be 1 to 240 frames a second, got {fps!r}")
+    if np.shape(size)!=(2,) or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
     return tuple(int(n)+int(n)%2 for n in size)

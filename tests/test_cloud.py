@@ -110,6 +110,28 @@ def test_unsure_pixels_are_left_out():
     assert cam.project(v.astype(float))[:, 0].min() > 9.5
 
 
+def test_a_mesh_is_cut_where_the_network_is_unsure():
+    "By itself where there is a std_m; a photo that is unsure everywhere keeps at least half."
+    cam = camera()
+    d = plane_depth(cam)
+    p = SimpleNamespace(depth_m=d, camera=cam, image=colourful(24, 32), std_m=0.1 * d)
+    whole = len(mesh(p, stride=1)[1])
+    p.std_m[:, :10] = 0.31 * d[:, :10]
+    assert cam.project(mesh(p, stride=1)[0].astype(float))[:, 0].min() > 9.5
+    assert len(mesh(p, stride=1, max_std=None)[1]) == len(mesh(p, stride=1, max_std=0.4)[1]) == whole
+    p.std_m[:, :10] = 0.29 * d[:, :10]
+    assert len(mesh(p, stride=1)[1]) == whole
+    p.std_m = 0.5 * d  # unsure everywhere: usual for this photo
+    assert len(mesh(p, stride=1)[1]) == whole
+    p.std_m[:, :10] = 1.1 * d[:, :10]
+    assert cam.project(mesh(p, stride=1)[0].astype(float))[:, 0].min() > 9.5
+    p.std_m = np.full(d.shape, np.nan, np.float32)
+    with pytest.raises(ValueError, match="every triangle was cut|holds a usable reading"):
+        mesh(p, stride=1, max_std=0.3)
+    p.std_m = None
+    assert len(mesh(p, stride=1)[1]) == whole
+
+
 def test_a_wall_is_flat_to_a_millimetre_and_corners_are_square():
     "The six sides of the rendered room, told apart by the renderer's own pose."
     from dogdepth.rooms import room_scene
