@@ -12,7 +12,7 @@ from skimage.filters import difference_of_gaussians
 
 from dogdepth.depth import read_image
 from dogdepth.dog import (
-    MEASURES, _blur_matrix, _reflect, disc, focus_points, focus_scores, focus_sigma, gaussian_blur, gaussian_taps,
+    LEAST, MEASURES, _blur_matrix, _reflect, disc, focus_points, focus_scores, focus_sigma, gaussian_blur, gaussian_taps,
     literal_dog, literal_scores, modified_dog, modified_dog_batch, stack_dog, to_grey,
 )
 
@@ -215,7 +215,7 @@ def test_torch_blur_matrix():
             if s <= 40:
                 want = blur64(np.eye(n), s, reach=6) if n > 1 else np.ones((1, 1))
                 got = (A[0] @ torch.eye(n) @ A[0].T).numpy()
-                assert abs(got - want).max() < 1e-5
+                assert abs(got - want).max() < (LEAST if s < 2.6 else 1e-5)  # small taps are left out of narrow blurs
 
 
 # --- the filter
@@ -231,7 +231,7 @@ def test_dog_against_float64(sigma, kind):
 def test_dog_against_scikit_image():
     g = to_grey(picture(80, 90, "smooth"))
     theirs = -difference_of_gaussians(g.astype(float), 0.6, 6, mode="mirror", truncate=6)
-    assert abs(modified_dog(g, sigma=6, saturate=False) - theirs).max() <= 1  # two roundings of half a level each
+    assert abs(modified_dog(g, sigma=6, saturate=False) - theirs).max() <= 1.5  # two roundings of half a level each, and the quick blur
 
 
 def test_dog_against_the_literal_form():
