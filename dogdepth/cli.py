@@ -6,9 +6,10 @@
 __all__ = ['BAD_INPUT', 'ROOM', 'ASSETS', 'PAGE_SIDE', 'FILES', 'VERBS', 'Parser', 'guarded', 'staged', 'write_prediction',
            'photo_names', 'predict_flags', 'model_flags', 'do_predict', 'open_dataset', 'writable', 'evaluate_flags',
            'do_evaluate', 'field_notes', 'add_fields', 'train_flags', 'train_config', 'do_train', 'check_flags',
-           'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get', 'bench_flags',
-           'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted', 'colour_bar', 'demo_truth', 'demo_photo',
-           'demo_page', 'demo_flags', 'do_demo', 'verb_of', 'make_parser', 'main']
+           'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get', 'export_flags',
+           'do_export', 'bench_flags', 'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted', 'colour_bar',
+           'demo_truth', 'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'serve_flags', 'do_serve', 'verb_of',
+           'make_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #c002
 import argparse, os, re, sys, time
@@ -290,17 +291,34 @@ def do_get(a):
     print(f"{path} is whole; score on it: dogdepth evaluate {path}")
 
 # %% ../nbs/16_cli.ipynb #c043
+def export_flags(p):
+    p.add_argument('--onnx', required=True, metavar='FILE', help='the .onnx file to write')
+    p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help='pixels the file will look at (default: what the network was trained at)')
+    p.add_argument('--half', action='store_true', help='store the weights in 16 bits: half the file, for browsers')
+    p.add_argument('--weights', default='default', metavar='W', help='a folder that `train` wrote (default: those that came with dogdepth)')
+def do_export(a):
+    from dogdepth.predict import export_onnx
+    if not a.onnx.endswith('.onnx'): raise ValueError(f"the file should end in .onnx, got {a.onnx}")
+    if a.size and min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
+    path = export_onnx(writable(a.onnx), a.weights, a.size, a.half)
+    print(f"{path}, {path.stat().st_size/1e6:.1f} MB: x (1,6,H,W) in [0,1] -> depth (1,1,H,W), metres for the canonical camera; Predictor('{path}') runs it")
+
+# %% ../nbs/16_cli.ipynb #c045
 def bench_flags(p):
-    p.add_argument('what', choices=('dog',), help="dog: the modified DoG, the report's program beside ours")
-    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos to time it on (default 20)')
+    p.add_argument('what', choices=('dog','model'), help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours")
+    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos or rounds to time it on (default 20)')
     p.add_argument('--clock', choices=('wall','cpu'), default='wall', help="'cpu' on a machine that does other work too (default wall)")
     p.add_argument('--out', metavar='DIR', help="keep the rows as a CSV there, usually results/")
 def do_bench(a):
     from dogdepth.timing import bench_dog, format_rows
-    if a.repeat<1: raise ValueError(f"--repeat is a number of photos, 1 or more, got {a.repeat}")
+    if a.repeat<1: raise ValueError(f"--repeat is a number of photos or rounds, 1 or more, got {a.repeat}")
+    if a.what=='model':
+        from dogdepth.predict import bench_model, format_model_rows
+        if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
+        print(format_model_rows(bench_model(a.repeat, a.out))); return
     print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
 
-# %% ../nbs/16_cli.ipynb #c045
+# %% ../nbs/16_cli.ipynb #c047
 def sample_photos()->list: # of items; `depth` is None where nobody measured it, `about` says what it is
     "Photos that need no download: a motorcycle with depth from stereo, a cup of coffee, a rendered room."
     from skimage import data
@@ -318,7 +336,7 @@ def sample_photos()->list: # of items; `depth` is None where nobody measured it,
 
 ROOM = 8 # the seed of the drawn one
 
-# %% ../nbs/16_cli.ipynb #c051
+# %% ../nbs/16_cli.ipynb #c053
 def demo_items()->list:
     "`sample_photos`, and NYU validation frames where there are any."
     import contextlib, io
@@ -331,7 +349,7 @@ def demo_items()->list:
     except (FileNotFoundError, ValueError) as e: print(f"no NYU frames: {_reason(e)}"); return items
     return items + [f|dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip(), about=f"NYU Depth V2, {f['name']}: a room kept for validation. Its depth was measured by a Kinect; the data set's authors filled the holes.") for f in frames]
 
-# %% ../nbs/16_cli.ipynb #c053
+# %% ../nbs/16_cli.ipynb #c055
 def errors(pred, truth)->dict: # pred, truth: (H,W) metres
     "How far off, in the words of the demo; {} where there is no truth."
     import numpy as np
@@ -342,7 +360,7 @@ def errors(pred, truth)->dict: # pred, truth: (H,W) metres
     m,a = depth_metrics(pred, truth), depth_metrics(pred, truth, align='median')
     return dict(abs_rel=m['abs_rel'], median_m=float(np.median(np.abs(pred-truth)[ok])), delta1=m['delta1'], rmse=m['rmse'], scaled_abs_rel=a['abs_rel'], known=float((truth>0).mean()))
 
-# %% ../nbs/16_cli.ipynb #c057
+# %% ../nbs/16_cli.ipynb #c059
 def painted(
     x,             # (H,W); nan = not known
     lo:float, hi:float,
@@ -361,7 +379,7 @@ def colour_bar(lo:str, hi:str, mid:str='', cmap='turbo')->str: # HTML
     stops = ', '.join(to_hex(colormaps[cmap](k/16)) for k in range(17))
     return f'<div class="bar"><i style="background:linear-gradient(90deg, {stops})"></i><span><b>{lo}</b><b>{mid}</b><b>{hi}</b></span></div>'
 
-# %% ../nbs/16_cli.ipynb #c058
+# %% ../nbs/16_cli.ipynb #c060
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else Path('../dogdepth/assets').resolve()
 PAGE_SIDE = 900 # pixels: the longer side of a picture on the page
 
@@ -384,7 +402,7 @@ def _grid(depth, side=160)->str: # JSON for the page
     mm = np.rint(np.clip(np.nan_to_num(d), 0, 65.535)*1000).astype('<u2')
     return json.dumps(dict(height=d.shape[0], width=d.shape[1], mm=base64.b64encode(mm.tobytes()).decode()))
 
-# %% ../nbs/16_cli.ipynb #c059
+# %% ../nbs/16_cli.ipynb #c061
 def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there is no truth
     "The second row of a photo: the truth, where the prediction is wrong, and numbers."
     import numpy as np
@@ -399,7 +417,7 @@ def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there i
                  numbers='\n'.join(f'        <dt>{k}</dt><dd>{v}</dd>' for k,v in rows),
                  note=item.get('note','')+' One known distance sets the scale: <code>dogdepth predict --known X Y METRES</code>.')
 
-# %% ../nbs/16_cli.ipynb #c061
+# %% ../nbs/16_cli.ipynb #c063
 def _filled(fig, camera, plotly_fov=45):
     "The figure seen from where the photo fills the view."
     import numpy as np
@@ -427,7 +445,7 @@ def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
                  near=f'{lo:.1f}', far=f'{hi:.1f}', depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), points=len(fig.data[0].x), files=files,
                  truth=demo_truth(folder, item, r, e, lo, hi, shape), figure=fig.to_json().replace('<','\\u003c'), grid=_grid(r.depth_m), **shape)
 
-# %% ../nbs/16_cli.ipynb #c062
+# %% ../nbs/16_cli.ipynb #c064
 def demo_page(folder, shown, title='From one photograph to a room in metres', command='dogdepth demo', note='')->Path:
     "Write index.html and the files it shows; `shown` is a list of (item, Prediction, seconds)."
     from html import escape
@@ -445,7 +463,7 @@ def demo_page(folder, shown, title='From one photograph to a room in metres', co
     (folder/'index.html').write_text(page, encoding='utf-8')
     return folder/'index.html'
 
-# %% ../nbs/16_cli.ipynb #c063
+# %% ../nbs/16_cli.ipynb #c065
 def demo_flags(p):
     p.add_argument('--out', default='out', metavar='DIR', help='folder for the page (default out)')
     model_flags(p)
@@ -466,7 +484,29 @@ def do_demo(a):
     print(f"\n{Path(a.out)}: {len(files)} files, {sum(f.stat().st_size for f in files)/1e6:.0f} MB, {time.perf_counter()-start:.0f} s in all.\n"
           f"Open {Path(a.out)/'index.html'} in a browser: photo, depth, and the room to turn. No network is needed.")
 
-# %% ../nbs/16_cli.ipynb #c065
+# %% ../nbs/16_cli.ipynb #c067
+def serve_flags(p):
+    p.add_argument('--host', default='127.0.0.1', metavar='H', help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)')
+    p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
+    p.add_argument('--name', action='append', default=[], metavar='NAME', help='a host name the page may be called by, besides localhost and bare addresses; may be given again')
+    p.add_argument('--https', action='store_true', help='a proxy in front speaks https: the cookie travels by nothing else')
+    p.add_argument('--data-dir', metavar='DIR', help="folder for visitors' files while the server runs (default: in the system's temporary folder)")
+    model_flags(p)
+    from dogdepth.app import Limits
+    add_fields(p.add_argument_group('limits'), Limits)
+
+def do_serve(a):
+    from dataclasses import fields
+    from functools import partial
+    from dogdepth.app import Limits, create_app, serve
+    from dogdepth.predict import Predictor
+    if not 0<=a.port<=65535: raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
+    limits = Limits(**{f.name:getattr(a,f.name) for f in fields(Limits) if hasattr(a,f.name)})
+    app = create_app(partial(Predictor, a.weights, a.device), a.data_dir, limits, names=a.name, https=a.https)
+    try: serve(app, a.host, a.port, ready=lambda url: print(f"{url}  Ctrl-C stops it and deletes what visitors left", flush=True))
+    except OSError as e: raise ValueError(f"cannot listen on {a.host} port {a.port} ({e.strerror}): choose another --port or --host") from None
+
+# %% ../nbs/16_cli.ipynb #c070
 VERBS = {
     'predict':  ('a photo becomes depth in metres, and 3D files', 'dogdepth predict room.jpg --out rooms --fov 70 --glb', predict_flags, do_predict),
     'evaluate': ('score weights on a data set with known depth', 'dogdepth evaluate data/nyu --split val --json scores.json', evaluate_flags, do_evaluate),
@@ -476,8 +516,10 @@ VERBS = {
         'rooms': ('render a data set of rooms', 'dogdepth data rooms rooms --n 100', rooms_flags, do_rooms),
         'pack':  ('one file for fast training', 'dogdepth data pack data/nyu nyu.h5 --size 240 320', pack_flags, do_pack),
         'get':   ('fetch the official labelled file of NYU Depth V2, with resume and checksum', 'dogdepth data get labeled --to data', get_flags, do_get)}),
+    'export':   ('write the network as ONNX, for other programs', 'dogdepth export --onnx light.onnx', export_flags, do_export),
     'demo':     ('photos that need no download become a page with rooms to turn', 'dogdepth demo --out out', demo_flags, do_demo),
-    'bench':    ('time the filter on this machine', 'dogdepth bench dog', bench_flags, do_bench)}
+    'serve':    ('the page: photos in, rooms to turn out, for you or for others', 'dogdepth serve --port 8000', serve_flags, do_serve),
+    'bench':    ('time the filter or the network on this machine', 'dogdepth bench model', bench_flags, do_bench)}
 
 def _add_verbs(p, verbs, argv):
     "Sub-commands; only the one that was asked for builds its flags, because they may need an import."
@@ -489,7 +531,7 @@ def _add_verbs(p, verbs, argv):
         q.epilog = f'example:\n  {v[1]}'; q.set_defaults(run=v[3])
         if asked: v[2](q)
 
-# %% ../nbs/16_cli.ipynb #c066
+# %% ../nbs/16_cli.ipynb #c071
 def verb_of(argv)->str: # 'dogdepth data check'
     "The part of a command line that names the verb."
     words,verbs = ['dogdepth'],VERBS

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'PHOTO_SUFFIXES', 'as_rgb', 'network_size', 'exif_focal',
            'default_camera', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor',
-           'export_onnx']
+           'export_onnx', 'bench_model', 'format_model_rows']
 
 # %% ../nbs/12_predict.ipynb #c002
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image
-from .depth import Camera, NYU_CAMERA, DEPTH_CAP, read_image
+from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, read_image
 
 # %% ../nbs/12_predict.ipynb #c008
 MIN_SIDE = 8 # pixels: below this there is nothing to look at
@@ -103,7 +104,7 @@ class Prediction:
     depth_m:np.ndarray         # (H,W) float32 z-depth, metres
     camera:Camera              # of the photo
     image:np.ndarray           # (H,W,3) uint8 RGB
-    std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it; 90 % of the truth lies within a factor of exp(+-1.63*std_m/depth_m)
+    std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it; a Laplace law: 90 % of the truth should lie within 1.63*std_m
 
     def rescale(self, xy, metres:float)->'Prediction':
         "The same shape at the scale that puts pixel `xy` = (x,y) at a z-depth of `metres`: one tape measure mends a wrong field of view."
@@ -280,7 +281,6 @@ def export_onnx(
     "Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."
     import json, logging, warnings, torch
     from dogdepth.attention import DepthUNet, folded
-    from dogdepth.depth import atomic_write
     try: import onnx, onnxscript
     except ImportError: raise ImportError("exporting needs two packages: pip install 'dogdepth[onnx]'") from None
     net = weights if isinstance(weights, torch.nn.Module) else DepthUNet.from_pretrained(weights)
@@ -296,3 +296,59 @@ def export_onnx(
     onnx.checker.check_model(model)
     atomic_write(path, model.SerializeToString())
     return Path(path)
+
+# %% ../nbs/12_predict.ipynb #c077
+def _depth_anything(): # -> a function of a photo, or None
+    "The architecture of Depth Anything V2 Small with random weights at 392x518, a peer for speed; needs the package transformers."
+    try: from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+    except ImportError: return None
+    import torch
+    body = Dinov2Config(hidden_size=384, num_attention_heads=6, out_features=['stage3','stage6','stage9','stage12'], reshape_hidden_states=False, apply_layernorm=True)
+    net = DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=body, reassemble_hidden_size=384, neck_hidden_sizes=[48,96,192,384], fusion_hidden_size=64)).eval()
+    def ask(img):
+        x = torch.from_numpy(cv2.resize(img, (518,392), interpolation=cv2.INTER_AREA)).permute(2,0,1)[None].float()/255
+        with torch.inference_mode(): return cv2.resize(net(x).predicted_depth[0].numpy(), img.shape[1::-1])
+    return ask
+
+def bench_model(
+    n=9,        # rounds; every contender runs once in each
+    out=None,   # a folder for the CSV, usually results/
+    img=None,   # (480,640,3) uint8 RGB; None: a sample frame
+    peers=True, # also the networks that are not ours to ship
+)->list:        # of row dicts
+    "Photo to depth, from the (480,640,3) array to the (480,640) depth, for each form of the network: median and middle half, in turns."
+    import tempfile
+    from dogdepth.attention import DepthUNet
+    from dogdepth.timing import Timing, environment, machine_slug
+    from dogdepth.nyu import sample_frames
+    if n<1: raise ValueError(f"n is a number of rounds, 1 or more, got {n}")
+    img = sample_frames(1)[0]['image'] if img is None else img
+    light = Predictor(); forms = {'light, torch':light.predict}
+    try: 
+        with tempfile.TemporaryDirectory() as tmp: forms['light, ONNX Runtime'] = Predictor(export_onnx(Path(tmp)/'light.onnx')).predict
+    except ImportError: pass # an extra: pip install 'dogdepth[onnx]'
+    if light.device.type=='cpu': forms['light, 8 photos at once, each'] = lambda img: light.predict_batch([img]*8)
+    if peers:
+        forms['published (untrained), 480x640'] = Predictor(DepthUNet('published', height=480, width_px=640)).predict
+        if (peer := _depth_anything()): forms['Depth Anything V2 Small (untrained), 392x518'] = peer
+    ms = {k:[] for k in forms}
+    for k in range(n+1):
+        for name,f in forms.items():
+            t = time.perf_counter(); f(img); took = 1e3*(time.perf_counter()-t)
+            if k: ms[name].append(took/(8 if '8 photos' in name else 1)) # the first round warms up
+    rows = [dict(table='photo to depth', size=f'{img.shape[0]}x{img.shape[1]}')|Timing(k, tuple(v)).row()|environment() for k,v in ms.items()]
+    if out is not None: _write_rows(Path(out)/f'model-{machine_slug()}.csv', rows)
+    return rows
+
+def _write_rows(path, rows):
+    import csv, io
+    f = io.StringIO(); w = csv.DictWriter(f, list(rows[0]), lineterminator='\n'); w.writeheader()
+    w.writerows({k:round(v,3) if isinstance(v,float) else v for k,v in r.items()} for r in rows)
+    path.parent.mkdir(parents=True, exist_ok=True); atomic_write(path, f.getvalue().encode())
+
+def format_model_rows(rows)->str: # markdown
+    "The rows as a table under a line that names the machine; the last column compares with the report's network in the same run."
+    e = rows[0]; slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))
+    head = [f"{e['cpu']}, {e['cores']} cores, {e['torch_threads']} threads{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8 in, float32 metres out; load {e['load']}; torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
+            '', '| photo to depth | median ms | middle half | fastest | times faster than published |', '|---|--:|--:|--:|--:|']
+    return '\n'.join(head+[f"| {r['name']} | {float(r['median_ms']):.0f} | {float(r['q25_ms']):.0f} to {float(r['q75_ms']):.0f} | {float(r['min_ms']):.0f} | {slow/float(r['median_ms']):.1f} |" for r in rows])

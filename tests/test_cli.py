@@ -15,6 +15,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -584,3 +585,37 @@ def test_bench_refuses_no_photos(refused):
     refused("bench", "dog", "--repeat", "0", match="1 or more")
 
 
+
+
+# --- export, bench model
+
+
+def test_export_writes_what_predict_can_use(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    f = tmp_path / "light.onnx"
+    assert main(["export", "--onnx", str(f), "--half", "--size", "96", "128"]) == 0
+    assert str(f) in capsys.readouterr().out and f.stat().st_size <= 8_000_000
+    Image.fromarray(np.full((96, 128, 3), 128, np.uint8)).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--weights", str(f), "--out", str(tmp_path / "o")]) == 0
+
+
+def test_export_refuses_with_one_line_and_leaves_nothing(tmp_path, refused):
+    refused("export", "--onnx", str(tmp_path / "a.pt"), match="should end in .onnx")
+    refused("export", "--onnx", str(tmp_path / "no" / "a.onnx"), match="no such folder")
+    refused("export", "--onnx", str(tmp_path / "a.onnx"), "--size", "8", "8", match="at least 32")
+    refused("export", "--onnx", str(tmp_path / "a.onnx"), "--weights", str(tmp_path / "none"), match="no config.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_model(capsys, monkeypatch, tmp_path):
+    import dogdepth.predict as predict
+
+    real = predict.bench_model
+    monkeypatch.setattr(predict, "bench_model", lambda n, out: real(n, out, peers=False))
+    assert main(["bench", "model", "--repeat", "1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| light, torch |" in out and "photo to depth" in out
+    (f,) = tmp_path.glob("model-*.csv")
+    rows = f.read_text().splitlines()
+    assert rows[0].startswith("table,size,name,runs,mean_ms") and len(rows) >= 3
