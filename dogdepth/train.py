@@ -62,15 +62,15 @@ class TrainConfig(ModelConfig):
     data:str|None=None       # Kaggle-layout folder or packed .h5; None: nyu/ in DOGDEPTH_DATA, else rendered rooms
     extra:str=''             # 'defocus': also the f/8 rooms of defocus_indoor/ in DOGDEPTH_DATA; their cameras are unknown, so only their shape counts
     out:str='runs/light'     # folder for checkpoints, log and weights
-    epochs:int=26            # times through the data
+    epochs:int=50            # times through the data
     bs:int=8                 # images a step
     lr:float=1e-3            # highest learning rate
     encoder_lr:float=.5      # light: times lr, for the pretrained encoder
-    wd:float=.01             # weight decay, on the weights of convolutions and linear layers
+    wd:float=.05             # weight decay, on the weights of convolutions and linear layers
     optimizer:str='adamw'    # 'adamw' or 'adam'
     schedule:str='onecycle'  # 'onecycle' or 'constant'
     loss:str='log'           # 'log' (SILog + gradient matching), 'report' (metres) or 'published' (levels)
-    ema:float=.998           # decay a step of the averaged weights; 0: none
+    ema:float=.999           # decay a step of the averaged weights; 0: none
     clip:float=1.            # largest gradient norm; 0: no limit
     amp:str='auto'           # 'auto' (bf16 where the machine has it), 'bf16', 'fp16', 'off'
     channels_last:bool=True  # memory order of the pictures
@@ -79,9 +79,9 @@ class TrainConfig(ModelConfig):
     rotate_deg:float=4.      # largest roll, degrees
     colour:float=.4          # strength of brightness, contrast, saturation and tint changes; 0: none
     grey:float=.1            # share of pictures that lose their colour
-    cut_depth:float=0.       # share of pictures in which a rectangle shows the answer (CutDepth)
-    drop_path:float=0.       # light: stochastic depth of the encoder's last block
-    small_first:float=0.     # share of the epochs that look at 4/5 of the input size
+    cut_depth:float=.25      # share of pictures in which a rectangle shows the answer (CutDepth)
+    drop_path:float=.1       # light: stochastic depth of the encoder's last block
+    small_first:float=.5     # share of the epochs that look at 4/5 of the input size
     split_by:str='scene'     # 'scene', or 'frame' as the report
     limit:int=0              # train on this many frames; 0: all
     rooms:int=800            # rendered rooms where there is no data
@@ -96,7 +96,7 @@ def report(cls, **changes)->TrainConfig:
     "The report's recipe to the letter (report §3.2): its network and loss, Adam, lr 0.009, batch 30, 50 epochs of 20 k frames at 480x640, fp32, no augmentation."
     return cls(**{**dict(out='runs/report', arch='published', pretrained=False, height=480, width_px=640, epochs=50, bs=30, lr=.009, wd=0.,
         optimizer='adam', schedule='constant', loss='published', ema=0., clip=0., amp='off', channels_last=False, flip=False, zoom=1.,
-        rotate_deg=0., colour=0., grey=0., confidence=False, split_by='frame', limit=20_000), **changes})
+        rotate_deg=0., colour=0., grey=0., cut_depth=0., drop_path=0., small_first=0., confidence=False, split_by='frame', limit=20_000), **changes})
 TrainConfig.report = classmethod(report)
 
 # %% ../nbs/09_train.ipynb #c030
@@ -238,7 +238,7 @@ class Run:
         self.cfg,self.n,self.device,self.path = cfg,n,cfg.device or best_device(),Path(cfg.out)/'best'
         self.model = cfg.make().to(self.device)
         if cfg.channels_last: self.model.to(memory_format=torch.channels_last)
-        if cfg.drop_path: self.model.unet.encoder.drop_path(cfg.drop_path)
+        if cfg.drop_path and cfg.arch=='light': self.model.unet.encoder.drop_path(cfg.drop_path)
         self.opt,self.loss = make_optimizer(self.model, cfg),make_loss(cfg)
         self.ema = EMA(self.model, cfg.ema) if cfg.ema else None
         self.dtype = amp_dtype(cfg.amp, self.device)

@@ -335,7 +335,7 @@ def test_extra_frames(data, monkeypatch):
 def test_small_first():
     cfg = TrainConfig(small_first=0.5, epochs=4)
     assert [size_at(cfg, e) for e in range(4)] == [(192, 256)] * 2 + [(240, 320)] * 2
-    assert size_at(cfg, None) == size_at(TrainConfig(), 0) == (240, 320)
+    assert size_at(cfg, None) == size_at(TrainConfig(small_first=0.0), 0) == (240, 320)
 
 
 def test_small_epochs_show_the_same_metres(rooms):
