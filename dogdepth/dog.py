@@ -157,7 +157,7 @@ def gaussian_blur(
     return cy@(py@(grey.astype(np.float32)-128)@px.T)@cx.T+128
 
 # %% ../nbs/03_dog.ipynb #c066
-LEAST = 4e-4 # a tap that weighs less is left out: four such, times 255, are less than half a grey level
+LEAST = 1e-4 # a tap that weighs less is left out: four such, times 255, are a tenth of a grey level
 
 def _reach(sigma):
     "How many taps a blur has on each side, none where even the first weighs less than `LEAST`."
@@ -190,11 +190,11 @@ TIE = 1e-3 # levels: a blur that lies on a half is rounded up, in numpy and torc
 
 def _rounded_blur(g, sigma, name):
     "`gaussian_blur` rounded to uint8 (H,W), off by one here and there; in scratch memory called `name`, or `g` itself."
-    (h,w),halvings = g.shape, int(log2(sigma/1.3)) if 2.6<=sigma<min(g.shape) else 0
-    s = sqrt(sigma*sigma-2*(4**halvings-1)/3)/2**halvings        # variances add: 2*(1+4+16+...) px² are done by halving and doubling
+    (h,w),halvings = g.shape, int(log2(sigma/1.3)) if 2.8<=sigma<min(g.shape) else 0
+    s = sqrt(sigma*sigma-2*(4**halvings-1)/3)/2**halvings if halvings else sigma # variances add: 2*(1+4+16+...) px² are done by halving and doubling
     border = (_reach(s)+4)*2**(halvings-1)+4
     if halvings==0 or 2*border>min(h, w):                         # at full size: a narrow blur, or a small frame
-        if sigma>12: return cv2.convertScaleAbs(gaussian_blur(g, sigma), dst=_scratch(name, (h,w)), beta=TIE)
+        if sigma>12: return cv2.convertScaleAbs(gaussian_blur(g, min(sigma, 1e9)), dst=_scratch(name, (h,w)), beta=TIE)
         if not (r:=_reach(sigma)): return g
         t = cv2.getGaussianKernel(2*r+1, sigma)
         return cv2.sepFilter2D(g, -1, t, t, dst=_scratch(name, (h,w)), delta=TIE, borderType=cv2.BORDER_REFLECT_101)
@@ -390,13 +390,14 @@ def write_focus_study(
     path,            # the CSV
     root=None,       # as in `study_photos`; None: rendered rooms only
     n:int=24,        # rendered rooms
+    lenses=LENSES,   # what they are seen through
 ):
-    "The whole study, a row per condition, frame and measure (about four minutes)."
+    "The whole study, a row per condition, frame and measure (one minute; a busy machine needs several)."
     from itertools import chain
     import csv
     with open(path, 'w', newline='') as f:
         w = None
-        for name,items,focus_m in chain(study_photos(root) if root else (), study_rooms(n)):
+        for name,items,focus_m in chain(study_photos(root) if root else (), study_rooms(n, lenses=lenses)):
             pair = name=='f/2.8 : f/8'
             for r in focus_study(items, focus_m, ('variance','tenengrad','laplacian','dog') if pair else tuple(FOCUS)):
                 r = dict(condition=name, **{k:f'{v:.3f}' if isinstance(v,float) else v for k,v in r.items()})
@@ -411,7 +412,7 @@ def _blur_matrix(n, sigma):
     i,p = torch.arange(n, device=sigma.device),2*(n-1)                     # the mirrored signal repeats after p samples
     d = torch.arange(p, device=sigma.device)+p*torch.arange(-3, 4, device=sigma.device)[:,None]
     k = torch.exp(-.5*(d/sigma.clamp(1e-3, 1.5*n)[:,None,None])**2).sum(1) # beyond 1.5 n every blur is flat
-    narrow = (sigma<2.6)[:,None]
+    narrow = (sigma<2.8)[:,None]
     k = k*~(narrow & (k<LEAST*(sigma*sqrt(2*pi)).clamp(min=1)[:,None]))    # the same taps as in `_rounded_blur`
     k = k/k.sum(1, keepdim=True)
     A = k[:,(i[:,None]-i)%p]+k[:,(i[:,None]+i)%p]
@@ -448,16 +449,16 @@ def modified_dog_batch(
     fallback:float=2.,       # px
     saturate:bool=True,      # False keeps the negative half
 ):                           # (B,1,H,W) float32 in [0,1] ([-1,1] where not saturated); carries no gradient
-    "`modified_dog` for a batch, on any device: the same picture within one grey level."
+    "`modified_dog` for a batch, on any device: the same picture within one grey level (on GPUs and above sigma 28, two at a few pixels in ten thousand)."
     import torch
     if x.ndim!=4 or x.shape[1] not in (1,3) or not x.is_floating_point(): raise ValueError(f"x should be (B,3,H,W) float in [0,1], got {tuple(x.shape)} {x.dtype}. One uint8 image goes to `modified_dog`.")
     if measure not in MEASURES: raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
     if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         levels = lambda a: a.float().mul(255).round_().clamp_(0, 255)
-        if x.device.type!='cpu': d = _batch_dog(levels(x).int(), measure, fallback)[:,None]
-        else: d = torch.stack([torch.from_numpy(modified_dog(cv2.merge(list(levels(i).byte().numpy())), measure, fallback, saturate=False)) for i in x])[:,None]
-        d = d/255
+        if x.device.type!='cpu': d = _batch_dog(levels(x).int(), measure, fallback)
+        else: d = [torch.from_numpy(modified_dog(cv2.merge(list(levels(i).byte().numpy())), measure, fallback, saturate=False)) for i in x]
+        d = (torch.stack(tuple(d))[:,None] if len(d) else x[:,:1].float())/255
         return d.clamp(min=0) if saturate else d
 
 # %% ../nbs/03_dog.ipynb #c155
