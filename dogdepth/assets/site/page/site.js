@@ -59,7 +59,8 @@ window.dogdepth = (() => {
       if (this.solid && !this.plotBox.querySelector('canvas')) { this.plotBox.remove(); return this.say('This browser cannot draw in 3D: here is a still picture instead.'); }
       for (const s of sliders || []) this.slider(s);
       if (this.solid) { this.home = JSON.parse(JSON.stringify(this.plotBox.layout.scene.camera || {})); this.hint(); }
-      this.still.remove(); this.box.classList.add('drawn'); dispatchEvent(new Event('resize'));
+      this.still.remove(); this.box.classList.add('drawn');
+      if (this.solid && !matchMedia('(prefers-reduced-motion: reduce)').matches) this.sway();
     }
     recolour() { return this.plotBox && Plotly.relayout(this.plotBox, colours(this.plotBox.layout)); }
     say(text) { this.box.append(make('p', {class: 'note'}, text)); }
@@ -82,7 +83,18 @@ window.dogdepth = (() => {
       e.addEventListener('pointerdown', () => e.focus({preventScroll: true}), {capture: true});
       if (matchMedia('(pointer: coarse)').matches) { e.classList.add('resting'); e.addEventListener('click', () => e.classList.remove('resting')); }
     }
+    sway() {                                         // to both sides once, so that one sees it is not a photo
+      const from = JSON.parse(JSON.stringify(this.home)), start = performance.now(), step = async now => {
+        const t = Math.max(0, now - start) / 5000; if (!this.swaying) return;
+        if (t >= 1) { this.swaying = 0; return Plotly.relayout(this.plotBox, {'scene.camera': from}); }
+        await Plotly.relayout(this.plotBox, {'scene.camera': turned(from, .3 * Math.sin(2 * Math.PI * t), 0, 1)});
+        if (this.swaying) this.swaying = requestAnimationFrame(step);
+      };
+      for (const e of ['pointerdown', 'keydown', 'wheel']) this.plotBox.addEventListener(e, () => { this.swaying = 0; }, {once: true, capture: true});
+      this.swaying = requestAnimationFrame(step);
+    }
     act(what) {
+      this.swaying = 0;
       const now = this.plotBox.layout.scene.camera || {};
       if (what === 'reset') return Plotly.relayout(this.plotBox, {'scene.camera': this.home});
       const [yaw, pitch, zoom] = {left: [-.15, 0, 1], right: [.15, 0, 1], up: [0, .1, 1], down: [0, -.1, 1], in: [0, 0, .85], out: [0, 0, 1.18]}[what];
@@ -105,13 +117,14 @@ window.dogdepth = (() => {
   // ---- start
   const figures = [];
   const start = () => {
-    const boxes = [...document.querySelectorAll('.turn')].map(b => [b, new Figure(b)]), by = new Map(boxes);
+    const boxes = [...document.querySelectorAll('.turn[data-figure]')].map(b => [b, new Figure(b)]), by = new Map(boxes);
     figures.push(...by.values());
     const seen = new IntersectionObserver(es => es.forEach(e => { if (e.isIntersecting) { seen.unobserve(e.target); by.get(e.target).draw(); } }), {rootMargin: '250px'});
     for (const [b] of boxes) seen.observe(b);
     new MutationObserver(() => { if (start.dark !== dark()) { start.dark = dark(); figures.forEach(f => f.recolour()); } }).observe(document.documentElement, {attributes: true, subtree: false, attributeFilter: ['class', 'data-scheme']});
     start.dark = dark();
     for (const b of document.querySelectorAll('[role=button]')) b.addEventListener('keydown', e => { if (e.key === ' ') { e.preventDefault(); b.click(); } });
+    if (document.getElementById('try')) import(new URL(root + 'site/try.js', location.href).href).catch(e => console.warn(e.message));
     const maths = [...document.querySelectorAll('.math')];
     if (maths.length) script('site/katex/katex.min.js').then(() => maths.forEach(m => {
       const tex = m.textContent.replace(/^\s*\\[([]|\\[)\]]\s*$/g, ''), display = m.classList.contains('display');
