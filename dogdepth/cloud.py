@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['JUMP', 'UNSURE', 'MAX_ANGLE', 'AXES', 'FAR_SAYS', 'BACKDROP', 'MOTIONS', 'point_cloud', 'mesh', 'normals', 'to_axes',
            'write_ply', 'write_glb', 'room_figure', 'figure_html', 'plotly_js', 'save_html', 'orbit_pose', 'splat',
-           'surfaces', 'ask_photo', 'fill_holes', 'Viewer', 'orbit_video']
+           'surfaces', 'ask_photo', 'fill_holes', 'Viewer', 'orbit_video', 'bench_video', 'format_video_rows']
 
 # %% ../nbs/14_cloud.ipynb #c002
-import io, json, os, re, struct
+import io, json, os, re, struct, subprocess, sys, tempfile, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -477,13 +477,10 @@ def _in_order(f, xs, workers):
     "f(x) for each x, in order, by several threads (NumPy and OpenCV let go of Python's lock); never far ahead of the reader."
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque()
-        try:
-            for x in xs:
-                waiting.append(pool.submit(f, x))
-                if len(waiting)>=2*workers: yield waiting.popleft().result()
-            while waiting: yield waiting.popleft().result()
-        finally:
-            for w in waiting: w.cancel()
+        for x in xs:
+            waiting.append(pool.submit(f, x))
+            if len(waiting)>=2*workers: yield waiting.popleft().result()
+        while waiting: yield waiting.popleft().result()
 
 # %% ../nbs/14_cloud.ipynb #c147
 def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
@@ -506,19 +503,21 @@ def orbit_video(
     pred,                  # a Prediction, a data set's item, or depth (H,W) metres
     path,                  # .mp4
     frames:int=120,
-    size=(480,640),        # (H,W) pixels; an odd side grows by one
+    size=(480,640),        # (H,W) pixels, an odd side grows by one; None: the photo's shape, with as many pixels as 480x640
     fps:float=30,
     *, motion:str='sway',  # a key of `MOTIONS`: 'sway' or 'turn'
     camera=None, image=None, # where `pred` is a bare depth map
     progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
 ):
     "A film that moves around in the photo, as H.264 in MP4: loops smoothly, plays in browsers (report §5); all or nothing."
-    h,w = _film(path, frames, size, fps, motion)
+    h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
     v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
     poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]
     shot = lambda pose: cv2.cvtColor(v.view(pose, reach), cv2.COLOR_RGB2YUV_I420)
     with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots: data = _mp4(_told(shots, frames, progress), frames, (h,w), fps)
     atomic_write(path, data)
+
+def _size_like(shape, area=480*640): k = np.sqrt(area/(shape[0]*shape[1])); return tuple(int(np.clip(2*round(a*k/2), 16, 4096)) for a in shape)
 
 def _told(xs, n, progress):
     "Pass on, and tell how far we are."
@@ -538,3 +537,48 @@ def _film(path, frames, size, fps, motion):
     if not (isinstance(fps, (int,float,np.number)) and 1<=fps<=240): raise ValueError(f"fps should be 1 to 240 frames a second, got {fps!r}")
     if np.shape(size)!=(2,) or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
     return tuple(int(n)+int(n)%2 for n in size)
+
+# %% ../nbs/14_cloud.ipynb #c159
+_FRESH = """import sys, time; t = time.perf_counter()
+import numpy as np; from dogdepth.cloud import orbit_video; from dogdepth.depth import Camera
+z = np.load(sys.argv[1]); it = dict(image=z['image'], depth=z['depth'], camera=Camera(*z['lens'], *z['depth'].shape)); i = time.perf_counter()
+orbit_video(it, sys.argv[2], motion=sys.argv[3]); print(i-t, time.perf_counter()-i)"""
+
+def bench_video(
+    n:int=5,           # films of each kind
+    out=None,          # a folder for the CSV, usually results/
+    scatter:bool=True, # also one view by the report's way: a Matplotlib scatter of all points
+)->list:               # of row dicts, see `format_video_rows`
+    "A film of 120 frames of 480x640, all points drawn, coded and written, each in a fresh process (report §5)."
+    from dogdepth.nyu import sample_frames
+    from dogdepth.timing import Timing, environment, write_results
+    if n<1: raise ValueError(f"n is a number of films, 1 or more, got {n}")
+    it = sample_frames(1)[0]; c,ms = it['camera'],{}
+    with tempfile.TemporaryDirectory() as tmp:
+        np.savez(f'{tmp}/it.npz', image=it['image'], depth=it['depth'], lens=(c.fx,c.fy,c.cx,c.cy))
+        for _ in range(n):
+            for m in MOTIONS:
+                r = subprocess.run([sys.executable, '-c', _FRESH, f'{tmp}/it.npz', f'{tmp}/{m}.mp4', m], capture_output=True, text=True)
+                if r.returncode: raise RuntimeError(f"orbit_video failed in a fresh process: {r.stderr.strip().splitlines()[-1:]}")
+                for k,s in zip(('imports', f'orbit_video, {m}, 120 frames'), r.stdout.split()): ms.setdefault(k,[]).append(1e3*float(s))
+    if scatter: ms['scatter, 1 view of the 24'] = [1e3*_scatter_s(it)]
+    rows = [dict(table='video', sigma='', state='fresh', clock='wall', size=f'{c.height}x{c.width}')|Timing(k, tuple(v)).row()|environment() for k,v in ms.items()]
+    if out is not None: write_results(rows, out)
+    return rows
+
+# %% ../nbs/14_cloud.ipynb #c160
+def _scatter_s(item)->float:
+    "Seconds for one view as the report's program makes it: every pixel a dot of a 3D scatter, saved as a picture."
+    from matplotlib.figure import Figure
+    t = time.perf_counter()
+    z,(v,u) = item['depth'],np.indices(item['depth'].shape); fig = Figure((6.4,4.8), dpi=100); ax = fig.add_subplot(projection='3d')
+    ax.scatter(u.ravel(), z.ravel(), -v.ravel(), c=item['image'].reshape(-1,3)/255, s=1); ax.view_init(10, -70); fig.savefig(io.BytesIO(), format='png')
+    return time.perf_counter()-t
+
+def format_video_rows(rows)->str: # markdown
+    "The rows as a table under a line that names the machine."
+    e = rows[0]; s = lambda r,k: f"{float(r[k+'_ms'])/1e3:.2f}"
+    head = [f"{e['cpu']}, {e['cores']} cores; {e['size']}, every pixel a point; fresh process each; load {e['load']}; numpy {e['numpy']}, OpenCV {e['opencv']}; commit {e['commit'] or 'unknown'}, {e['date']}",
+            '', '| | median s | middle half | runs |', '|---|--:|--:|--:|']
+    tail = [f"\nThe report's 24 views: about {24*float(r['median_ms'])/1e3:.0f} s (one view, times 24)." for r in rows if r['name'].startswith('scatter')]
+    return '\n'.join(head+[f"| {r['name']} | {s(r,'median')} | {s(r,'q25')} to {s(r,'q75')} | {r['runs']} |" for r in rows]+tail)

@@ -366,6 +366,14 @@ def test_a_photo_of_another_shape_is_not_distorted():
     assert abs(np.ptp(x) - np.ptp(y)) <= 1 and abs(x.mean() - 160.5) < 1 and np.ptp(x) == pytest.approx(80, abs=2)
 
 
+@pytest.mark.parametrize("shape,size", [((480, 640), (480, 640)), ((3000, 4000), (480, 640)), ((64, 48), (640, 480)), ((50, 50), (554, 554)), ((1, 400), (28, 4096))])
+def test_size_none_takes_the_photos_shape(tmp_path, shape, size):
+    assert cloud._size_like(shape) == size
+    if max(shape) < 100:
+        orbit_video(item(*shape), tmp_path / "a.mp4", frames=1, size=None)
+        assert read(tmp_path / "a.mp4").frames[0].shape[:2] == size
+
+
 def test_enlarged_depth_has_nothing_between_front_and_back():
     d = np.full((24, 32), 1, np.float32)
     d[:, 16:] = 3
@@ -376,12 +384,12 @@ def test_enlarged_depth_has_nothing_between_front_and_back():
 
 
 def test_near_things_move_a_tenth_of_the_picture_at_most():
-    for near in (0.2, 0.5, 1, 2):
+    for near in (0.5, 0.8, 1.5, 2.5):
         it = item(depth=3.0)
-        it["depth"][20:, :] = near
+        it["depth"][40:, :] = near
         v = Viewer(it)
         shift = v.pivot * np.radians(v.swing) * v.camera.fx * (1 / near - 1 / v.pivot) / 64
-        assert shift < 0.105 and v.swing <= 6.1
+        assert v.pivot == 3 and shift < 0.105 and 1 < v.swing <= 6.1
 
 
 def test_films_made_side_by_side_are_the_same_film(tmp_path, room):
@@ -549,6 +557,21 @@ def test_a_whole_film_costs_two_cores_two_seconds(tmp_path):
             break
     assert min(times) < 4, times
     assert len(read(tmp_path / "a.mp4").frames) == 120
+
+
+def test_bench_video_keeps_its_rows(tmp_path, monkeypatch):
+    from dogdepth.timing import read_results
+
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    monkeypatch.setattr(cloud, "_scatter_s", lambda it: 5.0)
+    rows = cloud.bench_video(1, tmp_path)
+    (f,) = tmp_path.glob("*.csv")
+    assert [r["name"] for r in read_results(f)] == [r["name"] for r in rows] == ["imports", "orbit_video, sway, 120 frames", "orbit_video, turn, 120 frames", "scatter, 1 view of the 24"]
+    assert rows[0]["runs"] == 2 and all(r["median_ms"] > 0 for r in rows)
+    text = cloud.format_video_rows(rows)
+    assert "about 120 s (one view, times 24)" in text and "480x640" in text
+    with pytest.raises(ValueError, match="1 or more"):
+        cloud.bench_video(0)
 
 
 @pytest.mark.slow
