@@ -73,9 +73,9 @@ def staged(out):
 # %% ../nbs/16_cli.ipynb #c020
 def write_prediction(
     folder, name:str, pred, # a Prediction; files are called folder/<name>_depth.png ...
-    ply=False, glb=False, html=False,
+    ply=False, glb=False, html=False, video=False,
 )->list:                    # of file names
-    "Depth as 16-bit millimetres and as a picture with its colour bar, the camera, and 3D files on request."
+    "Depth as 16-bit millimetres and as a picture with its colour bar, the camera, and 3D files or a film on request."
     import json
     from dataclasses import asdict
     from dogdepth.depth import show_depth, write_depth
@@ -87,7 +87,8 @@ def write_prediction(
     if ply: write_ply(folder/f'{name}.ply', pred)
     if glb: write_glb(folder/f'{name}.glb', pred)
     if html: save_html(folder/f'{name}.html', pred, title=name, alone=True)
-    return [f'{name}{e}' for e,on in (('_depth.png',1),('_depth_color.png',1),('_camera.json',1),('.ply',ply),('.glb',glb),('.html',html)) if on]
+    if video: from dogdepth.cloud import orbit_video; orbit_video(pred, folder/f'{name}.mp4', size=None, progress=sys.stderr.isatty())
+    return [f'{name}{e}' for e,on in (('_depth.png',1),('_depth_color.png',1),('_camera.json',1),('.ply',ply),('.glb',glb),('.html',html),('.mp4',video)) if on]
 
 # %% ../nbs/16_cli.ipynb #c022
 def photo_names(photos, out)->list: # the stem of each
@@ -113,6 +114,7 @@ def predict_flags(p):
     p.add_argument('--ply', action='store_true', help='coloured points, metres: NAME.ply')
     p.add_argument('--glb', action='store_true', help='textured mesh, metres: NAME.glb')
     p.add_argument('--html', action='store_true', help='a page with the room to turn, 5 MB, opens without a network: NAME.html')
+    p.add_argument('--video', action='store_true', help='a film of four seconds that moves around in the photo, H.264: NAME.mp4')
     model_flags(p)
 
 def model_flags(p):
@@ -136,7 +138,7 @@ def do_predict(a):
         img,camera = load_photo(path, a.fov, a.fx)
         r = model.predict(img, camera)
         if a.known: r = r.rescale(a.known[:2], a.known[2])
-        with staged(a.out) as tmp: files = write_prediction(tmp, name, r, a.ply, a.glb, a.html)
+        with staged(a.out) as tmp: files = write_prediction(tmp, name, r, a.ply, a.glb, a.html, a.video)
         print(f"{path}: {img.shape[1]}x{img.shape[0]}, {_lens(a,path,camera)}, {r.depth_m.min():.2f} to {r.depth_m.max():.2f} m, {time.perf_counter()-t:.1f} s -> {Path(a.out)/files[0]}" + ''.join(f", {f[len(name):]}" for f in files[1:]), flush=True)
 
 # %% ../nbs/16_cli.ipynb #c028
@@ -305,8 +307,8 @@ def do_export(a):
 
 # %% ../nbs/16_cli.ipynb #c045
 def bench_flags(p):
-    p.add_argument('what', choices=('dog','model'), help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours")
-    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos or rounds to time it on (default 20)')
+    p.add_argument('what', choices=('dog','model','video'), help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours; video: 120 frames around a photo, the report's scatter beside ours")
+    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos or rounds to time it on (default 20; video takes at most 9)')
     p.add_argument('--clock', choices=('wall','cpu'), default='wall', help="'cpu' on a machine that does other work too (default wall)")
     p.add_argument('--out', metavar='DIR', help="keep the rows as a CSV there, usually results/")
 def do_bench(a):
@@ -316,6 +318,10 @@ def do_bench(a):
         from dogdepth.predict import bench_model, format_model_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
         print(format_model_rows(bench_model(a.repeat, a.out))); return
+    if a.what=='video':
+        from dogdepth.cloud import bench_video, format_video_rows
+        if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the film is drawn by several threads")
+        print(format_video_rows(bench_video(min(a.repeat,9), a.out))); return
     print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
 
 # %% ../nbs/16_cli.ipynb #c047
@@ -519,7 +525,7 @@ VERBS = {
     'export':   ('write the network as ONNX, for other programs', 'dogdepth export --onnx light.onnx', export_flags, do_export),
     'demo':     ('photos that need no download become a page with rooms to turn', 'dogdepth demo --out out', demo_flags, do_demo),
     'serve':    ('the page: photos in, rooms to turn out, for you or for others', 'dogdepth serve --port 8000', serve_flags, do_serve),
-    'bench':    ('time the filter or the network on this machine', 'dogdepth bench model', bench_flags, do_bench)}
+    'bench':    ('time the filter, the network or the film on this machine', 'dogdepth bench model', bench_flags, do_bench)}
 
 def _add_verbs(p, verbs, argv):
     "Sub-commands; only the one that was asked for builds its flags, because they may need an import."

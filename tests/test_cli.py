@@ -135,7 +135,7 @@ def test_version(capsys):
     (["predict", "x.jpg", "--out", "o", "--gl"], "--gl"), (["predict", "x.jpg", "--out", "o", "--fov", "wide"], "wide"),
     (["predict", "x.jpg", "--out", "o", "--fov", "60", "--fx", "500"], "not allowed with"), (["evaluate", "r", "--crop", "mine"], "mine"),
     (["train", "--epochs", "many"], "many"), (["train", "--colou", ".1"], "--colou"), (["data"], "VERB"), (["data", "mend"], "mend"),
-    (["data", "rooms", "o"], "--n"), (["data", "get", "everything"], "everything"), (["bench", "video"], "video")])
+    (["data", "rooms", "o"], "--n"), (["data", "get", "everything"], "everything"), (["bench", "film"], "film")])
 def test_bad_usage_is_one_line_and_2(words, match, refused):
     line = refused(*words, match=match)
     verb = " ".join(["dogdepth", *(w for w in words[:2] if w in ("predict", "evaluate", "train", "data", "rooms", "get", "bench"))])
@@ -216,15 +216,16 @@ def test_staged_needs_a_folder(tmp_path):
 # --- predict
 
 def test_predict_writes_what_it_says(photo, weights, tmp_path, capsys):
-    assert main(["predict", str(photo), "--out", str(tmp_path / "o"), "--weights", str(weights), "--fov", "70", "--ply", "--glb", "--html"]) == 0
+    assert main(["predict", str(photo), "--out", str(tmp_path / "o"), "--weights", str(weights), "--fov", "70", "--ply", "--glb", "--html", "--video"]) == 0
     out = capsys.readouterr().out
-    assert left(tmp_path / "o") == ["room.glb", "room.html", "room.ply", "room_camera.json", "room_depth.png", "room_depth_color.png"]
+    assert left(tmp_path / "o") == ["room.glb", "room.html", "room.mp4", "room.ply", "room_camera.json", "room_depth.png", "room_depth_color.png"]
     raw = cv2.imread(str(tmp_path / "o/room_depth.png"), cv2.IMREAD_UNCHANGED)
     assert raw.dtype == np.uint16 and raw.shape == (60, 80) and raw.min() > 0
     assert cv2.imread(str(tmp_path / "o/room_depth_color.png")).shape[2] == 3
     camera = json.loads((tmp_path / "o/room_camera.json").read_text())
     assert camera["fov_deg"] == 70 and camera["width"] == 80 and camera["fx"] == pytest.approx(40 / np.tan(np.radians(35)))
     assert "80x60" in out and "70 degrees wide (as given)" in out and "room_depth.png" in out
+    assert (tmp_path / "o/room.mp4").read_bytes()[4:8] == b"ftyp" and ", .mp4" in out  # tests/test_video.py decodes such films
     page = (tmp_path / "o/room.html").read_text()
     assert len(page) > 4e6 and not re.search(r'<(script|link|img)\b[^>]*(src|href)="https?:', page)
 
@@ -583,6 +584,18 @@ def test_bench_dog(capsys, monkeypatch):
 
 def test_bench_refuses_no_photos(refused):
     refused("bench", "dog", "--repeat", "0", match="1 or more")
+    refused("bench", "video", "--repeat", "0", match="1 or more")
+    refused("bench", "video", "--clock", "cpu", match="several threads")
+
+
+def test_bench_video(capsys, monkeypatch, tmp_path):
+    import dogdepth.cloud as cloud
+
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    monkeypatch.setattr(cloud, "_scatter_s", lambda it: 5.0)
+    assert main(["bench", "video", "--repeat", "1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "orbit_video, sway, 120 frames" in out and "about 120 s" in out and list(tmp_path.glob("timing-*.csv"))
 
 
 
