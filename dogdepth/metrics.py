@@ -150,20 +150,23 @@ def image_metrics(
 def average_metrics(
     rows,            # dicts from `image_metrics`
     average='image', # 'image': each image has one vote; 'pixel': each pixel has one
-)->dict:             # the keys of METRICS, and n = the sum of the images' n
+    times=None,      # (D, rows): how often each row counts, for D means at once; default once
+)->dict:             # the keys of METRICS, and n = the sum of the images' n; with `times`, (D,) each
     "One row from many, exactly as if all pixels had been kept. Images without a pixel that counts have no vote; if none has any, all is nan."
     check_protocol(average=average)
+    votes = 1. if times is None else np.asarray(times, float)[:,[bool(r['n']) for r in rows]]
     rows = [r for r in rows if r['n']]
     if not rows: return {k:float('nan') for k in METRICS} | dict(n=0)
-    w = np.array([r['n'] if average=='pixel' else 1 for r in rows], float)
-    mean = lambda x: float(np.sum(w*x)/w.sum())
-    col = {k:np.array([r[k] for r in rows]) for k in (*METRICS,'log_bias','n')}
+    col = {k:np.array([r[k] for r in rows], float) for k in (*METRICS,'log_bias','n')}
+    w = votes*(col['n'] if average=='pixel' else np.ones(len(rows)))
+    mean = lambda x: (w*x).sum(-1)/w.sum(-1)
     res = {k:mean(col[k]) for k in METRICS}
     if average=='pixel': # a root does not average; its square does
         b = col['log_bias']
         res |= {k:mean(col[k]**2)**.5 for k in ('rmse','rmse_log')}
-        res['silog'] = (mean(col['silog']**2) + mean((100*(b-mean(b)))**2))**.5 # spread within images and between them
-    return res | dict(n=int(col['n'].sum()))
+        res['silog'] = (mean(col['silog']**2) + 1e4*np.maximum(mean(b**2)-mean(b)**2, 0))**.5 # spread within images and between them
+    res['n'] = (votes*col['n']).sum(-1)
+    return res if times is not None else {k:float(v) for k,v in res.items()} | dict(n=int(res['n']))
 
 # %% ../nbs/08_metrics.ipynb #c056
 def _images(x, what)->np.ndarray: # (B,H,W)
@@ -193,7 +196,7 @@ def depth_metrics(
 
 # %% ../nbs/08_metrics.ipynb #c061
 HEADINGS = dict(abs_rel='AbsRel', sq_rel='SqRel', rmse='RMSE', rmse_log='RMSElog', log10='log10', silog='SILog', delta1='δ1', delta2='δ2', delta3='δ3',
-                boundary_f1='boundary F1', f_5cm='F 5 cm', f_10cm='F 10 cm', f_20cm='F 20 cm', coverage='inside 90 %', nll='NLL', ause='AUSE')
+                boundary_f1='boundary F1', boundary_f1_4='every 4th px', boundary_f1_8='every 8th px', f_5cm='F 5 cm', f_10cm='F 10 cm', f_20cm='F 20 cm', coverage='inside 90 %', nll='NLL', ause='AUSE')
 
 def metric_table(
     rows:dict, # name -> dict from `depth_metrics`, or of any numbers
@@ -285,7 +288,7 @@ def boundary_f1(
     mean = lambda x: float((w*x).sum()/w.sum()) if w.sum() else float('nan')
     return dict(f1=mean(2*hit/np.maximum(said+true,1)), precision=mean(hit/np.maximum(said,1)), recall=mean(hit/np.maximum(true,1)), n=int(true[0]))
 
-# %% ../nbs/08_metrics.ipynb #c103
+# %% ../nbs/08_metrics.ipynb #c104
 def depth_clouds(
     pred, target,  # (H,W) metres
     camera,        # of this size
@@ -311,7 +314,7 @@ def cloud_distances(
         return cKDTree(b, balanced_tree=False, compact_nodes=False).query(q, distance_upper_bound=limit)[0] if len(a) and len(b) else np.zeros(0)
     return far(np.asarray(pred), np.asarray(target)), far(np.asarray(target), np.asarray(pred))
 
-# %% ../nbs/08_metrics.ipynb #c105
+# %% ../nbs/08_metrics.ipynb #c106
 def fscore(
     to_true, to_pred,  # distances from `cloud_distances`, metres
     tau:float=.05,     # metres: how near is near enough
@@ -321,7 +324,7 @@ def fscore(
     p,r = float(np.mean(to_true<tau)),float(np.mean(to_pred<tau))
     return dict(fscore=2*p*r/(p+r) if p+r else 0., precision=p, recall=r)
 
-# %% ../nbs/08_metrics.ipynb #c116
+# %% ../nbs/08_metrics.ipynb #c117
 def half_width(
     level:float=.9,       # share that the central interval promises to hold
     law:str='laplace',    # 'laplace' or 'gaussian'
@@ -331,7 +334,7 @@ def half_width(
     if not 0<level<1: raise ValueError(f"level should lie between 0 and 1, got {level}")
     return -math.log(1-level)/2**.5 if law=='laplace' else NormalDist().inv_cdf((1+level)/2)
 
-# %% ../nbs/08_metrics.ipynb #c119
+# %% ../nbs/08_metrics.ipynb #c120
 def _claims(pred, std, target, mask=None)->tuple: # (n,) |p - t|, (n,) std
     "Errors and claimed standard deviations at the pixels that count."
     p,t = counted(pred, target, mask); s,_ = counted(std, target, mask)
@@ -343,7 +346,7 @@ def coverage(pred, std, target, mask=None, level=.9, law='laplace')->float:
     e,s = _claims(pred, std, target, mask)
     return float(np.mean(e<=half_width(level, law)*s))
 
-# %% ../nbs/08_metrics.ipynb #c122
+# %% ../nbs/08_metrics.ipynb #c123
 def nll(pred, std, target, mask=None, law='laplace')->float:
     "Mean of -ln of the density at the truth, in nats, of a Laplace or Gaussian law around the prediction: lower is better."
     e,s = _claims(pred, std, target, mask); half_width(.9, law)
@@ -357,7 +360,7 @@ def constant_std(pred, target, mask=None, law='laplace', relative=False)->float:
     e = abs(p-t)/(p if relative else 1)
     return float(2**.5*e.mean() if law=='laplace' else (e**2).mean()**.5)
 
-# %% ../nbs/08_metrics.ipynb #c125
+# %% ../nbs/08_metrics.ipynb #c126
 def sparsification(
     error,     # (n,) one error each, 0 or more
     doubt,     # (n,) a standard deviation, or anything that grows with doubt
@@ -377,7 +380,7 @@ def ause(error, doubt, steps=100)->float:
     mine,best = (sparsification(error, x, steps) for x in (doubt,error))
     return float((mine-best).mean()/mine[0]) if mine[0]>0 else 0.
 
-# %% ../nbs/08_metrics.ipynb #c133
+# %% ../nbs/08_metrics.ipynb #c134
 def calibrate(pred, std, target, mask=None, level=.9, law='laplace')->float:
     "The factor on `std` with which exactly `level` of these pixels are covered: fit it on some rooms, use it on others (split conformal prediction: Vovk et al. 2005; Angelopoulos & Bates 2023)."
     e,s = _claims(pred, std, target, mask)

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dogdepth.depth import NYU_CAMERA, write_depth
-from dogdepth.evaluate import ByDistance, FixedDepth, evaluate
-from dogdepth.metrics import METRICS, average_metrics, crop_mask, depth_metrics
+from dogdepth.depth import NYU_CAMERA, valid_mask, write_depth
+from dogdepth.evaluate import PROTOCOLS, ByDistance, Evaluation, FixedDepth, FloorPlane, StdSample, bootstrap_interval, by_kind, evaluate, evaluate_protocols, fov_scale, kind_of, mean_of, scale_spread, seeds_table, shape_scores, std_report, t_interval
+from dogdepth.metrics import METRICS, average_metrics, boundary_f1, cloud_distances, crop_mask, depth_clouds, depth_metrics, floor_plane, fscore
 from dogdepth.predict import Prediction
 
 PROTOCOL = {"split", "crop", "cap", "average", "align", "flip", "input_size", "weights"}
@@ -113,7 +113,7 @@ def test_flip_and_camera_reach_the_predictor():
 
 def test_each_sees_every_frame():
     ds, seen = items(), []
-    evaluate(Noisy(ds), ds, progress=False, each=lambda item, depth, row: seen.append((item["name"], depth.shape, row["n"])))
+    evaluate(Noisy(ds), ds, progress=False, each=lambda item, prediction, row: seen.append((item["name"], prediction.depth_m.shape, row["n"])))
     assert seen == [(i["name"], (48, 64), int((i["depth"] > 0).sum())) for i in ds]
 
 
@@ -167,11 +167,262 @@ def test_by_distance():
     pooled = average_metrics(ev.images, "pixel")["abs_rel"]
     assert sum(r["share"] * r["abs_rel"] for r in rows) == pytest.approx(pooled)  # the bins add up to the whole
     rim = ByDistance()
-    rim(dict(depth=np.full((480, 640), 2.0, np.float32)), np.full((480, 640), 2.0))
+    rim(dict(depth=np.full((480, 640), 2.0, np.float32)), Prediction(np.full((480, 640), 2.0), None, None))
     assert rim.sums[:, 0].sum() == 426 * 560  # the same pixels as in the table
     edge = ByDistance((0, 2, 5, 10))
-    edge(dict(depth=np.full((2, 2), 2.0, np.float32)), np.full((2, 2), 2.0))
+    edge(dict(depth=np.full((2, 2), 2.0, np.float32)), Prediction(np.full((2, 2), 2.0), None, None))
     assert [r["far_m"] for r in edge.table()] == [2]  # a bin owns its far edge
+
+
+# --- protocols side by side
+
+def test_protocols_side_by_side_are_the_single_ones():
+    ds = items()
+    p = Noisy(ds, wrong)
+    ways = PROTOCOLS | {"no crop asked": dict(crop=None), "cap": dict(cap=(1.0, 5.0), average="pixel")}
+    evs = evaluate_protocols(p, ds, ways, progress=False)
+    assert list(evs) == list(ways)
+    assert len(p.calls) == 2 * len(ds)  # each photo once as it is and once with its mirror image, however many rows
+    for k, how in ways.items():
+        one = evaluate(Noisy(ds, wrong), ds, progress=False, **how)
+        assert evs[k].summary == one.summary and evs[k].images == one.images and evs[k].protocol == one.protocol, k
+    assert evs["with the mirrored photo"].protocol["flip"] and not evs["as usual"].protocol["flip"]
+    assert len({round(e.summary["rmse"], 9) for k, e in evs.items() if k not in ("with the mirrored photo", "whole frame, rim included", "no crop asked")}) == 7  # each way counts otherwise
+
+
+def test_each_row_scores_its_own_prediction():
+    class Mirror(Noisy):
+        def predict(self, img, camera=None, flip=False):
+            p = super().predict(img, camera, flip)
+            return Prediction(p.depth_m * (1.1 if flip else 1), camera, img)
+    ds = items()
+    seen = []
+    p = Mirror(ds)
+    evs = evaluate_protocols(p, ds, {"plain": {}, "flip": dict(flip=True, cap=(1e-3, 20.0))}, progress=False, each=lambda item, pred, row: seen.append(row["abs_rel"]))
+    assert evs["plain"].summary["abs_rel"] == 0 and evs["flip"].summary["abs_rel"] == pytest.approx(0.1) and seen == [0] * 4
+    assert p.calls == [(i["camera"], f) for i in ds for f in (False, True)]
+
+
+def test_what_each_returns_joins_the_row_of_the_first_protocol():
+    ds = items()
+    evs = evaluate_protocols(Noisy(ds), ds, {"a": {}, "b": dict(align="median")}, progress=False, each=lambda item, p, row: dict(far=float(item["depth"].max())) if item["name"][-1] != "3" else dict(far=math.nan))
+    assert [r["far"] for r in evs["a"].images[:3]] == [float(i["depth"].max()) for i in ds[:3]] and "far" not in evs["b"].images[0]
+    assert mean_of(evs["a"], ["far"])["far"] == pytest.approx(np.mean([i["depth"].max() for i in ds[:3]]))  # nan has no vote
+    assert json.dumps(evs["a"].to_dict())
+
+
+def test_protocol_errors():
+    ds = items(1)
+    with pytest.raises(ValueError, match=r"protocol 'odd' has \['mirror'\]: expected some of \['align'"):
+        evaluate_protocols(Noisy(ds), ds, {"odd": dict(mirror=True)}, progress=False)
+    with pytest.raises(ValueError, match="crop should be one of"):
+        evaluate_protocols(Noisy(ds), ds, {"a": {}, "b": dict(crop="garg")}, progress=False)
+
+
+def test_floor_plane_knows_the_lens():
+    img = np.zeros((24, 32, 3), np.uint8)
+    how = dict(height_m=1.4, pitch_deg=20.0, wall_m=3.0)
+    cam = NYU_CAMERA.resize(24, 32)
+    assert (FloorPlane(**how).predict(img).depth_m == floor_plane(cam, **how)).all()
+    other = type(cam).from_fov(90, 24, 32)
+    assert (FloorPlane(**how).predict(img, other, flip=True).depth_m == floor_plane(other, **how)).all()
+
+
+# --- how sure is the mean?
+
+def made_up(values, scenes, n=100, weights="a"):
+    "An evaluation from bare numbers: one AbsRel a frame."
+    rows = [dict.fromkeys((*METRICS, "log_bias"), float(v)) | dict(name=f"{s}/{i}", scene=s, n=n) for i, (v, s) in enumerate(zip(values, scenes))]
+    return Evaluation(rows, average_metrics(rows), dict(average="image", weights=weights, split="val"))
+
+
+def test_bootstrap_draws_rooms_not_frames():
+    r = np.random.default_rng(0)
+    room = r.normal(0.2, 0.05, 40)  # rooms differ, their frames do not
+    ev = made_up(np.repeat(room, 5), [f"room_{k:04d}" for k in range(40) for _ in range(5)])
+    lo, hi = bootstrap_interval(ev)
+    assert lo < ev.summary["abs_rel"] < hi
+    assert hi - lo == pytest.approx(2 * 1.96 * room.std() / 40**0.5, rel=0.1)  # 40 independent things, not 200
+    a, b = bootstrap_interval(ev, by="frame")
+    assert (hi - lo) / (b - a) == pytest.approx(5**0.5, rel=0.1)
+    assert bootstrap_interval(ev) == (lo, hi) != bootstrap_interval(ev, seed=1)
+    wide = bootstrap_interval(ev, level=0.99)
+    assert wide[0] < lo and wide[1] > hi
+    parts = made_up(np.repeat(room, 5), [f"room_{k:04d}{'abcde'[j]}" for k in range(40) for j in range(5)])
+    assert bootstrap_interval(parts) == (lo, hi)  # parts a, b, c of a video are one room
+    nameless = made_up(np.repeat(room, 5), [None] * 200)
+    assert bootstrap_interval(nameless) == bootstrap_interval(nameless, by="frame")
+
+
+def test_bootstrap_of_a_difference():
+    r = np.random.default_rng(1)
+    scenes = [f"room_{k:04d}" for k in range(50)]
+    hard = r.normal(0.2, 0.08, 50)
+    a, b = made_up(hard, scenes), made_up(hard - 0.01 + r.normal(0, 0.005, 50), scenes)
+    lo, hi = bootstrap_interval(a, other=b)
+    assert 0 < lo < 0.01 < hi < 0.02  # certain, although each alone is known to 0.02 only
+    one = bootstrap_interval(a)
+    assert one[1] - one[0] > 5 * (hi - lo)
+    assert bootstrap_interval(b, other=a) == pytest.approx((-hi, -lo))
+    with pytest.raises(ValueError, match="same frames in the same order"):
+        bootstrap_interval(a, other=made_up(hard, scenes[::-1]))
+    with pytest.raises(ValueError, match="by should be 'room' or 'frame', got 'scene'"):
+        bootstrap_interval(a, by="scene")
+    with pytest.raises(ValueError, match="at least two rooms to draw from, got 1"):
+        bootstrap_interval(made_up([0.1, 0.2], ["room_0001a", "room_0001b"]))
+
+
+def test_bootstrap_keeps_the_average_of_the_evaluation():
+    ev = made_up([0.1, 0.3], ["a_1", "b_1"])
+    ev.images[1]["n"] = 10**9
+    ev.protocol["average"] = "pixel"
+    assert bootstrap_interval(ev, "delta1")[1] == pytest.approx(0.3) and np.median([bootstrap_interval(ev, "delta1", n=1, seed=s)[0] for s in range(9)]) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_t_interval_against_scipy_and_by_simulation():
+    from scipy import stats
+    x = [0.170, 0.164, 0.175]
+    m, half = t_interval(x)
+    lo, hi = stats.t.interval(0.95, 2, loc=np.mean(x), scale=stats.sem(x))
+    assert (m - half, m + half) == pytest.approx((lo, hi))
+    r = np.random.default_rng(0).normal(1, 1, (600, 3))
+    held = np.mean([abs(m - 1) <= h for m, h in map(t_interval, r)])
+    assert held == pytest.approx(0.95, abs=0.025)  # three runs are enough for an honest interval, if a wide one
+    for bad in ([0.1], [], [[1, 2]]):
+        with pytest.raises(ValueError, match="needs two runs or more"):
+            t_interval(bad)
+
+
+def test_seeds_table():
+    runs = {"light": [made_up([v], ["a_1"], weights=str(v)) for v in (0.160, 0.164, 0.168)], "plain": [made_up([v], ["a_1"]) for v in (0.2, 0.2)]}
+    text = seeds_table(runs, ("abs_rel",))
+    lines = text.splitlines()
+    assert "AbsRel" in lines[0] and "light, 3 seeds" in lines[2] and "0.164 ± 0.010" in lines[2] and "0.200 ± 0.000" in lines[3]
+    runs["plain"][0].protocol["split"] = "test"
+    with pytest.raises(ValueError, match="were not measured alike"):
+        seeds_table(runs)
+
+
+# --- kinds of room
+
+def test_by_kind():
+    assert [kind_of(s) for s in ("living_room_0062a", "office_0003", "room_00012", None, "cafe")] == ["living_room", "office", "room", "unknown", "cafe"]
+    ev = made_up([0.3, 0.1, 0.2, 0.4, 0.5], ["office_0001a", "office_0001b", "office_0002", "kitchen_0001", None])
+    got = by_kind(ev)
+    assert list(got) == ["office", "kitchen", "unknown"]
+    assert {k: (r["frames"], r["rooms"]) for k, r in got.items()} == dict(office=(3, 2), kitchen=(1, 1), unknown=(1, 0))
+    assert got["office"]["abs_rel"] == pytest.approx(0.2)
+    assert list(by_kind(ev, "delta1")) == ["unknown", "kitchen", "office"]  # there more is better
+
+
+# --- sharpness and points
+
+def test_shape_scores_are_the_metrics():
+    (it,) = items(1, seed=3)
+    it["depth"][:] = np.where(np.arange(64) < 30, 2, 3) * np.where(np.arange(48) < 20, 1, 1.4)[:, None]
+    it["depth"][::7, ::5] = 0
+    p = Prediction(wrong(np.maximum(it["depth"], 1)).astype(np.float32) * 0.9, it["camera"], it["image"])
+    got = shape_scores(it, p)
+    assert list(got) == ["boundary_f1", "boundary_f1_4", "boundary_f1_8", "f_5cm", "f_10cm", "f_20cm"]
+    for k, name in ((1, "boundary_f1"), (4, "boundary_f1_4"), (8, "boundary_f1_8")):
+        assert got[name] == boundary_f1(p.depth_m[::k, ::k], it["depth"][::k, ::k])["f1"]
+    far = cloud_distances(*depth_clouds(p.depth_m, it["depth"], it["camera"]))
+    assert got["f_10cm"] == pytest.approx(fscore(*far, 0.1)["fscore"]) and 0 < got["f_5cm"] < got["f_10cm"] < got["f_20cm"] < 1
+    ev = evaluate(Noisy([it]), [it], each=shape_scores, progress=False)
+    assert mean_of(ev, got) == dict.fromkeys(got, 1.0)  # the truth
+    big = dict(depth=np.full((480, 640), 2.0, np.float32), camera=NYU_CAMERA)
+    big["depth"][:, 20:] = 4  # an edge outside the Eigen crop
+    assert math.isnan(shape_scores(big, Prediction(big["depth"], NYU_CAMERA, None))["boundary_f1"])
+    assert shape_scores(big, Prediction(big["depth"], NYU_CAMERA, None), crop=None)["boundary_f1"] == 1
+
+
+# --- claimed spreads
+
+class Spread(Noisy):
+    "Errors of a law it knows; claims their spread divided by `lie`, in shares of the depth that differ from room to room by nothing."
+
+    def __init__(self, frames, lie=1.0):
+        super().__init__(frames)
+        self.lie, self.rng = lie, np.random.default_rng(0)
+
+    def predict(self, img, camera=None):
+        (it,) = (i for i in self.frames if i["image"] is img)
+        t = np.where(it["depth"] > 0, it["depth"], 3)
+        std = 0.01 * t * np.exp(0.7 * np.random.default_rng(len(it["name"])).standard_normal(t.shape))
+        p = t + self.rng.laplace(0, std / 2**0.5)
+        return Prediction(p.astype(np.float32), camera, img, (std / self.lie).astype(np.float32))
+
+
+def test_std_report_of_a_known_law():
+    ds = items(16)
+    for lie in (0.5, 1.0, 3.0):
+        sample = StdSample(per_frame=1500)
+        evaluate(Spread(ds, lie), ds, each=sample, progress=False)
+        rep = std_report(sample)
+        mine, mended, one, share = rep.values()
+        assert mended["coverage"] == pytest.approx(0.9, abs=0.01) and all(abs(c - 0.9) < 0.02 for c in mended["halves"])
+        assert mended["factor"] == pytest.approx((lie, lie), rel=0.05)
+        assert mine["coverage"] == pytest.approx(1 - 0.1 ** (1 / lie), abs=0.01)  # a Laplace law, with an interval too narrow by `lie`
+        assert mended["nll"] < min(one["nll"], share["nll"]) and mended["nll"] <= mine["nll"] + 1e-3
+        assert mine["ause"] == mended["ause"] < share["ause"] < one["ause"]  # a factor does not change the order
+        assert mine["factor"] == (1.0, 1.0)
+
+
+def test_halves_share_no_room_and_hold_everything():
+    ds = items(8)
+    for k, i in enumerate(ds):
+        i["scene"] = f"den_000{k // 2}{'ab'[k % 2]}"  # two parts of one room
+    sample = StdSample(per_frame=50)
+    for k, i in enumerate(ds):
+        sample(i, Prediction(np.full((48, 64), 1.0 + k), i["camera"], i["image"], np.ones((48, 64))))
+    a, b = sample.halves()
+    sides = [set(np.unique(x[0]).astype(int) - 1) for x in (a, b)]
+    assert sides[0] | sides[1] == set(range(8)) and not sides[0] & sides[1] and len(sides[0]) == 4
+    assert not {k // 2 for k in sides[0]} & {k // 2 for k in sides[1]}
+    assert a.shape[1] + b.shape[1] == 8 * 50
+    truths = np.concatenate([a, b], 1)[2]
+    assert valid_mask(truths).all()  # holes are not sampled
+    again = StdSample(per_frame=50)
+    for k, i in enumerate(ds):
+        again(i, Prediction(np.full((48, 64), 1.0 + k), i["camera"], i["image"], np.ones((48, 64))))
+    assert all((x == y).all() for x, y in zip(again.halves(), (a, b)))
+
+
+def test_std_errors():
+    ds = items(2)
+    with pytest.raises(ValueError, match="has no std_m"):
+        evaluate(Noisy(ds), ds, each=StdSample(), progress=False)
+    sample = StdSample()
+    evaluate(Spread(ds), ds, each=sample, progress=False)  # both frames are of room_0
+    with pytest.raises(ValueError, match="at least two rooms, got 1"):
+        std_report(sample)
+
+
+# --- other cameras
+
+class Ruler:
+    "Knows a room's depth if it is told the lens; else it assumes NYU's and is wrong by the ratio of the two."
+    def __init__(self):
+        from dogdepth.depth import Camera
+        from dogdepth.rooms import render_room
+        self.rooms = [render_room(s, camera=Camera.from_fov(f, 48, 64)) for s in (1, 2, 3) for f in (45, 90)]
+
+    def predict(self, img, camera=None):
+        (r,) = (r for r in self.rooms if (r["image"] == img).all())
+        used = (camera or NYU_CAMERA.resize(48, 64)).focal
+        return Prediction(0.8 * r["depth"] * used / r["camera"].focal, camera, img)
+
+
+def test_fov_scale():
+    rows = fov_scale(Ruler(), fovs=(45, 90), seeds=(1, 2, 3), size=(48, 64))
+    assert [r["fov_deg"] for r in rows] == [45, 90]
+    for r in rows:
+        focal = 32 / math.tan(math.radians(r["fov_deg"] / 2))
+        assert r["scales"] == pytest.approx([0.8] * 3) and r["scale"] == pytest.approx(0.8)
+        assert r["untold"] == pytest.approx(0.8 * NYU_CAMERA.resize(48, 64).focal / focal, rel=1e-4)
+        assert r["abs_rel"] == pytest.approx(0.2)
+    assert scale_spread([r["scale"] for r in rows]) == pytest.approx(0, abs=1e-6) and scale_spread([r["untold"] for r in rows]) > 0.5
+    assert scale_spread([1.0, 1.21]) == pytest.approx(0.1) == scale_spread([2.0, 2.42])
 
 
 # --- every kind of data set

@@ -257,6 +257,19 @@ def test_rows_average_to_the_table_of_the_batch(average, align):
     close(metrics.average_metrics(rows, average), depth_metrics(p, t, average=average, align=align))
 
 
+@pytest.mark.parametrize("average", ["image", "pixel"])
+def test_times_are_copies_of_rows(average):
+    p, t = maps(21, n=4)
+    t[1], t[2, 0, 6:] = 0, 0
+    rows = [metrics.image_metrics(a[0], b[0]) for a, b in zip(p, t)]
+    times = np.array([[1, 1, 1, 1], [3, 0, 2, 0], [0, 5, 0, 1]])
+    got = metrics.average_metrics(rows, average, times)
+    for i, ks in enumerate(times):
+        want = metrics.average_metrics([r for r, k in zip(rows, ks) for _ in range(k)], average)
+        for k in KEYS:
+            assert got[k][i] == pytest.approx(want[k], rel=1e-9), k
+
+
 def test_log_bias():
     _, t = maps(15)
     assert metrics.log_bias(1.2 * t, t) == pytest.approx(math.log(1.2), rel=1e-6)
@@ -458,7 +471,7 @@ def test_cloud_distances_and_fscore_against_brute_force():
 
 def test_fscore_edges():
     assert metrics.fscore(np.array([0.3]), np.array([0.3]), 0.1) == dict(fscore=0.0, precision=0.0, recall=0.0)
-    assert metrics.fscore(np.array([0.1]), np.array([0.1]), 0.1)["fscore"] == 0  # exactly tau does not count
+    assert not any(metrics.fscore(np.array([0.1]), np.array([0.1]), 0.1).values())  # exactly tau does not count
     for x, y in ((np.zeros(0), np.ones(1)), (np.ones(1), np.zeros(0))):
         assert math.isnan(metrics.fscore(x, y)["fscore"])
     empty = metrics.cloud_distances(np.zeros((0, 3)), np.ones((2, 3)))
