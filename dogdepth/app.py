@@ -648,7 +648,8 @@ def delete(id):
 @site.patch('/api/items/<id>')
 def change(id):
     "Another field of view: the depth is found again, and what was made of the old one goes."
-    it,d = mine(id),desk(); body = flask.request.get_json()
+    it,d = mine(id),desk(); flask.request.max_content_length = 512 # one number
+    body = flask.request.get_json()
     if not isinstance(body, dict) or set(body)!={'fov'}: raise Refused(422, 'bad_fov')
     fov = field_of_view(body['fov']); h,w = it.camera['height'],it.camera['width']
     with d.shelf.lock:

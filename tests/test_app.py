@@ -136,6 +136,12 @@ def test_impossible_change(me, body):
     assert r.status_code == 422 and r.json["error"] == "bad_fov"
 
 
+@pytest.mark.parametrize("body, status", [("[" * 500, 400), ("[" * 100_000, 413), ('{"fov":', 400), ("", 400), ('{"fov": 60}' + " " * 600, 413)])
+def test_bodies_that_are_no_change(me, body, status):
+    client, key, it = me
+    assert client.patch(f"/api/items/{it['id']}", data=body, headers={**key, "Content-Type": "application/json"}).status_code == status
+
+
 def test_list_and_delete(me):
     client, key, it = me
     k = key["Authorization"].split()[1]
@@ -520,7 +526,7 @@ def test_leftovers_of_a_killed_server_are_swept(tmp_path):
     code = f"""if True:
         import sys, time; sys.path.insert(0, {str(ROOT / 'tests')!r})
         from app_fakes import Slope; from dogdepth.app import create_app
-        app = create_app(Slope(), {str(tmp_path)!r}, decoders=1); (app.extensions['dogdepth'].shelf.root/'photo.jpg').write_bytes(b'x'); print('up', flush=True); time.sleep(60)"""
+        app = create_app(Slope(), {str(tmp_path)!r}, decoders=1); app.extensions['dogdepth'].bench.ready.wait(); (app.extensions['dogdepth'].shelf.root/'photo.jpg').write_bytes(b'x'); print('up', flush=True); time.sleep(60)"""
     p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert p.stdout.readline() == "up\n"
     assert sweep(tmp_path) == 0 and list(tmp_path.glob("serve-*/photo.jpg"))  # it lives: hands off
