@@ -444,6 +444,12 @@ def _batch_dog(c, measure, fallback):
     return wide-fine
 
 # %% ../nbs/03_dog.ipynb #c157
+def _photo(x):
+    "One image of a batch, (C,H,W) float in [0,1], as (H,W,C) uint8."
+    x = (x.clamp(min=0) if x.min()<0 else x).float()
+    hwc = x.permute(1, 2, 0)                                    # a photo seen as a tensor is one already
+    return cv2.convertScaleAbs(hwc.numpy(), alpha=255) if hwc.is_contiguous() else cv2.merge([cv2.convertScaleAbs(c, alpha=255) for c in x.numpy()])
+
 def modified_dog_batch(
     x,                       # torch (B,3,H,W) RGB or (B,1,H,W) grey, float in [0,1], any device
     measure:str='laplacian', # as in `modified_dog`
@@ -455,11 +461,11 @@ def modified_dog_batch(
     if x.ndim!=4 or x.shape[1] not in (1,3) or not x.is_floating_point(): raise ValueError(f"x should be (B,3,H,W) float in [0,1], got {tuple(x.shape)} {x.dtype}. One uint8 image goes to `modified_dog`.")
     if measure not in MEASURES: raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
     if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
+    if len(x)==0: return x[:,:1].detach().float()
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        levels = lambda a: a.float().mul(255).round_().clamp_(0, 255)
-        if x.device.type!='cpu': d = _batch_dog(levels(x).int(), measure, fallback)
-        else: d = [torch.from_numpy(modified_dog(cv2.merge(list(levels(i).byte().numpy())), measure, fallback, saturate=False)) for i in x]
-        d = (torch.stack(tuple(d))[:,None] if len(d) else x[:,:1].float())/255
+        if x.device.type!='cpu': d = _batch_dog((x.float()*255).round().clamp(0, 255).int(), measure, fallback)
+        else: d = [torch.from_numpy(modified_dog(_photo(i), measure, fallback, saturate)) for i in x.detach()]
+        d = (d if torch.is_tensor(d) else torch.stack(d))[:,None]/255
         return d.clamp(min=0) if saturate else d
 
 # %% ../nbs/03_dog.ipynb #c160

@@ -304,3 +304,15 @@ def test_every_frame(data):
         sigma = focus_sigma(g)[2]
         wide, fine = (np.rint(gaussian_blur(g, s) + 1e-3) for s in (sigma, sigma / 10))  # itself true to 0.01
         within(modified_dog(g, saturate=False), wide - fine)
+
+
+def test_batch_levels_are_rounded_and_clipped():
+    "Values between two levels go to the nearer one, values outside [0,1] to the ends; strided, double and empty-handed tensors too."
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 64, 80, generator=g) * 1.4 - 0.2
+    levels = (x * 255).round().clamp(0, 255)
+    want = [modified_dog(i.permute(1, 2, 0).byte().numpy()) for i in levels]
+    for form in (x, x.double(), x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), x.clone().requires_grad_()):
+        got = modified_dog_batch(form)
+        assert got.dtype == torch.float32 and not got.requires_grad
+        assert all(((a[0] * 255).round().numpy() == b).all() for a, b in zip(got, want))
