@@ -499,24 +499,6 @@ def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
     return buf.getvalue()
 
 # %% ../nbs/14_cloud.ipynb #c148
-def orbit_video(
-    pred,                  # a Prediction, a data set's item, or depth (H,W) metres
-    path,                  # .mp4
-    frames:int=120,
-    size=(480,640),        # (H,W) pixels, an odd side grows by one; None: the photo's shape, with as many pixels as 480x640
-    fps:float=30,
-    *, motion:str='sway',  # a key of `MOTIONS`: 'sway' or 'turn'
-    camera=None, image=None, # where `pred` is a bare depth map
-    progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
-):
-    "A film that moves around in the photo, as H.264 in MP4: loops smoothly, plays in browsers (report §5); all or nothing."
-    h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
-    v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
-    poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]
-    shot = lambda pose: cv2.cvtColor(v.view(pose, reach), cv2.COLOR_RGB2YUV_I420)
-    with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots: data = _mp4(_told(shots, frames, progress), frames, (h,w), fps)
-    atomic_write(path, data)
-
 def _size_like(shape, area=480*640): k = np.sqrt(area/(shape[0]*shape[1])); return tuple(int(np.clip(2*round(a*k/2), 16, 4096)) for a in shape)
 
 def _told(xs, n, progress):
@@ -538,7 +520,26 @@ def _film(path, frames, size, fps, motion):
     if np.shape(size)!=(2,) or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
     return tuple(int(n)+int(n)%2 for n in size)
 
-# %% ../nbs/14_cloud.ipynb #c159
+# %% ../nbs/14_cloud.ipynb #c149
+def orbit_video(
+    pred,                  # a Prediction, a data set's item, or depth (H,W) metres
+    path,                  # .mp4
+    frames:int=120,
+    size=(480,640),        # (H,W) pixels, an odd side grows by one; None: the photo's shape, with as many pixels as 480x640
+    fps:float=30,
+    *, motion:str='sway',  # a key of `MOTIONS`: 'sway' or 'turn'
+    camera=None, image=None, # where `pred` is a bare depth map
+    progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
+):
+    "A film that moves around in the photo, as H.264 in MP4: loops smoothly, plays in browsers (report §5); all or nothing."
+    h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
+    v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
+    poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]
+    shot = lambda pose: cv2.cvtColor(v.view(pose, reach), cv2.COLOR_RGB2YUV_I420)
+    with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots: data = _mp4(_told(shots, frames, progress), frames, (h,w), fps)
+    atomic_write(path, data)
+
+# %% ../nbs/14_cloud.ipynb #c160
 _FRESH = """import sys, time; t = time.perf_counter()
 import numpy as np; from dogdepth.cloud import orbit_video; from dogdepth.depth import Camera
 z = np.load(sys.argv[1]); it = dict(image=z['image'], depth=z['depth'], camera=Camera(*z['lens'], *z['depth'].shape)); i = time.perf_counter()
@@ -566,7 +567,7 @@ def bench_video(
     if out is not None: write_results(rows, out)
     return rows
 
-# %% ../nbs/14_cloud.ipynb #c160
+# %% ../nbs/14_cloud.ipynb #c161
 def _scatter_s(item)->float:
     "Seconds for one view as the report's program makes it: every pixel a dot of a 3D scatter, saved as a picture."
     from matplotlib.figure import Figure
