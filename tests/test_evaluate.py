@@ -368,6 +368,23 @@ def test_std_report_of_a_known_law():
         assert mine["factor"] == (1.0, 1.0)
 
 
+def test_each_half_is_judged_by_what_the_other_fitted():
+    "Errors of exactly 0.1 m in one room and 0.4 m in the other, std 1 claimed: the factors are known, and so is what they cover."
+    sample = StdSample(per_frame=100)
+    for scene, err in (("den_0001", 0.1), ("den_0002", 0.4)):
+        t = np.full((20, 20), 3.0)
+        sample(dict(depth=t, scene=scene, name=scene), Prediction(t + err, None, None, np.ones_like(t)))
+    first = sample.halves()[0]
+    e = [0.1, 0.4] if np.isclose(first[0] - first[2], 0.1).all() else [0.4, 0.1]  # of the first half and of the second
+    rep = std_report(sample)
+    width = np.log(10) / 2**0.5
+    assert rep["calibrated on the other half"]["factor"] == pytest.approx((e[1] / width, e[0] / width))  # applied to the first half, and to the second
+    assert rep["calibrated on the other half"]["halves"] == tuple(float(e[1 - k] >= e[k]) for k in (0, 1))
+    assert rep["one std for all"]["factor"] == pytest.approx((2**0.5 * e[1], 2**0.5 * e[0]))
+    b = [e[1 - k] / (3 + e[1 - k]) * (3 + e[k]) for k in (0, 1)]  # a share of the prediction, not of the truth
+    assert rep["a share of the depth"]["nll"] == pytest.approx(np.mean([np.log(2 * b[k]) + e[k] / b[k] for k in (0, 1)]))
+
+
 def test_halves_share_no_room_and_hold_everything():
     ds = items(8)
     for k, i in enumerate(ds):
