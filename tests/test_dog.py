@@ -446,6 +446,17 @@ def test_steady_dog_stays_under_change(change, bound):
     assert rms < bound and a.std() > 0.1  # small beside what is there
 
 
+def test_steady_dog_against_float64():
+    "Wide minus narrow, over the contrast: positive on the dark side of an edge, as in `modified_dog`."
+    g = levels(textured(120, 160))
+    s = (120 * 160) ** 0.5
+    for share, ratio in ((1 / 128, 4), (1 / 40, 2.5)):
+        want = (blur64(g, share * s) - blur64(g, share * s / ratio)) / g.std()
+        assert abs(steady_dog(g, share, ratio) - want).max() < 1e-3
+    step = stepped(1)
+    assert steady_dog(step)[240, 317] > 0.1 and steady_dog(step)[240, 324] < -0.1
+
+
 def test_noise_in_steady_dog_is_what_the_filter_lets_through():
     "White noise of n levels leaves n / (2 sqrt(pi) sigma) of the narrow blur, minus the little that the wide one shares."
     n, c, img = 5, textured(), textured()
