@@ -590,6 +590,22 @@ def test_a_killed_decoder_comes_back(tmp_path):
     desk.close()
 
 
+def test_a_file_gets_two_decoders_and_no_third(tmp_path):
+    "One that dies halfway may have been killed for another reason; a file that ends two is refused."
+    app, desk = opened(tmp_path)
+    c, h = app.test_client(), desk.decoders.queue[0]
+    real, deaths = h.call, iter([1, 0, 1, 1])
+
+    def call(*args, **how):
+        if next(deaths):
+            raise A.Died()
+        return real(*args, **how)
+    h.call = call
+    assert post(c).status_code == 200
+    assert (post(c).status_code, desk.decoders.qsize()) == (422, 1)
+    desk.close()
+
+
 def test_jobs_that_take_too_long(tmp_path):
     app, desk = opened(tmp_path, Moody(), job_s=1)
     t = time.monotonic()
