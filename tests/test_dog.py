@@ -630,7 +630,7 @@ def test_stored_rooms_come_out_again():
     want = {(r["condition"], r["name"], r["measure"]): r for r in stored()}
     for name, items, focus_m in study_rooms(1):
         for r in focus_study(items, focus_m, ("laplacian", "dog", "height")):
-            for k in ("depth", "blur"):
+            for k in ("depth", "given_height", "blur", "depth_rich", "blur_rich"):
                 assert r[k] == pytest.approx(float(want[name, r["name"], r["measure"]][k]), abs=0.03, nan_ok=True)
 
 
