@@ -726,6 +726,7 @@ def build_site(
         shutil.copy(ASSETS.parent/'app'/'static'/'room.js', pages/'site')
         plotly_js(pages/'site'); unpack_npm('katex', pages/'site'/'katex', cache)
         if with_try: try_files(pages/'site', cache)
+        if not (about := pages/'site'/'model'/'model.json').exists(): about.parent.mkdir(exist_ok=True); about.write_text('{}')
         finish(pages, times)
         (pages/'.nojekyll').touch(); shutil.rmtree(out, ignore_errors=True); shutil.move(pages, out)
     return out

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from dogdepth.depth import data_root
+from sites import site, whole_site  # noqa: F401 fixtures: the built site
 
 settings.register_profile("fixed", derandomize=True)  # the same examples every time: make test; make test-all looks for new ones
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 import yaml
 from PIL import Image
-from sites import ROOT, ids_of, local, site, tags, targets  # noqa: F401
+from sites import ROOT, ids_of, local, tags, targets
 
 from dogdepth import site as S
 

@@ -121,7 +121,10 @@ window.dogdepth = (() => {
     figures.push(...by.values());
     const seen = new IntersectionObserver(es => es.forEach(e => { if (e.isIntersecting) { seen.unobserve(e.target); by.get(e.target).draw(); } }), {rootMargin: '250px'});
     for (const [b] of boxes) seen.observe(b);
-    new MutationObserver(() => { if (start.dark !== dark()) { start.dark = dark(); figures.forEach(f => f.recolour()); } }).observe(document.documentElement, {attributes: true, subtree: false, attributeFilter: ['class', 'data-scheme']});
+    new MutationObserver(() => {
+      if (window.smalldocsToggleScheme) document.documentElement.classList.toggle('quarto-dark', document.documentElement.dataset.scheme === 'alternate');   // before its own script looks
+      if (start.dark !== dark()) { start.dark = dark(); figures.forEach(f => f.recolour()); }
+    }).observe(document.documentElement, {attributes: true, subtree: false, attributeFilter: ['class', 'data-scheme']});
     start.dark = dark();
     for (const b of document.querySelectorAll('[role=button]')) b.addEventListener('keydown', e => { if (e.key === ' ') { e.preventDefault(); b.click(); } });
     if (document.getElementById('try')) import(new URL(root + 'site/try.js', location.href).href).catch(e => console.warn(e.message));

@@ -119,5 +119,5 @@ $('try-fov').oninput = () => {                        // another lens: depth goe
 for (const b of document.querySelectorAll('[data-act]')) b.onclick = () => room?.act(b.dataset.act);
 document.querySelectorAll('#try .probe').forEach(probe);
 window.dogdepthTry = {get now() { return now; }, get network() { return network; }, open, sample};
-fetch(base + 'model.json', {method: 'HEAD'}).then(r => { if (!r.ok) throw Error(); for (const b of document.querySelectorAll('#try button, #try input')) b.disabled = false; say('Ready: drop a photo anywhere on this page, or choose a sample.'); })
+fetch(base + 'model.json').then(r => r.json()).then(about => { if (!about.sizes) throw Error(); for (const b of document.querySelectorAll('#try button, #try input')) b.disabled = false; say('Ready: drop a photo anywhere on this page, or choose a sample.'); })
   .catch(() => say('This copy of the site was built without the network, so nothing can be computed here. Build it with npm and the package onnx at hand, or see the page opened over http and not from a file.'));
