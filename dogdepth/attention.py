@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
            'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder', 'LightUNet',
-           'DepthUNet', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
+           'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
@@ -170,20 +170,24 @@ class DepthUNet(nn.Module):
         if arch!='published': nn.init.constant_(self._head.bias, .9)         # exp(.9) = 2.5 m, about NYU's median
     @property
     def _head(self): return self.final_conv if self.arch=='light' else self.unet.final_conv
-    def forward(self,
-        x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
-        spread:bool=False, # also how far off the answer may be
-    )->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
-        ni = 6 if self.config['dog'] else 3
-        if x.ndim!=4 or x.shape[1]!=ni: raise ValueError(f"the network takes (B,{ni},H,W) in [0,1], got {tuple(x.shape)}: `stack_dog` makes the six channels of a photo")
-        if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
-        gated = lambda f: self.spatial_attention(self.channel_attention(f))
-        if self.arch=='published': return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
-        f = gated(self.unet.features(x))
-        depth = resize_like(self._head(f), x).float().clamp(-5,5).exp() # the network says log depth
-        return (depth, resize_like(self.spread_head(f.detach()), x).float().clamp(-5,1).exp()) if spread else depth
 
-# %% ../nbs/06_attention.ipynb #c053
+# %% ../nbs/06_attention.ipynb #c047
+def forward(self,
+    x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
+    spread:bool=False, # also how far off the answer may be
+)->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
+    ni = 6 if self.config['dog'] else 3
+    if x.ndim!=4 or x.shape[1]!=ni: raise ValueError(f"the network takes (B,{ni},H,W) in [0,1], got {tuple(x.shape)}: `stack_dog` makes the six channels of a photo")
+    if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
+    gated = lambda f: self.spatial_attention(self.channel_attention(f))
+    if self.arch=='published': return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
+    f = gated(self.unet.features(x))
+    depth = resize_like(self._head(f), x).float().clamp(-5,5).exp() # the network says log depth
+    return (depth, resize_like(self.spread_head(f.detach()), x).float().clamp(-5,1).exp()) if spread else depth
+
+DepthUNet.forward = forward
+
+# %% ../nbs/06_attention.ipynb #c054
 def folded(
     model:nn.Module, # left as it is
 )->nn.Module:        # a copy for answering, not for training
@@ -196,7 +200,7 @@ def folded(
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
     return m
 
-# %% ../nbs/06_attention.ipynb #c062
+# %% ../nbs/06_attention.ipynb #c063
 CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
 def metres(self:DepthUNet,
@@ -208,7 +212,7 @@ def metres(self:DepthUNet,
 
 DepthUNet.metres = metres
 
-# %% ../nbs/06_attention.ipynb #c065
+# %% ../nbs/06_attention.ipynb #c066
 def _read_state(path:Path)->dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
@@ -229,7 +233,7 @@ def _load(model, sd:dict, path):
     model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
     return model
 
-# %% ../nbs/06_attention.ipynb #c066
+# %% ../nbs/06_attention.ipynb #c067
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
@@ -242,7 +246,7 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
 
 DepthUNet.save_pretrained = save_pretrained
 
-# %% ../nbs/06_attention.ipynb #c067
+# %% ../nbs/06_attention.ipynb #c068
 def _from_hub(name:str)->Path:
     "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
     try: from huggingface_hub import snapshot_download

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'PHOTO_SUFFIXES', 'as_rgb', 'network_size', 'exif_focal',
-           'default_camera', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor',
+           'default_camera', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor', 'stream',
            'export_onnx', 'bench_model', 'format_model_rows']
 
 # %% ../nbs/12_predict.ipynb #c002
@@ -215,7 +215,6 @@ class Predictor:
         else: self.model = (weights if given else folded(DepthUNet.from_pretrained(weights))).to(self.device, memory_format=torch.channels_last).eval()
         self.weights = 'a model in memory' if given else str(weights)
         self.size = tuple(size or (self.model.config['height'], self.model.config['width_px']))
-
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
@@ -230,37 +229,39 @@ class Predictor:
                 d,s = (None if a is None else cv2.resize(a[n], imgs[k].shape[1::-1], interpolation=cv2.INTER_LINEAR) for a in (depth,std))
                 res[k] = Prediction(np.maximum(d, DEPTH_CAP[0]), cams[k], imgs[k], s)
         return res
-
     def predict(self, img, camera=None, flip=False)->Prediction: # one photo: uint8 RGB, grey, RGBA, float in [0,1], PIL
         "Depth in metres at the photo's own size; without a camera, `default_camera` is assumed."
         return self.predict_batch([img], [camera], flip)[0]
 
-    def stream(self,
-        source,        # a folder of photos, a video file, a list of files, or anything that yields photos
-        camera=None,   # Camera or None, for all
-        flip=False, bs=8,
-        progress=True): # a bar
-        "Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`."
-        from itertools import islice
-        from tqdm.auto import tqdm
-        names_photos,n = photos_in(source)
-        with tqdm(total=n, unit='photo', disable=not progress) as bar:
-            while part := list(islice(names_photos, bs)):
-                cams = [c if camera is None else camera for _,_,c in part]
-                for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)): bar.update(); yield name,p
+# %% ../nbs/12_predict.ipynb #c037
+def stream(self,
+    source,        # a folder of photos, a video file, a list of files, or anything that yields photos
+    camera=None,   # Camera or None, for all
+    flip=False, bs=8,
+    progress=True): # a bar
+    "Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`."
+    from itertools import islice
+    from tqdm.auto import tqdm
+    names_photos,n = photos_in(source)
+    with tqdm(total=n, unit='photo', disable=not progress) as bar:
+        while part := list(islice(names_photos, bs)):
+            cams = [c if camera is None else camera for _,_,c in part]
+            for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)): bar.update(); yield name,p
 
-    def __call__(self,
-        images,       # a photo, a path, or a list of them
-        camera=None): # Camera; None: the file's own, or `default_camera`
-        "The answer that depth-estimation pipelines give: {'predicted_depth': (H,W) float tensor, here in metres, 'depth': PIL image, 255 = 10 m}; a list of them for a list."
-        import torch
-        many = isinstance(images, (list,tuple))
-        pairs = [load_photo(i) if isinstance(i, (str,Path)) else (i,None) for i in (images if many else [images])]
-        ps = self.predict_batch([i for i,_ in pairs], [camera or c for _,c in pairs])
-        out = [dict(predicted_depth=torch.from_numpy(p.depth_m), depth=Image.fromarray(np.clip(p.depth_m*25.5, 0, 255).astype(np.uint8))) for p in ps]
-        return out if many else out[0]
+def _as_pipeline(self,
+    images,       # a photo, a path, or a list of them
+    camera=None): # Camera; None: the file's own, or `default_camera`
+    "The answer that depth-estimation pipelines give: {'predicted_depth': (H,W) float tensor, here in metres, 'depth': PIL image, 255 = 10 m}; a list of them for a list."
+    import torch
+    many = isinstance(images, (list,tuple))
+    pairs = [load_photo(i) if isinstance(i, (str,Path)) else (i,None) for i in (images if many else [images])]
+    ps = self.predict_batch([i for i,_ in pairs], [camera or c for _,c in pairs])
+    out = [dict(predicted_depth=torch.from_numpy(p.depth_m), depth=Image.fromarray(np.clip(p.depth_m*25.5, 0, 255).astype(np.uint8))) for p in ps]
+    return out if many else out[0]
 
-# %% ../nbs/12_predict.ipynb #c070
+Predictor.stream,Predictor.__call__ = stream,_as_pipeline
+
+# %% ../nbs/12_predict.ipynb #c072
 def _half_weights(model):
     "Store every float32 weight of an ONNX graph as float16, with a cast in front of its use: half the file, sums in float32."
     from onnx import helper, numpy_helper, TensorProto
@@ -272,6 +273,8 @@ def _half_weights(model):
         casts.append(helper.make_node('Cast', [name+'_half'], [name], to=TensorProto.FLOAT))
     for c in reversed(casts): g.node.insert(0, c)
 
+
+# %% ../nbs/12_predict.ipynb #c073
 def export_onnx(
     path,              # .onnx file to write
     weights='default', # as for `Predictor`
@@ -297,7 +300,7 @@ def export_onnx(
     atomic_write(path, model.SerializeToString())
     return Path(path)
 
-# %% ../nbs/12_predict.ipynb #c077
+# %% ../nbs/12_predict.ipynb #c080
 def _depth_anything(): # -> a function of a photo, or None
     "The architecture of Depth Anything V2 Small with random weights at 392x518, a peer for speed; needs the package transformers."
     try: from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
@@ -310,6 +313,8 @@ def _depth_anything(): # -> a function of a photo, or None
         with torch.inference_mode(): return cv2.resize(net(x).predicted_depth[0].numpy(), img.shape[1::-1])
     return ask
 
+
+# %% ../nbs/12_predict.ipynb #c081
 def bench_model(
     n=9,        # rounds; every contender runs once in each
     out=None,   # a folder for the CSV, usually results/
@@ -340,6 +345,8 @@ def bench_model(
     if out is not None: _write_rows(Path(out)/f'model-{machine_slug()}.csv', rows)
     return rows
 
+
+# %% ../nbs/12_predict.ipynb #c082
 def _write_rows(path, rows):
     import csv, io
     f = io.StringIO(); w = csv.DictWriter(f, list(rows[0]), lineterminator='\n'); w.writeheader()

@@ -363,6 +363,8 @@ def with_extra(train, cfg:ModelConfig):
     if data_root() is None or not (data_root()/'defocus_indoor').is_dir(): raise ValueError("extra='defocus' needs the folder defocus_indoor in DOGDEPTH_DATA; leave it out to train without")
     return torch.utils.data.ConcatDataset([train, WithoutCamera(FolderDepth(data_root()/'defocus_indoor', 'f8/*.jpg', 'depth_mm/*.png', encoding='mm16'), cfg)])
 
+
+# %% ../nbs/09_train.ipynb #c081
 class Subset:
     "The frames `idx` of a data set."
     def __init__(self, ds, idx): self.ds,self.idx = ds,list(idx)
@@ -392,7 +394,7 @@ def epoch_batches(cfg:TrainConfig, n:int, epoch:int)->np.ndarray: # (n//bs, bs) 
     order = np.random.default_rng((cfg.seed, epoch, 12345)).permutation(n)
     return order[:n//cfg.bs*cfg.bs].reshape(-1, cfg.bs)
 
-# %% ../nbs/09_train.ipynb #c081
+# %% ../nbs/09_train.ipynb #c082
 def check_folder(out:Path, need_mb:int=1024):
     "Say before training starts, not after, that nothing can be saved."
     try: out.mkdir(parents=True, exist_ok=True); atomic_write(out/'.writable', b'x'); (out/'.writable').unlink()
@@ -405,7 +407,7 @@ def write_log(path, rows:list):
     w.writeheader(); w.writerows(rows)
     atomic_write(path, f.getvalue().encode())
 
-# %% ../nbs/09_train.ipynb #c082
+# %% ../nbs/09_train.ipynb #c083
 def start(cfg:TrainConfig, n:int, resume:bool)->Run: # n: frames
     "A new run in an empty folder, or the one that lies there; never one over the other."
     out = Path(cfg.out); last = out/'last.safetensors'; check_folder(out)
@@ -427,7 +429,7 @@ def end_epoch(run:Run, logs:list, seconds:float, valid_ds)->dict: # the epoch's 
     run.history.append(row); write_log(Path(cfg.out)/'log.csv', run.history)
     return row
 
-# %% ../nbs/09_train.ipynb #c084
+# %% ../nbs/09_train.ipynb #c085
 def fit(
     cfg:TrainConfig=TrainConfig(),
     train_ds=None, valid_ds=None, # sequences of items; None: what the config names
