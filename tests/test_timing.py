@@ -1,18 +1,20 @@
 "The clock, the checks before it, the ladder's rungs and the results file."
+import importlib.util
 import json
 import subprocess
 import sys
 import time
+import types
 
 import cv2
 import numpy as np
 import pytest
 
 from dogdepth import timing
-from dogdepth.dog import focus_scores
+from dogdepth.dog import focus_scores, modified_dog, to_grey
 from dogdepth.timing import (
-    JOBS, STATES, Timing, bench, bench_dog, environment, format_rows, fresh, machine_slug, patch_scores, python_scores,
-    race, read_results, write_results,
+    JOBS, LADDER, STATES, Timing, bench, bench_dog, environment, format_rows, fresh, machine_slug, patch_scores, python_dog,
+    python_scores, race, read_results, write_results,
 )
 
 
@@ -89,6 +91,14 @@ def test_race_takes_turns():
     assert [t.name for t in ts] == ["a", "b", "c"] and [len(t.ms) for t in ts] == [2, 2, 2]
 
 
+def test_race_alone_checks_first_and_keeps_each_forms_runs_together():
+    log = []
+    ts = race({n: (lambda x, n=n: log.append(n) or 0) for n in "ab"}, [0, 1], rounds=2, alone=True)
+    assert "".join(log) == "ab" * 2 + "a" * 6 + "b" * 6 and [t.name for t in ts] == ["a", "b"]
+    with pytest.raises(ValueError, match="differs"):
+        race({"ref": lambda x: x, "off": lambda x: x + 1}, [0.0], alone=True)
+
+
 @pytest.mark.parametrize("rung", [python_scores, patch_scores])
 def test_rungs_of_the_ladder(rung):
     for seed in range(3):
@@ -96,6 +106,22 @@ def test_rungs_of_the_ladder(rung):
         np.testing.assert_allclose(rung(img), focus_scores(img), rtol=1e-9)
     img = np.full((130, 128, 3), 77, np.uint8)
     np.testing.assert_allclose(rung(img), focus_scores(img), rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1, 7), (2, 2), (20, 31), (48, 40)])
+@pytest.mark.parametrize("sigma", [0.7, 3, 9.5])
+def test_plain_python_filter(size, sigma):
+    g = to_grey(photo(56, 64))[:size[0], :size[1]]
+    off = abs(python_dog(g, sigma) - modified_dog(g, sigma=sigma, saturate=False))
+    assert off.max() <= 1
+
+
+def test_every_rung_of_the_ladder_is_the_filter():
+    imgs = [photo(240, 320, s) for s in range(3)] + [np.full((240, 320, 3), 90, np.uint8)]
+    race(LADDER, imgs, tol=6, rounds=1)
+    race(dict(list(LADDER.items())[1:]), imgs, tol=2, rounds=1)
+    with pytest.raises(ValueError, match="differs"):
+        race(LADDER | {"another": lambda i: modified_dog(i, sigma=30.0)}, imgs, tol=6, rounds=1)
 
 
 # --- the machine
@@ -121,11 +147,11 @@ def test_import_is_light():
 def test_every_job_runs_in_both_states(tmp_path):
     rows = bench_dog(frames=[photo(seed=s) for s in range(2)], out=tmp_path, jobs=("scores", "filter"), clock="cpu")
     seen = {(r["table"], r["state"], r["name"]) for r in rows}
-    assert {("filter", s, n) for s in STATES for n in ("literal", "modified_dog")} <= seen
+    assert {("filter", s, n) for s in STATES for n in ("literal", "modified_dog", "modified_dog, after it")} <= seen
     assert sum(t == "scores" for t, *_ in seen) == 4 * len(STATES)
     for r in rows:
         assert 0 <= r["min_ms"] <= r["q25_ms"] <= r["median_ms"] <= r["q75_ms"] <= r["max_ms"]
-        assert r["size"] == "160x200" and r["cv2_threads"] == 1 and r["clock"] == "cpu"
+        assert r["size"] == "160x200" and r["cv2_threads"] == 1 and r["clock"] == "cpu" and r["photos"] == "your own"
     text = format_rows(rows)
     assert rows[0]["cpu"] in text and len(text.splitlines()) == 4 + len(rows)
     path, = tmp_path.glob("*.csv")
@@ -133,11 +159,56 @@ def test_every_job_runs_in_both_states(tmp_path):
 
 
 def test_batch_and_peers_agree_and_are_timed():
-    ((_, _, ts),) = timing._batch_job([photo(48, 64, s) for s in range(3)], "cpu", bs=4)
-    assert ts[0].name == "batch of 4, cpu" and ts[0].median > 0
+    ((table, _, ts),) = timing._batch_job([photo(48, 64, s) for s in range(3)], "cpu", bs=4)
+    assert table == "batch" and ts[0].name == "batch of 4, cpu" and ts[0].median > 0
     tables = timing._dog_job([photo(96, 128)], "cpu", sigmas=(2, 20))
     assert [s for _, s, _ in tables] == [2, 20]
-    assert [t.name for t in tables[0][2]] == ["modified_dog", "SciPy, float64", "scikit-image, float64", "OpenCV, 8 bit"]
+    names = ["modified_dog", "SciPy, float64", "scikit-image, float64", "OpenCV, 8 bit"]
+    assert [t.name for t in tables[0][2]] == names + ["kornia, float32"] * bool(importlib.util.find_spec("kornia"))
+
+
+def test_kornia_joins_where_it_is_installed(monkeypatch):
+    "A stand-in for kornia: it is looked for by name, called with its own signature, and its answer is checked like the others'."
+    import torch
+    calls = []
+
+    def gaussian_blur2d(x, kernel, sigma):
+        calls.append((kernel, sigma))
+        g = cv2.GaussianBlur(x[0, 0].numpy(), kernel[::-1], sigma[0], borderType=cv2.BORDER_REFLECT_101)
+        return torch.from_numpy(g)[None, None]
+
+    filters = types.SimpleNamespace(gaussian_blur2d=gaussian_blur2d)
+    monkeypatch.setitem(sys.modules, "kornia.filters", filters)
+    monkeypatch.setitem(sys.modules, "kornia", types.SimpleNamespace(filters=filters))
+    monkeypatch.setattr(timing, "find_spec", lambda name: name == "kornia")
+    (_, sigma, ts), = timing._dog_job([photo(96, 128)], "cpu", sigmas=(4,))
+    assert ts[-1].name == "kornia, float32" and calls[0] == ((37, 37), (4, 4))
+
+
+def test_ladder_and_floor_jobs():
+    frames = [photo(160, 200, s) for s in range(2)]
+    (crop, sigma, low), (name, _, rungs) = timing._ladder_job(frames, "cpu")
+    assert (crop, sigma, name) == ("crop of 60x80", 5, "ladder") and [t.name for t in rungs] == list(LADDER)
+    assert low[0].median > 20 * low[1].median
+    ((table, _, floor),) = timing._floor_job(frames, "cpu")
+    assert table == "floor" and [t.name for t in floor] == ["grey conversion", "copy of the photo"] and all(len(t.ms) == 2 for t in floor)
+
+
+def test_photos_are_spread_over_the_set(data):
+    frames, where = timing._photos(3)
+    assert len(frames) == 3 and where == "NYU Depth V2" and {f.shape for f in frames} == {(480, 640, 3)}
+    assert all((a != b).any() for a, b in zip(frames, frames[1:]))
+
+
+def test_photos_without_data(monkeypatch):
+    monkeypatch.setattr(timing, "data_root", lambda: None)
+    frames, where = timing._photos(2)
+    assert where == "rendered rooms" and [f.shape for f in frames] == [(480, 640, 3)] * 2
+
+
+def test_one_state_only(tmp_path):
+    rows = bench_dog(frames=[photo()], jobs=("scores", "floor"), states=("cold",), clock="cpu")
+    assert {(r["table"], r["state"]) for r in rows} == {("scores", "cold"), ("floor", "warm")}
 
 
 def test_a_wrong_batch_is_not_timed(monkeypatch):
@@ -171,6 +242,11 @@ def test_results_replace_their_own_tables(tmp_path):
     got = [(r["table"], r["name"], r["state"], r["median_ms"]) for r in read_results(path)]
     assert sorted(got) == [("filter", "a", "cold", 7.0), ("filter", "c", "warm", 3.1235), ("scores", "b", "warm", 2.0)]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    write_results([row("video", "d", 4.0) | dict(photos="mine")], tmp_path)  # a column more: nobody's is lost
+    write_results([row("video", "d", 5.0)], tmp_path)
+    write_results([row("floor", "e", 6.0) | dict(photos="mine")], tmp_path)
+    got = {r["table"]: r for r in read_results(path)}
+    assert got["video"]["median_ms"] == 5 and (got["floor"]["photos"], got["video"]["photos"]) == ("mine", "")
 
 
 def test_stored_results_name_no_computer():
@@ -178,7 +254,7 @@ def test_stored_results_name_no_computer():
     from pathlib import Path
     for p in (Path(__file__).parents[1] / "results").glob("timing-*.csv"):
         rows = read_results(p)
-        assert {"filter", "scores", "dog"} <= {r["table"] for r in rows} and p.name == f"timing-{machine_slug(rows[0])}.csv"
+        assert {"filter", "scores", "dog", "ladder", "floor", "batch"} <= {r["table"] for r in rows} and p.name == f"timing-{machine_slug(rows[0])}.csv"
         assert len(platform.node()) < 4 or platform.node() not in p.read_text()
 
 
