@@ -282,6 +282,7 @@ def _photos(n):
     files = sorted(f.rgb for s in ('train','val') for f in NYUDepth(split=s).frames)
     return [read_image(files[i]) for i in np.linspace(0, len(files)-1, min(n,len(files))).astype(int)],'NYU Depth V2'
 
+# %% ../nbs/04_timing.ipynb #c050
 def bench_dog(
     n:int=20,            # photos for the filter; the other jobs take a few of them. 795 is the whole set of NYU's pairs
     out=None,            # a folder for the CSV, usually results/; None: write nothing
@@ -302,6 +303,7 @@ def bench_dog(
     if out is not None: write_results(rows, out)
     return rows
 
+# %% ../nbs/04_timing.ipynb #c051
 def format_rows(rows)->str: # markdown
     "The rows as a table under a line that names the machine."
     e = rows[0]; head = [f"{e['cpu']}, {e['cores']} cores, one thread{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8{', '+e['photos'] if e.get('photos') else ''}; {e['clock']} clock, load {e['load']}; numpy {e['numpy']}, OpenCV {e['opencv']}, torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
