@@ -82,7 +82,7 @@ def seen(
     f = height/2/np.tan(np.pi/8); z = np.where(z>.01, z, np.nan)
     return np.stack([width/2+f*x/z, height/2-f*y/z, z], 1)
 
-# %% ../nbs/17_site.ipynb #c020
+# %% ../nbs/17_site.ipynb #c022
 def _rgb(color, scale, lo, hi, n):
     "(n,3) uint8 of a marker's or line's colour: a word, or numbers on a colour scale."
     from matplotlib.colors import to_rgb
@@ -100,12 +100,11 @@ def _points(trace):
     "(N,3) of a 3D trace; a surface's grid is unrolled."
     z = unpack(trace['z'])
     if trace['type']!='surface': return np.stack([unpack(trace[k]).ravel() for k in 'xyz'], -1)
-    full = lambda k,n,ax: np.arange(n) if k not in trace else unpack(trace[k])
-    x,y = full('x', z.shape[1], 1), full('y', z.shape[0], 0)
+    x,y = (unpack(trace[k]) if k in trace else np.arange(n) for k,n in (('x',z.shape[1]),('y',z.shape[0])))
     x,y = (x if x.ndim==2 else np.tile(x, (len(z),1))), (y if y.ndim==2 else np.repeat(y[:,None], z.shape[1], 1))
     return np.stack([x,y,z], -1).reshape(-1,3)
 
-# %% ../nbs/17_site.ipynb #c021
+# %% ../nbs/17_site.ipynb #c023
 def _faces(trace, n):
     "(F,3) vertex numbers of a mesh, or of a surface's grid."
     if trace['type']=='mesh3d': return np.stack([unpack(trace[k]) for k in 'ijk'], -1).astype(int)
@@ -131,7 +130,7 @@ def _paint(img, trace, p, k):
         for t in f[np.argsort(-p[f,2].mean(1))]:
             cv2.fillConvexPoly(img, p[t,:2].round().astype(np.int32), (*rgb[t].mean(0).tolist(),255))
 
-# %% ../nbs/17_site.ipynb #c022
+# %% ../nbs/17_site.ipynb #c024
 def _flat(fig, width, height):
     "A figure without a third dimension, roughly, by Matplotlib: pictures, curves and bars."
     from matplotlib.figure import Figure
@@ -150,7 +149,7 @@ def _flat(fig, width, height):
             ax.bar(x, unpack(y)) if t['type']=='bar' else ax.plot(x, unpack(y), '.' if t.get('mode')=='markers' else '-')
     b = io.BytesIO(); out.savefig(b, transparent=True); return Image.open(b)
 
-# %% ../nbs/17_site.ipynb #c023
+# %% ../nbs/17_site.ipynb #c025
 def snapshot(
     fig:dict,       # a Plotly figure as stored
     width:int=760,  # CSS pixels
@@ -169,14 +168,14 @@ def snapshot(
     b = io.BytesIO(); img.quantize(96, method=Image.Quantize.FASTOCTREE).save(b, 'PNG', optimize=True)
     return b.getvalue()
 
-# %% ../nbs/17_site.ipynb #c026
+# %% ../nbs/17_site.ipynb #c028
 class Still:
     "A Plotly figure that a notebook stores together with its picture."
     def __init__(self, fig): self.fig = json.loads(fig.to_json())
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {PLOTLY:self.fig, 'image/png':base64.b64encode(snapshot(self.fig)).decode(), 'text/plain':'a figure that turns or moves'}
 
-# %% ../nbs/17_site.ipynb #c028
+# %% ../nbs/17_site.ipynb #c030
 def figure_script(
     fig:dict, # a Plotly figure as stored
 )->str:       # JavaScript
@@ -192,15 +191,15 @@ def figure_html(
     "A figure as the page holds it at first: its picture, and where to get the rest."
     solid = any(t['type'] in ('scatter3d','mesh3d','surface') for t in fig['data'])
     h = fig['layout'].get('height', 440); alt = escape(alt, quote=True)
-    return (f'<figure class="turn{" solid" if solid else ""}" id="turn-{name}" data-figure="figures/{name}.js" style="--height:{h}px">'
+    return (f'<figure class="turn{" solid" if solid else ""}" id="turn-{name}" data-figure="figures/{name}.js">'
             f'<img src="figures/{name}.png" alt="{alt}" width="760" height="{h}" loading="lazy"></figure>')
 
-# %% ../nbs/17_site.ipynb #c031
+# %% ../nbs/17_site.ipynb #c035
 def plain(
     md:str, # Markdown
 )->str:
     "Prose without its markup: for alternative texts, summaries and counting words."
-    md = re.sub(r'```.*?```|<details.*?</details>|<[^>]+>|^\|.*$|\$\$.*?\$\$', ' ', md, flags=re.S|re.M)
+    md = re.sub(r'```.*?```|<details.*?</details>|<[^>]+>|^\|[^\n]*$|\$\$.*?\$\$', ' ', md, flags=re.S|re.M)
     md = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', md)
     return re.sub(r'\s+', ' ', re.sub(r'^\s*(#+|>|[-*]|\d+\.)\s+|[*`$]|\\[a-z]+', '', md, flags=re.M)).strip()
 
@@ -214,7 +213,7 @@ def alt_text(
     last = ' '.join(parts[-1 if len(parts[-1])>24 else -2:]).rstrip(':')
     return last if len(last)<=most else last[:most].rsplit(' ', 1)[0]+' ...'
 
-# %% ../nbs/17_site.ipynb #c034
+# %% ../nbs/17_site.ipynb #c038
 @dataclass
 class Page:
     "One notebook on its way to the site."
@@ -238,7 +237,7 @@ def walk(cells):
         if c['cell_type']=='markdown': before = c['source']
         yield c,before
 
-# %% ../nbs/17_site.ipynb #c036
+# %% ../nbs/17_site.ipynb #c040
 DIRECTIVE = re.compile(r'^#\|\s*(default_exp|export[is]?|hide|hide_input|hide_output|eval:|exec_doc|slow|cuda|data|also:)(?!\w).*\n?', re.M)
 
 def visible(cells, page):
@@ -249,7 +248,7 @@ def visible(cells, page):
         if c['cell_type']=='code' and says(c, 'hide_input'): c['source'] = '#| echo: false\n'+c['source']
     return kept
 
-# %% ../nbs/17_site.ipynb #c038
+# %% ../nbs/17_site.ipynb #c042
 def exports(source:str)->list:
     "Public names that a cell defines."
     try: tree = ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))
@@ -271,7 +270,7 @@ def show_exports(cells, page):
         out.append(c)
     return out
 
-# %% ../nbs/17_site.ipynb #c040
+# %% ../nbs/17_site.ipynb #c044
 def turn_figures(cells, page):
     "Plotly's stored figures become a picture, a script and the HTML that joins them."
     for c,before in walk(cells):
@@ -296,7 +295,7 @@ def file_pictures(cells, page):
             o['data'] = {'text/html': f'<img class="figure" src="figures/{name}.{kind[6:]}" alt="{escape(alt, quote=True)}" width="{w}" height="{h}" loading="lazy">'}
     return cells
 
-# %% ../nbs/17_site.ipynb #c045
+# %% ../nbs/17_site.ipynb #c049
 def shared_views(cells)->dict:
     "Chapter -> cells (prose, figure) that another page lends to it; the cells are those after the other steps."
     lent = {}
@@ -309,7 +308,7 @@ def add_views(cells, page):
     at = next((k for k,c in enumerate(cells) if re.match(r'## What (we|you) (built|have)', c['source'])), len(cells))
     return cells[:at]+json.loads(json.dumps(page.lent))+cells[at:]
 
-# %% ../nbs/17_site.ipynb #c047
+# %% ../nbs/17_site.ipynb #c051
 def link_names(cells, page):
     "The first mention of a public name in each piece of prose links to its entry in the reference."
     def link(m):
@@ -323,7 +322,7 @@ def link_names(cells, page):
         c['source'] = ''.join(p if k%2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)', link, p) for k,p in enumerate(parts))
     return cells
 
-# %% ../nbs/17_site.ipynb #c050
+# %% ../nbs/17_site.ipynb #c054
 def minutes(cells)->int:
     "An estimate of the time to read a chapter, to the next five minutes."
     words = sum(len(plain(c['source']).split()) for c in cells if c['cell_type']=='markdown')
@@ -344,7 +343,7 @@ def head(cells, page):
         top.append(dict(cell_type='markdown', metadata={}, source=info+'\n'+korean))
     return top+([dict(cells[0], source=rest)] if rest else [])+cells[1:]
 
-# %% ../nbs/17_site.ipynb #c053
+# %% ../nbs/17_site.ipynb #c057
 STEPS = (visible, add_views, head, show_exports, turn_figures, file_pictures, link_names)
 
 def page_cells(
@@ -359,7 +358,7 @@ def page_cells(
         if c['cell_type']=='code': c |= dict(metadata={}, execution_count=None, outputs=c.get('outputs', []))
     return dict(cells=cells, metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
 
-# %% ../nbs/17_site.ipynb #c055
+# %% ../nbs/17_site.ipynb #c059
 @dataclass
 class Entry:
     "A function, class, method or constant of the library."
@@ -384,7 +383,7 @@ def _rows(args, returns, notes):
     if returns is not None: rows.append(('returns', ast.unparse(returns), notes.get(returns.end_lineno,'')))
     return rows
 
-# %% ../nbs/17_site.ipynb #c056
+# %% ../nbs/17_site.ipynb #c060
 def _function(n, notes, owner=''):
     name = owner+n.name if n.name!='__init__' else owner[:-1]
     args = [a for a in ast.unparse(n.args).split(', ') if a not in ('self','cls')]
@@ -413,7 +412,7 @@ def entries(
         elif isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name): out.append(Entry(n.targets[0].id, '', notes.get(n.lineno, ''), [], n.lineno))
     return [e for e in out if (e.name.split('.')[0] in public if public else e.name[0]!='_')]
 
-# %% ../nbs/17_site.ipynb #c058
+# %% ../nbs/17_site.ipynb #c062
 def reference_page(
     module:Path,   # dogdepth/NAME.py
     chapter:str,   # the notebook it comes from, such as 03_dog
@@ -432,7 +431,7 @@ def reference_page(
         out.append(f'[where it is built](../{chapter}.ipynb#made-{top}) · [source]({source}/dogdepth/{module.name}#L{e.line})\n')
     return '\n'.join(out)
 
-# %% ../nbs/17_site.ipynb #c060
+# %% ../nbs/17_site.ipynb #c064
 def symbol_table(
     modules,   # paths
 )->dict:       # 'Camera', 'Camera.resize', 'dogdepth.depth' -> 'api/depth.qmd#Camera'
@@ -446,7 +445,7 @@ def symbol_table(
             for name in (n for n in names if n.startswith(b+'.')): found.setdefault(c+name[len(b):], []).append(f'api/{m.stem}.qmd#{name}')
     return {k:v[0] for k,v in found.items() if len(v)==1}
 
-# %% ../nbs/17_site.ipynb #c063
+# %% ../nbs/17_site.ipynb #c067
 def sidebar(
     contents:list,  # of `_quarto.yml`
     chapters:list,  # names that exist, such as 14_cloud
@@ -461,7 +460,7 @@ def sidebar(
         near['contents'].append(f'{c}.ipynb'); near['contents'].sort(key=known)
     return out
 
-# %% ../nbs/17_site.ipynb #c065
+# %% ../nbs/17_site.ipynb #c069
 def find_root(
     path='.', # anywhere in the repository
 )->Path:
@@ -496,7 +495,7 @@ def prepare(
     if (nbs/'images').is_dir(): shutil.copytree(nbs/'images', build/'images')
     return chapters
 
-# %% ../nbs/17_site.ipynb #c066
+# %% ../nbs/17_site.ipynb #c070
 ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../dogdepth').resolve())/'assets'/'site'
 
 def prose_page(
@@ -525,7 +524,7 @@ def reference_index(
         out.append(f'## [dogdepth.{c[3:]}]({c[3:]}.qmd)\n\n{ast.get_docstring(ast.parse(text))}. Built in [{c.replace("_"," ")}](../{c}.ipynb).\n\n{names}\n')
     (folder/'index.qmd').write_text('\n'.join(out), encoding='utf-8')
 
-# %% ../nbs/17_site.ipynb #c068
+# %% ../nbs/17_site.ipynb #c072
 def render(
     build:Path, # of `prepare`
 )->Path:        # the folder of pages
@@ -538,7 +537,7 @@ def render(
         if 'broken link' in line: print(line)
     return build/'_docs'
 
-# %% ../nbs/17_site.ipynb #c070
+# %% ../nbs/17_site.ipynb #c074
 NPM = dict( # package: version, checksum as npm gives it, and the files wanted
     katex = ('0.16.22', 'sha512-XCHRdUw4lf3SKBaJe4EvgqIuWwkPSo9XoeO8GjQW94Bp7TWv9hNhzZjZ+OH9yf1UmLygb7DIT5GSFQiyt16zYg==', r'LICENSE|dist/katex\.min\.(js|css)|dist/fonts/.*\.woff2'),
     **{'onnxruntime-web': ('1.22.0', 'sha512-Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg==', r'dist/ort\.wasm\.min\.mjs|dist/ort-wasm-simd-threaded\.(mjs|wasm)')},
@@ -561,7 +560,7 @@ def npm_package(
     if not right(): to.unlink(); raise ValueError(f"{to.name} is not the file whose checksum stands in NPM: fetched again it should be; if not, the registry changed it")
     return to
 
-# %% ../nbs/17_site.ipynb #c071
+# %% ../nbs/17_site.ipynb #c075
 def unpack_npm(
     name:str,     # of a package in `NPM`
     to:Path,      # a new folder for its files
@@ -577,7 +576,7 @@ def unpack_npm(
                 f = to/inner.removeprefix('dist/'); f.parent.mkdir(exist_ok=True); f.write_bytes(t.extractfile(m).read())
     return True
 
-# %% ../nbs/17_site.ipynb #c073
+# %% ../nbs/17_site.ipynb #c077
 OUTSIDE = re.compile(r'^(https?:)?//')
 
 def keep_home(soup, offset):
@@ -592,7 +591,7 @@ def keep_home(soup, offset):
     if soup.find('span', class_='math'): add('link', rel='stylesheet', href=f'{offset}site/katex/katex.min.css')
     soup.html['data-root'] = offset or './'
 
-# %% ../nbs/17_site.ipynb #c074
+# %% ../nbs/17_site.ipynb #c078
 NAMES = {'navbar':'Site', 'page-navigation':'Next and previous', 'quarto-secondary-nav':'Where you are', 'quarto-sidebar':'Chapters', 'TOC':'On this page'}
 
 def mend_tag(t, new):
@@ -617,7 +616,7 @@ def mend(soup):
             t.name = f'h{min(int(t.name[1]), level+1)}'; level = int(t.name[1])
     soup.body.insert(0, soup.new_tag('a', attrs={'class':'skip','href':'#'+main['id']}, string='Skip to the text'))
 
-# %% ../nbs/17_site.ipynb #c075
+# %% ../nbs/17_site.ipynb #c079
 def finish(
     out:Path,       # the folder of pages
     times:dict,     # chapter -> minutes
@@ -635,7 +634,7 @@ def finish(
         text = css.read_text(encoding='utf-8')
         if (mended := re.sub(r'@import\s+(url\()?["\']?https?:[^;]*;', '', text))!=text: css.write_text(mended, encoding='utf-8')
 
-# %% ../nbs/17_site.ipynb #c077
+# %% ../nbs/17_site.ipynb #c081
 SHAPES = ((3,4),(4,3),(2,3),(3,2),(9,16),(16,9),(1,1)) # height : width of common photos
 
 def share_weights(
@@ -655,7 +654,7 @@ def share_weights(
         for k,v in (('location',name),('offset',known[key]),('length',len(raw))): w.external_data.add(key=k, value=str(v))
     return model.SerializeToString()
 
-# %% ../nbs/17_site.ipynb #c078
+# %% ../nbs/17_site.ipynb #c082
 def browser_model(
     folder:Path,        # for the files
     shapes=SHAPES,      # height : width of the photos to be ready for
@@ -677,7 +676,7 @@ def browser_model(
     return dict(sizes=sizes, focal=float(CANONICAL_FOCAL), nearest=DEPTH_CAP[0], guess=NYU_CAMERA.fx/NYU_CAMERA.width, rule=dict(jump=JUMP, angle=MAX_ANGLE),
                  colours=[[round(255*v) for v in c[:3]] for c in colormaps['turbo'](np.linspace(0, 1, 33))], samples=[])
 
-# %% ../nbs/17_site.ipynb #c079
+# %% ../nbs/17_site.ipynb #c083
 def write_samples(
     folder:Path, # of `browser_model`
     about:dict,  # what `browser_model` returned; gets the samples
@@ -707,7 +706,7 @@ def try_files(
     if not (made/'model.json').exists(): write_samples(made, browser_model(made)) # the same weights are exported once
     shutil.copytree(made, site/'model')
 
-# %% ../nbs/17_site.ipynb #c081
+# %% ../nbs/17_site.ipynb #c085
 def build_site(
     root='.',      # the repository, or a folder in it
     out=None,      # the folder for the site; None: _docs

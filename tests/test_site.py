@@ -131,6 +131,10 @@ def test_alt_text(before, want):
     assert S.alt_text(before) == want
 
 
+def test_words_after_a_table_count():
+    assert S.plain("| a | b |\n|---|---|\n| 1 | 2 |\n\nThen **this**.") == "Then this."
+
+
 def test_alt_text_stays_short():
     assert len(S.alt_text("word " * 100)) <= 184
 
