@@ -184,14 +184,14 @@ def _answer(self, seconds, progress=None, stop=lambda: False):
     "Listen until the work is done, progress on the way."
     end,asked = time.monotonic()+seconds,False
     while True:
+        if time.monotonic()>end: self.kill(); raise Late()
+        if not asked and stop(): self.line.send('stop'); end,asked = min(end, time.monotonic()+2),True
         if self.line.poll(.05):
             kind,meta,n = json.loads(self.line.recv_bytes()); blob = self.line.recv_bytes() if n else b''
             if kind=='done': return meta,blob
             if kind=='refused': raise Refused(meta[0], meta[1], **meta[2])
             if kind=='failed': raise Failed(meta)
             if progress: progress(meta)
-        elif time.monotonic()>end: self.kill(); raise Late()
-        elif stop() and not asked: self.line.send('stop'); end,asked = min(end, time.monotonic()+2),True
 
 Helper._answer = _answer
 

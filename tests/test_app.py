@@ -825,3 +825,22 @@ def test_depth_png_is_read_by_the_library(me, tmp_path):
     client, key, it = me
     (tmp_path / "d.png").write_bytes(client.get(it["files"]["depth"]["url"], headers=key).data)
     assert read_depth(tmp_path / "d.png").shape == (60, 80)
+
+
+def test_work_that_keeps_reporting_is_late_and_heard_too():
+    "Progress every 20 ms must not hide the clock, nor the visitor who cancels."
+    import time
+
+    from dataclasses import asdict
+
+    from dogdepth.app import Died, Helper, Limits, Refused
+    h = Helper("set_up_decoder", asdict(Limits()))
+    try:
+        t = time.monotonic()
+        with pytest.raises(Died):
+            h.call("rehearse", 500, seconds=0.5)
+        with pytest.raises(Refused, match="cancelled"):
+            h.call("rehearse", 500, stop=lambda: True)
+        assert time.monotonic() - t < 9  # 10 seconds each, if nobody minds the clock
+    finally:
+        h.kill()
