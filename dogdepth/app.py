@@ -154,7 +154,7 @@ class Failed(Exception): "The work raised an error, which is in the log."
 
 class Helper:
     "A process that works for us, one call at a time, and may die doing so. Orders go as pickles, answers come as JSON and bytes: it cannot talk us into anything."
-    def __init__(self, setup:str, *args): self.setup,self.args,self.lock,self.process = setup,args,threading.Lock(),None
+    def __init__(self, setup:str, *args): self.setup,self.args,self.lock,self.ending,self.process,self.line = setup,args,threading.Lock(),threading.Lock(),None,None
     @property
     def pid(self): return self.process.pid if self.process and self.process.poll() is None else None
 
@@ -162,14 +162,16 @@ class Helper:
         from multiprocessing.connection import Connection
         ours,theirs = socket.socketpair()
         code = 'import json,sys; sys.path[:] = json.loads(sys.argv[2]); from dogdepth.app import attend; attend(int(sys.argv[1]))'
-        self.process = subprocess.Popen([sys.executable,'-c',code,str(theirs.fileno()),json.dumps(sys.path)], pass_fds=[theirs.fileno()],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
-        theirs.close(); self.line = Connection(ours.detach())
+        process = subprocess.Popen([sys.executable,'-c',code,str(theirs.fileno()),json.dumps(sys.path)], pass_fds=[theirs.fileno()],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        theirs.close()
+        with self.ending: self.process,self.line = process,Connection(ours.detach())
         try: self.line.send((self.setup, self.args)); self._answer(90)
         except BaseException: self.kill(); raise
 
-    def kill(self):
-        if self.process: self.process.kill(); self.process.wait(); self.line.close(); self.process = None
+    def kill(self): # its own caller and whoever closes the page may both want to: the second finds nothing left to do
+        with self.ending:
+            if self.process: self.process.kill(); self.process.wait(); self.line.close(); self.process = None
 
     def call(self, name:str, *args, seconds=60, progress=None, stop=lambda: False)->tuple: # what the function of that name returns: (meta, bytes)
         with self.lock:

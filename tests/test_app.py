@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -829,11 +830,7 @@ def test_depth_png_is_read_by_the_library(me, tmp_path):
 
 def test_work_that_keeps_reporting_is_late_and_heard_too():
     "Progress every 20 ms must not hide the clock, nor the visitor who cancels."
-    import time
-
-    from dataclasses import asdict
-
-    from dogdepth.app import Died, Helper, Limits, Refused
+    from dogdepth.app import Died, Helper
     h = Helper("set_up_decoder", asdict(Limits()))
     try:
         t = time.monotonic()
@@ -844,3 +841,30 @@ def test_work_that_keeps_reporting_is_late_and_heard_too():
         assert time.monotonic() - t < 9  # 10 seconds each, if nobody minds the clock
     finally:
         h.kill()
+
+
+def test_a_helper_ended_by_two_at_once_ends_once():
+    "Whoever waits for it sees it die and cleans up while the page closes: the line must be closed by one of them only."
+    from dogdepth.app import Helper
+    h = Helper("set_up_decoder", asdict(Limits()))
+    h.start()
+    line, closed = h.line, []
+
+    class Slow:
+        def close(self):
+            closed.append(1)
+            time.sleep(0.2)
+            line.close()
+
+    h.line, raised = Slow(), []
+
+    def end():
+        try:
+            h.kill()
+        except OSError as e:
+            raised.append(e)
+
+    both = [threading.Thread(target=end) for _ in range(2)]
+    [t.start() for t in both]
+    [t.join() for t in both]
+    assert closed == [1] and not raised and h.pid is None
