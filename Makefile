@@ -31,7 +31,7 @@ setup: $(READY) ## the virtual environment alone
 demo: $(READY) ## a photo becomes a depth map and a room you can turn: writes out/index.html
 	$(BIN)/dogdepth demo --out out
 
-test: $(READY) ## all notebooks, then the tests (under 12 minutes on two cores)
+test: $(READY) ## all notebooks, then the tests (about ten minutes on two cores)
 	@$(call notebooks,)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --hypothesis-profile=fixed
 

@@ -438,6 +438,7 @@ def _work(self):
     while self.open:
         if job := self._next(): self._run(job)
         self.shelf.expire()
+    self.helper.kill() # in case the page closed while it was starting
 
 def close(self):
     with self.news: self.open = False; self.news.notify_all()

@@ -9,7 +9,7 @@ __all__ = ['FREE', 'EXTRA', 'lr_at', 'ModelConfig', 'TrainConfig', 'report', 'v1
            'looking_again', 'recompute_blocks', 'Run', 'fitting_focal', 'laplace_nll', 'loss_of', 'train_step',
            'mean_of', 'validate', 'save_checkpoint', 'load_checkpoint', 'WithoutCamera', 'Lenses', 'defocus_rooms',
            'with_extra', 'Subset', 'split_packed', 'make_datasets', 'epoch_batches', 'check_folder', 'write_log',
-           'start', 'end_epoch', 'fit']
+           'start', 'end_epoch', 'fit', 'mix_weights']
 
 # %% ../nbs/09_train.ipynb #c002
 import csv, io, json, math, os, shutil, time
@@ -438,7 +438,7 @@ def validate(model:DepthUNet, ds, cfg:TrainConfig, device:str='cpu')->dict: # me
     "The metrics of `depth_metrics` over `ds`, image average, prediction resized to each frame's own size."
     model.eval(); rows,frames = [],Frames(ds, cfg)
     for i in range(len(ds)):
-        item,(x,_,focal,_) = ds[i],frames[i]
+        item = ds[i]; frames.cache = {i:resize_item(item, cfg.height, cfg.width_px)}; x,_,focal,_ = frames[i]
         pred = resize_like(model.metres(model(x[None].to(device)), focal[None].to(device)), item['depth'].shape)[0,0].cpu().numpy()
         if valid_mask(item['depth']).any(): rows.append(depth_metrics(pred, item['depth']))
     return {k:float(np.mean([r[k] for r in rows])) for k in rows[0]}
@@ -603,3 +603,16 @@ def fit(
         if run.rank==0: save_checkpoint(run, last); saved = time.time()
         if show: tqdm.write('  '.join(f'{k} {v}' for k,v in row.items() if k in ('epoch','seconds','loss','valid_abs_rel','valid_rmse','valid_delta1')))
     return run
+
+# %% ../nbs/09_train.ipynb #c107
+def mix_weights(
+    folders, # of weights of one architecture, of which one was trained from the other or both from a third
+    shares,  # one each; they add up to 1
+)->DepthUNet:
+    "The weighted mean of several networks' weights, at the price of one when it answers ('model soup', Wortsman et al. 2022)."
+    models = [DepthUNet.from_pretrained(f) for f in folders]
+    if len(models)!=len(shares) or abs(sum(shares)-1)>1e-6: raise ValueError(f"shares should be {len(models)} numbers that add up to 1, got {list(shares)}")
+    if any(m.config!=models[0].config for m in models): raise ValueError(f"only networks of one configuration can be mixed: {', '.join(map(str,folders))} differ")
+    states = [m.state_dict() for m in models]; out = models[-1]
+    out.load_state_dict({k:sum(a*s[k] for a,s in zip(shares,states)) if v.is_floating_point() else v for k,v in states[-1].items()})
+    return out.eval()

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
-from dogdepth.attention import CANONICAL_FOCAL
+from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.train import (
     EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, augment, draw, epoch_batches, fit, fitting_focal, laplace_nll,
-    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, recolour, save_checkpoint, show_answer, size_at, train_step,
+    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, train_step,
     validate, with_extra, write_log, zoom_item,
 )
 
@@ -394,3 +394,23 @@ def test_stop_and_resume_with_the_newer_settings(tmp_path, rooms, cfg):
     fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, stop_after=2)
     again = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, resume=True)
     assert all(torch.equal(v, state(again)[k]) for k, v in state(whole).items())
+
+
+def test_mixed_weights(tmp_path):
+    models = [replace(TINY, seed=s) for s in range(3)]
+    for i, c in enumerate(models):
+        torch.manual_seed(i)
+        c.make().save_pretrained(tmp_path / str(i))
+    names, shares = [tmp_path / str(i) for i in range(3)], [0.2, 0.3, 0.5]
+    states, mixed = [DepthUNet.from_pretrained(n).state_dict() for n in names], mix_weights(names, shares)
+    assert not mixed.training
+    for k, v in mixed.state_dict().items():
+        want = sum(a * s[k] for a, s in zip(shares, states)) if v.is_floating_point() else states[-1][k]
+        assert torch.allclose(v, want, atol=1e-6), k
+    alone = mix_weights(names[:2], [1, 0]).state_dict()
+    assert all(torch.equal(alone[k], v) for k, v in states[0].items() if v.is_floating_point())
+    with pytest.raises(ValueError, match="shares should be 2 numbers that add up to 1"):
+        mix_weights(names[:2], [0.5, 0.6])
+    replace(TINY, width=6).make().save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match="only networks of one configuration"):
+        mix_weights([names[0], tmp_path / "wide"], [0.5, 0.5])
