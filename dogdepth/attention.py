@@ -187,7 +187,7 @@ def forward(self,
 
 DepthUNet.forward = forward
 
-# %% ../nbs/06_attention.ipynb #c054
+# %% ../nbs/06_attention.ipynb #c058
 def folded(
     model:nn.Module, # left as it is
 )->nn.Module:        # a copy for answering, not for training
@@ -200,7 +200,7 @@ def folded(
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
     return m
 
-# %% ../nbs/06_attention.ipynb #c063
+# %% ../nbs/06_attention.ipynb #c067
 CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
 def metres(self:DepthUNet,
@@ -212,7 +212,7 @@ def metres(self:DepthUNet,
 
 DepthUNet.metres = metres
 
-# %% ../nbs/06_attention.ipynb #c066
+# %% ../nbs/06_attention.ipynb #c070
 def _read_state(path:Path)->dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
@@ -233,7 +233,7 @@ def _load(model, sd:dict, path):
     model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
     return model
 
-# %% ../nbs/06_attention.ipynb #c067
+# %% ../nbs/06_attention.ipynb #c071
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
@@ -246,7 +246,7 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
 
 DepthUNet.save_pretrained = save_pretrained
 
-# %% ../nbs/06_attention.ipynb #c068
+# %% ../nbs/06_attention.ipynb #c072
 def _from_hub(name:str)->Path:
     "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
     try: from huggingface_hub import snapshot_download

@@ -1,11 +1,13 @@
 "05_unet: sizes, counts, footprints and floors of the U-Net."
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dogdepth.unet import ACTS, UNet, conv_block, decode, resize_like
+from dogdepth.unet import ACTS, Ledger, UNet, conv_block, decode, least_ms, machine_rates, network_cost, resize_like
 
 
 def gflop(net, *size):
@@ -134,3 +136,83 @@ def test_one_by_one_is_as_a_batch():
     net = UNet(3, width=4).double().eval()
     x = torch.rand(3, 3, 33, 50, dtype=torch.float64)
     assert torch.allclose(net(x), torch.cat([net(i[None]) for i in x]), atol=1e-12)
+
+
+# --- what a network costs
+
+
+@pytest.mark.parametrize("net, size", [(UNet(width=4), (6, 48, 64)), (UNet(width=4, climb=False), (6, 48, 64)), (UNet(3, width=2, depth=2), (3, 17, 23))])
+def test_operations_are_torchs_own_count(net, size):
+    cost = network_cost(net, *size)
+    assert cost["flop"] == pytest.approx(1e9 * gflop(copy.deepcopy(net), *size), rel=1e-12)
+    assert cost["params"] == sum(p.numel() for p in net.parameters())
+    assert cost["flop"] == sum(o["flop"] for o in cost["ops"]) and cost["moved"] == sum(o["bytes"] for o in cost["ops"])
+
+
+def test_bytes_by_hand():
+    "Each operation reads what goes in and writes what comes out; looking at the same numbers another way is free."
+    x = torch.zeros(1, 2, 8, 10)
+    with Ledger() as ledger:
+        y = F.conv2d(x, torch.zeros(3, 2, 3, 3), padding=1)
+        y.view(1, 3, 80).transpose(1, 2)
+        torch.relu(y)
+        torch.cat([x, y], 1)
+    conv, relu, cat = [o for o in ledger.ops if o["kind"] in ("convolution", "relu", "cat")]
+    assert conv["bytes"] == 4 * (2 * 80 + 3 * 2 * 9 + 3 * 80) and conv["flop"] == 2 * 9 * 2 * 3 * 80
+    assert relu["bytes"] == 4 * 2 * 3 * 80 and relu["flop"] == 0
+    assert cat["bytes"] == 4 * 2 * 5 * 80
+    assert not {o["kind"] for o in ledger.ops} & {"view", "transpose"}
+    with Ledger() as ledger:
+        nn.BatchNorm2d(3, device="meta").eval()(torch.zeros(1, 3, 8, 10, device="meta"))
+    assert [o["kind"] for o in ledger.ops] == ["native_batch_norm"], "a place in memory is not yet a byte written"
+    assert 0 <= ledger.ops[0]["bytes"] - 4 * 2 * 240 <= 4 * 6 * 3
+
+
+def test_what_training_keeps_by_hand():
+    "A convolution keeps its input, a ReLU its output; weights are not counted, and shared memory counts once."
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 1, 3, padding=1))
+    assert network_cost(net, 2, 8, 10)["kept"] == 4 * 80 * (2 + 3)
+    wide, twice = network_cost(UNet(width=8), 6, 32, 32), network_cost(UNet(width=8), 6, 64, 64)
+    assert twice["kept"] == pytest.approx(4 * wide["kept"], rel=0.01)
+
+
+def test_kept_is_what_the_real_network_keeps():
+    "Counted on device meta, and held in memory: the same bytes."
+    net, x, real = UNet(width=4), torch.rand(2, 6, 32, 48), {}
+    own = {p.untyped_storage()._cdata for p in net.parameters()}
+
+    def keep(t):
+        real[t.untyped_storage()._cdata] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        net.train()(x)
+    held = sum(t.untyped_storage().nbytes() for k, t in real.items() if k not in own) / 2
+    assert network_cost(net, 6, 32, 48)["kept"] == pytest.approx(held, rel=0.02)
+
+
+def test_the_reports_batch_fills_its_card():
+    "28 of the 31 GB that the report measured at batch 30 are what training keeps of thirty pictures; a climbing decoder would not fit its 32."
+    flat, climbing = (30 * network_cost(UNet(climb=c), 6, 480, 640)["kept"] / 1e9 for c in (False, True))
+    assert 27 < flat < 29 and climbing > 60
+
+
+def test_counting_leaves_the_network_alone():
+    net = UNet(3, width=2, depth=2)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    for mode in (True, False):
+        net.train(mode)
+        network_cost(net, 3, 16, 16)
+        assert net.training is mode and all(p.device.type == "cpu" and p.grad is None for p in net.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_least_time_takes_the_longer_of_both():
+    cost = dict(ops=[dict(flop=100, bytes=1), dict(flop=1, bytes=30)])
+    assert least_ms(cost, dict(flop_s=100.0, byte_s=10.0)) == pytest.approx(1e3 * (1 + 3))
+    assert least_ms(cost, dict(flop_s=1e9, byte_s=10.0)) == pytest.approx(1e3 * (0.1 + 3))
+
+
+def test_rates_are_those_of_a_computer():
+    rates = machine_rates(256, 8)
+    assert set(rates) == {"flop_s", "byte_s"} and 1e8 < rates["flop_s"] < 1e15 and 1e8 < rates["byte_s"] < 1e13
