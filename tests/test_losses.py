@@ -1,4 +1,11 @@
 "07_losses: laws (a perfect match is free, holes cannot matter), oracles (the published program, scikit-image, by hand), gradients, errors."
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -309,3 +316,88 @@ def test_on_a_real_room(data):
         assert all(loss(p, d)[0] > 0.02 for p in wrong.values())
     price = {k: DepthLoss()(p, d)[1]["ssim"].item() for k, p in wrong.items()}
     assert max(price, key=price.get) == "invert"
+
+
+# ---- Fig 4.1 and the table of 100 random images, as results/ keeps them
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def fig41():
+    "Means over the images, by network and epoch; the total with batches of 20, as the report's table."
+    groups = {}
+    for r in csv.DictReader((ROOT / "results/fig41.csv").open(encoding="utf-8")):
+        groups.setdefault((r["network"], r["epoch"]), []).append(r)
+    keys = list(r)[3:]
+    means = {k: {c: np.mean([float(r[c]) for r in rows]) for c in keys} for k, rows in groups.items()}
+    assert {tuple(r["name"] for r in rows) for rows in groups.values()} == {tuple(r["name"] for r in next(iter(groups.values())))}, "all networks see the same images"
+    assert {len(rows) for rows in groups.values()} == {100}
+    for d in means.values():
+        d["total"] = d["depth"] + d["grad_global"] + 0.3 * d["grad_grid"] / 20 + d["ssim"]
+    return means
+
+
+def test_fig41_silence_and_a_wall():
+    "The report's loss at epoch 1, 72.4, is about that of a map of zeros; most of the way down from there is one distance for all."
+    m = fig41()
+    assert m["nothing", ""]["total"] == pytest.approx(72.4, abs=3) and m["nothing", ""]["abs_rel"] == pytest.approx(1, abs=1e-3)
+    assert m["mean", ""]["total"] < 0.45 * m["nothing", ""]["total"]
+    assert m["mean", ""]["grad_global"] == pytest.approx(m["nothing", ""]["grad_global"]) and m["mean", ""]["ssim"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_fig41_the_order_of_the_networks():
+    m = fig41()
+    total = [m[k]["total"] for k in (("nothing", ""), ("published", "1"), ("mean", ""), ("published", "5"), ("light", "1"), ("light", "5"), ("shipped", ""))]
+    assert total == sorted(total, reverse=True)
+    for who in ("published", "report", "light"):
+        assert m[who, "5"]["total"] < m[who, "1"]["total"] and m[who, "5"]["abs_rel"] < m[who, "1"]["abs_rel"]
+    assert abs(m["published", "5"]["total"] - m["report", "5"]["total"]) < 2 < m["report", "5"]["total"] - m["light", "5"]["total"]
+    assert m["shipped", ""]["depth"] > 2 * 3.3032
+
+
+def test_fig41_the_programs_terms_against_the_networks():
+    "Its gradient term prefers a blank wall to each of them; its SSIM term is highest for the best map, ours lowest."
+    m = fig41()
+    assert all(d["grad_global"] > m["nothing", ""]["grad_global"] for k, d in m.items() if k[0] not in ("nothing", "mean"))
+    last = [m[k] for k in (("nothing", ""), ("published", "5"), ("light", "5"), ("shipped", ""))]
+    for up, key in ((False, "our_ssim"), (True, "ssim"), (False, "abs_rel")):
+        values = [d[key] for d in last]
+        assert values == sorted(values, reverse=not up), key
+
+
+def test_fig41_pictures_are_the_tables():
+    "The stored answers name their rooms and networks, and hold nothing else."
+    from PIL import Image
+
+    png = Image.open(ROOT / "results/fig41.png")
+    rooms, rows = (json.loads(png.info[k]) for k in ("columns", "rows"))
+    assert rows == [f"{w} {e}".strip() for w, e in fig41() if w not in ("nothing", "mean")] and len(rooms) == len(set(rooms)) == 4
+    assert png.mode == "L" and png.size == (160 * len(rooms), 120 * len(rows)) and (ROOT / "results/fig41.png").stat().st_size < 150_000
+
+
+def test_fig41_rows_are_what_the_losses_say(data):
+    "Two of its images once more: a map of zeros costs their mean level, the same slopes, and half the SSIM."
+    from dogdepth.nyu import NYUDepth
+
+    ds = NYUDepth(data / "nyu", "val")
+    want = [r for r in csv.DictReader((ROOT / "results/fig41.csv").open(encoding="utf-8")) if r["network"] == "nothing"][::60]
+    for r in want:
+        d = ds[next(i for i, f in enumerate(ds.frames) if f.name == r["name"])]["depth"]
+        t = torch.from_numpy(d)[None, None] * 25.5
+        got = DepthLoss(published=True)(0 * t, t)[1]
+        assert {k: v.item() for k, v in got.items()} == pytest.approx({k: float(r[k]) for k in got}, rel=1e-4)
+        assert float(r["depth"]) == pytest.approx(d.mean() * 25.5, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_fig41_can_be_made_again(data, tmp_path):
+    "The command itself, very small; then the package's weights alone, which leaves the other rows as they are."
+    env = {**os.environ, "DOGDEPTH_DATA": str(data)}
+    run = lambda *a: subprocess.run([sys.executable, ROOT / "tools/fig41.py", "--images", "2", "--out", tmp_path, "--size", "32", "48", *a], env=env, capture_output=True, text=True)
+    r = run("--epochs", "2", "--width", "2", "--bs", "230", "--runs", tmp_path / "runs")
+    assert r.returncode == 0, r.stderr
+    before = (tmp_path / "fig41.csv").read_bytes(), (tmp_path / "fig41.png").read_bytes()
+    assert before[0].count(b"\n") == 1 + 2 * 9
+    assert run("--shipped").returncode == 0
+    assert before == ((tmp_path / "fig41.csv").read_bytes(), (tmp_path / "fig41.png").read_bytes())
+    assert "epochs should be at least 2" in run("--epochs", "1").stderr
