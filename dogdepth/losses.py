@@ -43,13 +43,13 @@ def grad_loss(pred:Tensor, target:Tensor, mask:Tensor)->Tensor: # (B,)
     gx,gy = diffs(torch.where(mask, pred-target, 0))
     return masked_mean(gx.abs(), mx)+masked_mean(gy.abs(), my)
 
-# %% ../nbs/07_losses.ipynb #c035
+# %% ../nbs/07_losses.ipynb #c037
 def grid_loss(pred:Tensor, target:Tensor, mask:Tensor, n:int=4)->Tensor: # (B,)
     "`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few readings weighs as much as a full one."
     cells = lambda t: [c for r in t.tensor_split(n, -2) for c in r.tensor_split(n, -1)]
     return sum(grad_loss(*c) for c in zip(cells(pred), cells(target), cells(mask)))
 
-# %% ../nbs/07_losses.ipynb #c045
+# %% ../nbs/07_losses.ipynb #c047
 def _reflect(a, r):
     "Half-sample symmetric padding (edge pixel repeated), as SciPy's filters do."
     a = torch.cat([a[...,:r].flip(-1), a, a[...,-r:].flip(-1)], -1)
@@ -75,12 +75,12 @@ def ssim_map(
     c1,c2 = (.01*data_range)**2,(.03*data_range)**2
     return (2*mx*my+c1)*(2*cxy+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))
 
-# %% ../nbs/07_losses.ipynb #c049
+# %% ../nbs/07_losses.ipynb #c051
 def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor, data_range:float=10.)->Tensor: # (B,)
     "(1 - SSIM)/2: 0 for a perfect match, near 1 for an inverted one (report §3.2)."
     return masked_mean((1-ssim_map(pred, target, mask, data_range))/2, mask)
 
-# %% ../nbs/07_losses.ipynb #c052
+# %% ../nbs/07_losses.ipynb #c054
 def _published_terms(p:Tensor, t:Tensor, grid:int)->dict:
     "The four terms as the report's published program computes them, on 8-bit levels (checked to the last digit against its own numbers)."
     def grad(a, b): return sum((x.abs()-y.abs()).abs().mean() for x,y in zip(diffs(a),diffs(b)))
@@ -94,7 +94,7 @@ def _published_terms(p:Tensor, t:Tensor, grid:int)->dict:
     ssim = (2*mp*mt+.01**2)*(2*cov+.03**2)/((mp**2+mt**2+.01**2)*(vp+vt+.03**2))
     return dict(depth=(p-t).abs().mean(), grad_global=grad(p,t), grad_grid=cells/len(p), ssim=1-((1-ssim)/2).clamp(0,1).mean())
 
-# %% ../nbs/07_losses.ipynb #c053
+# %% ../nbs/07_losses.ipynb #c055
 class DepthLoss(nn.Module):
     "The report's loss: L1 + global gradient + 0.3 x grid gradient + SSIM (report §3.2), in metres, each term 0 for a perfect match; `published=True` is its program to the letter, on 8-bit levels."
     def __init__(self,
@@ -120,7 +120,7 @@ class DepthLoss(nn.Module):
                      grad_grid=grid_loss(*a, self.grid).mean(), ssim=ssim_loss(*a, self.data_range).mean())
         return sum(self.w[k]*d[k] for k in self.terms), {k:v.detach() for k,v in d.items()}
 
-# %% ../nbs/07_losses.ipynb #c089
+# %% ../nbs/07_losses.ipynb #c091
 def silog(
     pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
     mask:Tensor|None=None,      # bool, where the target counts
@@ -135,7 +135,7 @@ def silog(
     var = masked_mean((g-m.view(-1,1,1,1))**2, mask)                 # no difference of large numbers
     return scale*(torch.sqrt(var+(1-lam)*m**2+eps)-eps**.5)
 
-# %% ../nbs/07_losses.ipynb #c092
+# %% ../nbs/07_losses.ipynb #c094
 def grad_matching(
     pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
     mask:Tensor|None=None,      # bool
@@ -147,7 +147,7 @@ def grad_matching(
     every = lambda x,s: x[...,::2**s,::2**s]
     return sum(grad_loss(every(g,s), torch.zeros_like(every(g,s)), every(mask,s)) for s in range(scales))/scales
 
-# %% ../nbs/07_losses.ipynb #c095
+# %% ../nbs/07_losses.ipynb #c097
 class LogDepthLoss(nn.Module):
     "The modern comparison: SILog plus gradient matching, both on log depth; 0 for a perfect match."
     def __init__(self, lam:float=.5, grad_weight:float=.5):

@@ -115,7 +115,7 @@ def machine_rates(
     "What this machine can do at most with torch's present threads, in float32: a matrix product and a copy."
     from dogdepth.timing import bench
     a,s = torch.rand(n,n),torch.rand(megabytes<<18); d = torch.empty_like(s); out = torch.empty(n,n)
-    best = lambda fn: bench(fn, seconds=.3, clock=clock).at(0)/1e3
+    best = lambda fn: bench(fn, seconds=.25, clock=clock).at(0)/1e3
     return dict(flop_s=2*n**3/best(lambda: torch.mm(a, a, out=out)), byte_s=2*4*s.numel()/best(lambda: d.copy_(s)))
 
 def least_ms(
