@@ -10,6 +10,7 @@ __all__ = ['USUAL', 'PROTOCOLS', 'Evaluation', 'evaluate_protocols', 'evaluate',
 # %% ../nbs/13_evaluate.ipynb #c002
 import json, math, re
 from dataclasses import dataclass, field
+from functools import cache
 import cv2, numpy as np
 from .depth import Camera, DEPTH_CAP, atomic_write, valid_mask
 from .rooms import render_room
@@ -25,6 +26,7 @@ class Evaluation:
     images:list   # one dict per image: name, scene, the metrics, log_bias, n
     summary:dict  # the keys of `depth_metrics`
     protocol:dict # split, crop, cap, average, align, flip, input_size, weights, data, frames
+    more:dict=field(default_factory=dict) # name -> what else was found, for the JSON file
 
     def ranked(self, key:str='abs_rel')->list: # indices into `images`, best first
         "The images from best to worst by one metric; those without a pixel that counts are left out."
@@ -33,7 +35,7 @@ class Evaluation:
     def to_dict(self)->dict:
         "All of it, ready for JSON: nan becomes null."
         clean = lambda x: {k:clean(v) for k,v in x.items()} if isinstance(x,dict) else [clean(v) for v in x] if isinstance(x,(list,tuple)) else None if isinstance(x,float) and not math.isfinite(x) else x
-        return clean(dict(protocol=self.protocol, summary=self.summary, images=self.images))
+        return clean(dict(protocol=self.protocol, summary=self.summary, **self.more, images=self.images))
     def write(self, path): # .json
         "Protocol, summary and every image's row as JSON, all or nothing."
         atomic_write(path, json.dumps(self.to_dict(), indent=1).encode())
@@ -82,8 +84,8 @@ def evaluate_protocols(
     rows,sizes,flips = {k:[] for k in hows},set(),list(dict.fromkeys(h['flip'] for h in hows.values()))
     for i in tqdm(range(len(dataset)), desc='evaluate', unit='frame', disable=not progress, leave=False):
         item = dataset[i]; seen = {f:_predict(predictor, item, f) for f in flips}; sizes.add(item['depth'].shape)
-        for k,h in hows.items():
-            rows[k].append(dict(name=item['name'], scene=item['scene']) | image_metrics(seen[h['flip']].depth_m, item['depth'], crop=h['crop'], cap=h['cap'], align=h['align']))
+        score = cache(lambda crop, cap, align, flip: image_metrics(seen[flip].depth_m, item['depth'], crop=crop, cap=cap, align=align)) # protocols that differ in the average share it
+        for k,h in hows.items(): rows[k].append(dict(name=item['name'], scene=item['scene']) | score(h['crop'], tuple(h['cap']), h['align'], h['flip']))
         first = next(iter(rows.values()))[-1]
         if each is not None: first.update(each(item, seen[flips[0]], first) or {})
     return {k:Evaluation(rows[k], average_metrics(rows[k], h['average']), _protocol(predictor, dataset, **h|dict(crop=_used_crop(h['crop'],sizes), cap=list(h['cap'])))) for k,h in hows.items()}

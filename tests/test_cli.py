@@ -366,6 +366,28 @@ def test_evaluate_prints_and_writes_what_the_library_computes(rooms, weights, tm
     assert "AbsRel" in capsys.readouterr().out
 
 
+def test_evaluate_further(rooms, weights, tmp_path, capsys):
+    "All protocols, shape and intervals in one run: what the library computes, printed and in the file."
+    from dogdepth.evaluate import PROTOCOLS, bootstrap_interval, evaluate, evaluate_protocols, mean_of, shape_scores
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.predict import Predictor
+    assert main(["evaluate", str(rooms), "--split", "all", "--weights", str(weights), "--protocols", "--shape", "--interval", "--json", str(tmp_path / "e.json")]) == 0
+    out, got = capsys.readouterr().out, json.loads((tmp_path / "e.json").read_text())
+    ds = NYUDepth(rooms, "all")
+    want = evaluate_protocols(Predictor(weights), ds, progress=False)
+    assert list(got["protocols"]) == list(PROTOCOLS) and all(k in out for k in PROTOCOLS)
+    for k, e in want.items():
+        assert got["protocols"][k]["summary"] == pytest.approx(e.summary, nan_ok=True)
+    assert got["summary"] == got["protocols"]["as usual"]["summary"]
+    ev = evaluate(Predictor(weights), ds, each=shape_scores, progress=False)
+    keys = ["boundary_f1", "boundary_f1_4", "boundary_f1_8", "f_5cm", "f_10cm", "f_20cm"]
+    assert list(got["shape"]) == keys
+    for k, v in mean_of(ev, keys).items():
+        assert got["shape"][k] == pytest.approx(v, nan_ok=True) or got["shape"][k] is None
+    lo, hi = bootstrap_interval(ev)
+    assert got["interval"]["abs_rel"] == pytest.approx([lo, hi]) and f"abs_rel {lo:.3f} to {hi:.3f}" in out
+
+
 def test_evaluate_takes_test_where_there_is_one_else_val(rooms, weights, tmp_path, capsys):
     assert main(["evaluate", str(rooms), "--weights", str(weights)]) == 0
     assert "split val" in capsys.readouterr().out
@@ -422,7 +444,8 @@ def test_missing_folder(words, tmp_path, refused):
 
 
 @pytest.mark.parametrize("words, match", [
-    (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640")])
+    (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640"),
+    (["--protocols", "--flip"], "leave --flip, --crop"), (["--protocols", "--cap", "1", "5"], "leave --flip"), (["--average", "pixel", "--protocols"], "leave --flip")])
 def test_bad_flags_of_evaluate(words, match, rooms, weights, refused):
     refused("evaluate", rooms, "--weights", weights, *words, match=match)
 
@@ -613,6 +636,15 @@ def test_export_writes_what_predict_can_use(tmp_path, capsys):
     assert main(["predict", str(tmp_path / "a.png"), "--weights", str(f), "--out", str(tmp_path / "o")]) == 0
 
 
+def test_export_int8(tmp_path, monkeypatch, refused):
+    import dogdepth.predict as predict
+    seen = []
+    monkeypatch.setattr(predict, "export_onnx", lambda path, *a: (seen.append(a), path.write_bytes(b""), path)[2])
+    assert main(["export", "--onnx", str(tmp_path / "a.onnx"), "--int8"]) == 0
+    assert seen == [("default", None, False, True)]
+    refused("export", "--onnx", str(tmp_path / "a.onnx"), "--int8", "--half", match="not allowed with")
+
+
 def test_export_refuses_with_one_line_and_leaves_nothing(tmp_path, refused):
     refused("export", "--onnx", str(tmp_path / "a.pt"), match="should end in .onnx")
     refused("export", "--onnx", str(tmp_path / "no" / "a.onnx"), match="no such folder")
@@ -622,13 +654,17 @@ def test_export_refuses_with_one_line_and_leaves_nothing(tmp_path, refused):
 
 
 def test_bench_model(capsys, monkeypatch, tmp_path):
+    "The verb prints the table and hands the rounds and the folder on; the clock itself is tested with `bench_model`."
     import dogdepth.predict as predict
+    from dogdepth.timing import Timing, environment
 
-    real = predict.bench_model
-    monkeypatch.setattr(predict, "bench_model", lambda n, out: real(n, out, peers=False))
-    assert main(["bench", "model", "--repeat", "1", "--out", str(tmp_path)]) == 0
+    seen = []
+
+    def timed(n, out):
+        seen.append((n, out))
+        return [dict(table="photo to depth", state="", size="480x640", peak_mb=300) | Timing(k, (t,) * 3).row() | environment() for k, t in (("light, torch", 20.0), ("published (untrained), 480x640", 900.0))]
+    monkeypatch.setattr(predict, "bench_model", timed)
+    assert main(["bench", "model", "--repeat", "2", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "| light, torch |" in out and "photo to depth" in out
-    (f,) = tmp_path.glob("model-*.csv")
-    rows = f.read_text().splitlines()
-    assert rows[0].startswith("table,size,name,runs,mean_ms") and len(rows) >= 3
+    assert "| light, torch | 20 | 20 to 20 | 20 | 45.0 | 300 |" in out and "photo to depth" in out
+    assert main(["bench", "model"]) == 0 and seen == [(2, str(tmp_path)), (9, None)]

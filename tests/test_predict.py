@@ -582,6 +582,113 @@ def test_onnx_file_equals_torch_within_a_thousandth(exported):
     assert exported[1].stat().st_size <= 8_000_000 < exported[0].stat().st_size
 
 
+def graph(path):
+    import onnx
+    m = onnx.load(path)
+    return m, [n.op_type for n in m.graph.node]
+
+
+def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(exported):
+    "The full file adds convolutions where the torch program joins maps; both files leave out which line of Python a node came from."
+    full, half = (graph(f) for f in exported)
+    for m, _ in (full, half):
+        assert not any(n.metadata_props or n.doc_string for n in m.graph.node)
+    made = {n.output[0]: n.op_type for n in full[0].graph.node}
+    joined = [n for n in full[0].graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "Concat"]
+    assert len(joined) == 1  # the spatial gate's two maps of one channel each stay together
+    assert sum(n.op_type == "Conv" for n in full[0].graph.node) == half[1].count("Conv") + 4  # a decoder of four blocks
+    rules = [a.s for n in full[0].graph.node if n.op_type == "Resize" for a in n.attribute if a.name == "coordinate_transformation_mode"]
+    assert rules.count(b"pytorch_half_pixel") == 2 and rules.count(b"half_pixel") == 4  # two heads, four steps up
+
+
+def test_planes_are_the_network_input_bit_by_bit():
+    from dogdepth.attention import network_input
+    from dogdepth.predict import _planes
+    for img in (photo(), photo(49, 61, 3), np.ascontiguousarray(photo()[:, ::-1]), photo()[::2, 1::3]):
+        for dog in (True, False):
+            for bgr in (True, False):
+                assert np.array_equal(_planes(img, dog, bgr), network_input(img, dog, bgr).numpy())
+
+
+def test_onnx_file_runs_without_torch(exported):
+    code = ("import sys; sys.modules['torch'] = None; import numpy as np; from dogdepth.predict import Predictor; "
+            "p = Predictor(sys.argv[1]).predict(np.full((480,640,3), 99, np.uint8), flip=True); assert p.depth_m.shape == (480,640) and (p.depth_m > 0).all()")
+    subprocess.run([sys.executable, "-c", code, str(exported[0])], check=True)
+
+
+def test_onnx_flip_averages_the_two_views(exported):
+    img = photo(480, 640)
+    a, b = Predictor("default").predict(img, flip=True), Predictor(exported[0]).predict(img, flip=True)
+    np.testing.assert_allclose(b.depth_m, a.depth_m, rtol=1e-3)
+    assert not np.allclose(b.depth_m, Predictor(exported[0]).predict(img).depth_m, rtol=1e-3)
+
+
+def test_onnx_file_takes_no_device_and_no_bf16(exported):
+    for kw in (dict(device="cuda"), dict(bf16=True)):
+        with pytest.raises(ValueError, match="runs on the cpu"):
+            Predictor(exported[0], **kw)
+    assert Predictor(exported[0], device="cpu").device.type == "cpu"
+
+
+def test_int8_file_is_small_and_near(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from skimage.data import coffee
+
+    from dogdepth.predict import export_onnx
+    f = export_onnx(tmp_path / "int8.onnx", int8=True)
+    m, ops = graph(f)
+    assert f.stat().st_size < 5_000_000 and ops.count("DequantizeLinear") > 100
+    from dogdepth.rooms import render_room
+    for img in (render_room(77, 480, 640)["image"], cv2.resize(coffee(), (640, 480))):
+        a, b = Predictor("default").predict(img), Predictor(f).predict(img)
+        off = abs(b.depth_m / a.depth_m - 1)
+        assert 1e-3 < off.mean() < 0.05 and abs(np.median(b.depth_m / a.depth_m) - 1) < 0.05
+        assert abs(np.log(b.std_m / a.std_m)).mean() < 0.2
+    by = {o: n for n in m.graph.node for o in n.output}
+    for n in m.graph.node:  # gates and heads take floats: what feeds a last convolution is no 8-bit number
+        if n.op_type == "Exp":
+            assert by[n.input[0]].op_type == "Clip" and by[by[by[n.input[0]].input[0]].input[0]].op_type == "Conv"
+    with pytest.raises(ValueError, match="choose one"):
+        export_onnx(tmp_path / "both.onnx", int8=True, half=True)
+
+
+def test_bf16_is_near_and_leaves_the_model_alone():
+    img = photo(480, 640)
+    net = DepthUNet.from_pretrained("default")
+    a, b = Predictor(net).predict(img), Predictor(net, bf16=True).predict(img)
+    assert b.depth_m.dtype == np.float32 and next(net.parameters()).dtype == torch.float32
+    assert 1e-4 < abs(b.depth_m / a.depth_m - 1).mean() < 0.05
+
+
+# --- the benchmark
+
+
+def test_bench_model_times_each_engine_in_a_process_of_its_own(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    import dogdepth.predict as P
+    keep = ("light, torch", "light, torch, 8 photos at once, each")
+    monkeypatch.setattr(P, "ENGINES", {k: P.ENGINES[k] for k in keep})
+    monkeypatch.setattr(P, "export_onnx", lambda *a, **kw: Path())
+    rows = P.bench_model(1, tmp_path, img=np.zeros((480, 640, 3), np.uint8), peers=False)
+    assert [r["name"] for r in rows] == list(keep) and all(r["runs"] >= 1 and r["min_ms"] > 0 and r["peak_mb"] > 100 for r in rows)
+    from dogdepth.timing import read_results
+    (f,) = tmp_path.glob("timing-*.csv")
+    assert [r["median_ms"] for r in read_results(f)] == pytest.approx([r["median_ms"] for r in rows], abs=1e-3)
+    text = P.format_model_rows(rows + [dict(rows[0], name="published (untrained), 480x640", median_ms=10 * rows[0]["median_ms"])])
+    assert "| light, torch | " in text and "| 10.0 |" in text
+    with pytest.raises(ValueError, match="1 or more, got 0"):
+        P.bench_model(0)
+
+
+def test_an_engine_that_dies_is_named_with_its_reason(tmp_path):
+    from dogdepth.predict import _turns
+    np.save(tmp_path / "photo.npy", np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(RuntimeError, match="light, ONNX Runtime could not be timed: .*no file"):
+        _turns(["light, ONNX Runtime"], tmp_path, 1)
+
+
 def test_onnx_file_keeps_its_settings_and_its_size(exported):
     q = Predictor(exported[0])
     assert q.size == (240, 320) and q.model.config["arch"] == "light"
