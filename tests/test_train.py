@@ -12,7 +12,7 @@ from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.train import (
-    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, augment, draw, epoch_batches, fit, fitting_focal, laplace_nll,
+    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, augment, draw, epoch_batches, fit, fitting_focal, laplace_nll,
     load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, train_step,
     validate, with_extra, write_log, zoom_item,
 )
@@ -414,3 +414,182 @@ def test_mixed_weights(tmp_path):
     replace(TINY, width=6).make().save_pretrained(tmp_path / "wide")
     with pytest.raises(ValueError, match="only networks of one configuration"):
         mix_weights([names[0], tmp_path / "wide"], [0.5, 0.5])
+
+
+# parts, processes, kills
+
+
+def batch_of(rooms, cfg, n):
+    return next(iter(torch.utils.data.DataLoader(Frames(rooms, cfg, 0), n)))
+
+
+@pytest.mark.parametrize("loss", ["log", "report", "published"])
+def test_two_parts_are_one_batch_where_nothing_looks_across_it(rooms, loss):
+    "With BatchNorm fixed, two halves give the gradient of the whole, the published loss's division by the batch included."
+    grads = []
+    for k in (1, 2):
+        cfg = replace(TINY, bs=4, accumulate=k, loss=loss, clip=0.0, ema=0.0, optimizer="adam", flip=False)
+        run = Run(cfg, 6)
+        run.model.train = lambda mode=True: run.model                             # stays as it is:
+        run.model.eval()                                                          # BatchNorm by its running averages
+        for m in run.model.modules():
+            m.training = False
+        train_step(run, *batch_of(rooms, cfg, 4))
+        grads.append([p.grad for p in run.model.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1, a.abs().max().item())) for a, b in zip(*grads, strict=True))
+
+
+def test_parts_must_divide_the_batch():
+    with pytest.raises(ValueError, match="bs=4 cannot be cut into 3 equal parts"):
+        Run(replace(TINY, bs=4, accumulate=3), 6)
+    with pytest.raises(ValueError, match="augment_on should be"):
+        Run(replace(TINY, augment_on="gpu"), 6)
+    with pytest.raises(ValueError, match="shuffle_dog goes with"):
+        Run(replace(TINY, augment_on="device", shuffle_dog=True), 6)
+
+
+@pytest.mark.parametrize("change", [dict(checkpointing=True), dict(checkpointing=True, arch="light", width=6, drop_path=0.3), dict(checkpointing=True, amp="bf16", accumulate=2)], ids=str)
+def test_checkpointing_changes_no_bit(tmp_path, rooms, change):
+    runs = [fit(replace(TINY, **{**change, "checkpointing": c, "out": str(tmp_path / str(c))}), rooms, None, progress=False, stop_after=3) for c in (True, False)]
+    a, b = map(state, runs)
+    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("change", [dict(accumulate=2, bs=4), dict(augment_on="device", cut_depth=1.0)], ids=str)
+def test_stop_and_resume_in_parts_and_on_the_device(tmp_path, rooms, change):
+    cfg = replace(TINY, **change)
+    whole = fit(replace(cfg, out=str(tmp_path / "whole")), rooms, None, progress=False)
+    fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, stop_after=1)
+    again = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, resume=True)
+    assert all(torch.equal(v, state(again)[k]) for k, v in state(whole).items())
+
+
+def test_a_kill_between_the_last_step_and_the_validation_loses_no_epoch(tmp_path, rooms):
+    "A checkpoint at the very end of an epoch: resuming still validates it, logs it and keeps its weights."
+    cfg = replace(TINY, out=str(tmp_path))
+    fit(cfg, rooms, rooms[:1], progress=False, stop_after=6)                      # all steps done, the last epoch not yet judged
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
+    run = fit(cfg, rooms, rooms[:1], progress=False, resume=True)
+    assert [r["epoch"] for r in run.history] == [1, 2] and "valid_abs_rel" in run.history[-1] and run.step == 6
+
+
+SCRIPT = """
+import sys, os, torch
+from dataclasses import replace
+from dogdepth.rooms import Rooms
+from dogdepth.train import TrainConfig, fit
+import dogdepth.train as t
+cfg = TrainConfig(arch='report', width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp='off', save_minutes=0., out=sys.argv[1])
+step = t.train_step
+def slow(run, *batch):
+    r = step(run, *batch); print('step', run.step, flush=True); return r
+t.train_step = slow
+fit(cfg, Rooms(6, 32, 48, seed=0), None, resume='--resume' in sys.argv, progress=False)
+"""
+
+
+def test_killed_in_mid_epoch_and_resumed_is_the_same_to_the_last_bit(tmp_path):
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    (tmp_path / "go.py").write_text(SCRIPT)
+    go = [sys.executable, str(tmp_path / "go.py")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    p = subprocess.Popen([*go, str(tmp_path / "cut")], stdout=subprocess.PIPE, text=True, env=env)
+    for line in p.stdout:
+        if line.startswith("step 5"):
+            p.send_signal(signal.SIGKILL)
+    assert p.wait() == -signal.SIGKILL
+    at = json.loads(__import__("safetensors").safe_open(tmp_path / "cut/last.safetensors", "pt").metadata()["dogdepth"])["step"]
+    assert 3 <= at <= 5                                                           # in the second epoch of three steps
+    for out, more in (("cut", ["--resume"]), ("whole", [])):
+        subprocess.run([*go, str(tmp_path / out), *more], check=True, env=env, capture_output=True)
+    from safetensors.torch import load_file
+    a, b = (load_file(tmp_path / out / "last.safetensors") for out in ("cut", "whole"))
+    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def torchrun(n, *args, cwd):
+    import os
+    import subprocess
+    import sys
+
+    code = cwd / "verb.py"
+    code.write_text("import sys\nfrom dogdepth.cli import main\nsys.exit(main(sys.argv[1:]))\n")
+    env = {k: v for k, v in os.environ.items() if k != "DOGDEPTH_DATA"} | {"OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", str(code), "train", *args]
+    return subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
+
+
+FLAGS = dict(arch="report", width=4, height=32, width_px=48, bs=4, epochs=1, amp="off", rooms=8, zoom=1.0, small_first=0.0)
+
+
+def test_two_processes_are_one_that_takes_their_parts_in_turn(tmp_path):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in FLAGS.items()] + ["--no-pretrained"]
+    r = torchrun(2, *flags, f"--out={tmp_path / 'two'}", cwd=tmp_path)
+    assert r.returncode == 0, r.stderr[-2000:]
+    cfg = TrainConfig(**FLAGS, pretrained=False, accumulate=2, out=str(tmp_path / "one"))
+    one = fit(cfg, Rooms(8, 32, 48, seed=0), Rooms(1, 32, 48, seed=8), progress=False)
+    other = Run(cfg, 8)
+    load_two = torch_load(tmp_path / "two" / "last.safetensors")
+    for k, v in one.model.state_dict().items():
+        if "running" not in k:                                                    # each process averages its own half: weights agree, these cannot
+            assert torch.allclose(v.float(), load_two[f"model.{k}"].float(), atol=2e-5), k
+    assert not torch.equal(one.model.state_dict()["unet.enc1.1.running_mean"], load_two["model.unet.enc1.1.running_mean"])
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best", "config.json", "last.safetensors", "log.csv"]  # one process writes
+    rows = [(tmp_path / d / "log.csv").read_text().splitlines()[1].split(",") for d in ("one", "two")]
+    assert float(rows[0][3]) == pytest.approx(float(rows[1][3]), rel=1e-3)        # the loss is the mean over both
+    assert other.parts == 2
+
+
+def torch_load(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others(tmp_path):
+    "bs=3 cannot be shared by two: both stop at once, and the reason is said."
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in {**FLAGS, "bs": 3}.items()] + ["--no-pretrained"]
+    r = torchrun(2, *flags, f"--out={tmp_path / 'two'}", cwd=tmp_path)
+    assert r.returncode != 0 and "cannot be cut into 2 equal parts" in r.stderr
+
+
+# frames of other kinds
+
+
+def test_another_frame_is_another_and_always_the_same_one():
+    got = [another(i, 5, 0, 1) for i in range(5)]
+    assert all(g != i and 0 <= g < 5 for i, g in enumerate(got)) and got == [another(i, 5, 0, 1) for i in range(5)]
+
+
+def test_shuffled_dog_keeps_the_photo_and_takes_the_dog_of_another(rooms):
+    cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0)
+    plain, mixed = (Frames(rooms, replace(cfg, shuffle_dog=s), 0) for s in (False, True))
+    for i in range(3):
+        j = another(i, len(rooms), cfg.seed, 0)
+        assert torch.equal(mixed[i][0][:3], plain[i][0][:3]) and torch.equal(mixed[i][0][3:], plain[j][0][3:])
+
+
+def test_init_starts_from_those_weights_and_names_what_differs(tmp_path, rooms):
+    first = Run(TINY, 6).model
+    first.save_pretrained(tmp_path / "w")
+    run = Run(replace(TINY, init=str(tmp_path / "w"), seed=5), 6)
+    assert all(torch.equal(v, first.state_dict()[k]) for k, v in run.model.state_dict().items())
+    with pytest.raises(ValueError, match="is another network: width is 4 there, 8 here"):
+        Run(replace(TINY, init=str(tmp_path / "w"), width=8), 6)
+
+
+def test_rooms_through_many_lenses(rooms):
+    ds = with_extra(rooms, replace(TINY, extra="lenses"))
+    fov = [ds[i]["camera"].fov_deg for i in range(6, 12)]
+    assert len(ds) == 6 + 240 and min(fov) >= 45 and max(fov) <= 90 and np.ptp(fov) > 20
+
+
+def test_no_split_trains_on_all(monkeypatch):
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    train, valid = make_datasets(replace(TINY, rooms=16, split_by="none"))
+    assert len(train) == 18 and valid is None
