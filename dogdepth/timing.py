@@ -260,9 +260,10 @@ def read_results(path)->list: # of dicts; numbers as floats
 def write_results(
     rows,                    # list of dicts with the same keys; 'table' says which table each belongs to
     folder,                  # usually results/
+    what:str='timing',       # the file's first name
 )->Path:                     # the file
     "Write rows into this machine's file, in place of rows of the same tables and states."
-    path = Path(folder)/f'timing-{machine_slug()}.csv'
+    path = Path(folder)/f'{what}-{machine_slug()}.csv'
     path.parent.mkdir(parents=True, exist_ok=True)
     key = lambda r: (r['table'], r.get('state'))
     old = [r for r in read_results(path) if key(r) not in {key(n) for n in rows}] if path.exists() else []
