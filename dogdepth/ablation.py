@@ -275,7 +275,7 @@ def paired(rows, arm:str)->np.ndarray: # (seeds, frames): AbsRel of the arm minu
 
 def chance(rows, arms, like:str)->tuple: # standard deviation of one run, degrees of freedom
     "What chance alone does to a run, on the frames that the arm `like` is scored on: the spread that is left when every arm has its mean and every seed has its own (randomised blocks, Fisher 1935)."
-    on = {s:~np.isnan(v) for (_,s),v in images_of(rows, [like]).items()}
+    on = {s:~np.isnan(v) for (_,s),v in images_of(rows, [like]).items() if not np.isnan(v).all()}
     runs = {(a,s):m for (a,s),v in images_of(rows, arms).items() if s in on and math.isfinite(m:=v[on[s]].mean())}
     x = np.array([[a==b for b in arms]+[s==t for t in on] for a,s in runs], float); df = len(runs)-int(np.linalg.matrix_rank(x)) if runs else 0
     if df<1: raise ValueError(f"the spread needs two arms that share two seeds, got {len(runs)} runs of {', '.join(map(str,arms))}")
