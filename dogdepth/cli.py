@@ -266,18 +266,19 @@ def train_config(a)->'TrainConfig':
 
 # %% ../nbs/16_cli.ipynb #c040
 def do_train(a):
-    from dogdepth.train import fit, make_datasets
+    from dogdepth.train import fit, make_datasets, team
+    say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
     cfg = train_config(a); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
     train,valid = make_datasets(cfg)
-    print(f"{cfg.arch} on {len(train)} frames, {len(valid)} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
+    say(f"{cfg.arch} on {len(train)} frames, {len(valid or ())} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
     try: run = fit(cfg, train, valid, resume=a.resume, progress=sys.stderr.isatty())
-    except KeyboardInterrupt: print(f"go on later with: dogdepth train --out {out} --resume" if (out/'last.safetensors').exists() else "nothing was saved yet"); raise
+    except KeyboardInterrupt: say(f"go on later with: dogdepth train --out {out} --resume" if (out/'last.safetensors').exists() else "nothing was saved yet"); raise
     finally:
         for p in new: # nothing was saved: no empty folder either
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
     last = run.history[-1] if run.history else {}
-    print('  '.join(f"{k} {v}" for k,v in last.items() if k in ('epoch','loss','valid_abs_rel','valid_rmse','valid_delta1')))
-    print(f"weights: {run.path}; use them with --weights {run.path}")
+    say('  '.join(f"{k} {v}" for k,v in last.items() if k in ('epoch','loss','valid_abs_rel','valid_rmse','valid_delta1')))
+    say(f"weights: {run.path}; use them with --weights {run.path}")
 
 # %% ../nbs/16_cli.ipynb #c042
 def check_flags(p): p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')
@@ -351,7 +352,9 @@ def do_bench(a):
     if a.what=='model':
         from dogdepth.predict import bench_model, format_model_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
-        print(format_model_rows(bench_model(min(a.repeat,9), a.out))); return
+        print(format_model_rows(bench_model(min(a.repeat,9), a.out)), flush=True)
+        from dogdepth.v100 import bench_training, format_training
+        print('\n'+format_training(bench_training(a.out, rounds=min(a.repeat,9)))); return
     if a.what=='video':
         from dogdepth.cloud import bench_video, format_video_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the film is drawn by several threads")

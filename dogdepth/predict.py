@@ -8,7 +8,7 @@ __all__ = ['MIN_SIDE', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'PHOTO_SUFFIXES', 
            'photos_in', 'Predictor', 'stream', 'export_onnx', 'bench_model', 'format_model_rows']
 
 # %% ../nbs/12_predict.ipynb #c002
-import json, subprocess, sys, tempfile, time
+import json, re, subprocess, sys, tempfile, time
 from types import SimpleNamespace
 from dataclasses import dataclass, replace
 from functools import partial
@@ -409,7 +409,8 @@ ENGINES = { # name -> from the folder of exported files to a function of a photo
 PEERS = {'Depth Anything V2 Small (untrained), 392x518':lambda d: _depth_anything(), 'GLPN, smallest (untrained), 480x640':lambda d: _untrained('GLPN', (480,640))}
 
 def _peak_mb()->float:
-    "The most memory this process has had, megabytes; nan on systems that do not say."
+    "The most memory this program has had, megabytes; nan on systems that do not say. (Linux's `ru_maxrss` still counts the program that started this one.)"
+    if (status := Path('/proc/self/status')).exists(): return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1])/2**10
     try: import resource
     except ImportError: return float('nan')
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)

@@ -664,7 +664,22 @@ def test_bench_model(capsys, monkeypatch, tmp_path):
         seen.append((n, out))
         return [dict(table="photo to depth", state="", size="480x640", peak_mb=300) | Timing(k, (t,) * 3).row() | environment() for k, t in (("light, torch", 20.0), ("published (untrained), 480x640", 900.0))]
     monkeypatch.setattr(predict, "bench_model", timed)
+    trained = [dict(table="training", bs=4, clock="wall", **Timing("light", (90.0,) * 3).row(), images_per_s=44.4, ceiling_ms=45, peak_mb=210, predicted_mb=205, gflops=100, half_gflops=200, gb_per_s=10) | environment()]
+    monkeypatch.setattr("dogdepth.v100.bench_training", lambda out, rounds: seen.append(("training", rounds, out)) or trained)
     assert main(["bench", "model", "--repeat", "2", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| light, torch | 20 | 20 to 20 | 20 | 45.0 | 300 |" in out and "photo to depth" in out
-    assert main(["bench", "model"]) == 0 and seen == [(2, str(tmp_path)), (9, None)]
+    assert "| light | 90 | 44.4 | 0.50 | 210 | 205 |" in out
+    assert main(["bench", "model"]) == 0 and seen == [(2, str(tmp_path)), ("training", 2, str(tmp_path)), (9, None), ("training", 9, None)]
+
+
+@pytest.mark.parametrize("rank,says", [("0", "on 9 frames, 0 to validate"), ("1", "")])
+def test_train_on_all_frames_and_with_one_voice(capsys, monkeypatch, tmp_path, rank, says):
+    from types import SimpleNamespace
+    monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
+    monkeypatch.setenv("RANK", rank)
+    got = []
+    monkeypatch.setattr("dogdepth.train.fit", lambda cfg, train, valid, **kw: got.append((len(train), valid)) or SimpleNamespace(history=[], path="there"))
+    assert main(["train", "--split-by", "none", "--rooms", "8", "--height", "48", "--width-px", "64", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert got == [(9, None)] and says in out and bool(out) == (rank == "0")

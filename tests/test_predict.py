@@ -721,3 +721,11 @@ def test_bad_onnx_files(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"dogdepth\[onnx\]"):
         Predictor(tmp_path / "bad.onnx")
+
+
+def test_peak_memory_is_this_programs_own():
+    "A small program started by a large one is small."
+    large = np.ones(60_000_000)
+    code = "from dogdepth.predict import _peak_mb; a = _peak_mb(); b = bytearray(200_000_000); print(a, _peak_mb())"
+    before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert len(large) and before < 250 and 180 < after - before < 230

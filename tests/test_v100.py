@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dogdepth.attention import DepthUNet
 from dogdepth.rooms import render_room
+from dogdepth.timing import write_results
 from dogdepth.train import Frames, Run, TrainConfig, augment, augment_batch, loss_of, numbers
 from dogdepth.v100 import (
     CARDS, Card, Kept, Op, Tape, bench_pipeline, format_training, measured_peak, memory, op_seconds, plan, step_seconds, tape,
-    write_training,
 )
 
 SMALL = TrainConfig(arch="report", width=8, pretrained=False, height=64, width_px=96, bs=2, amp="off", drop_path=0.0)
@@ -181,10 +181,10 @@ def test_pipeline_rows(tmp_path):
     rows = bench_pipeline(ROOMS, tmp_path, rounds=1, size=(60, 80))
     assert len(rows) == 6 and all(r["images_per_s"] > 0 for r in rows)
     (path,) = tmp_path.glob("training-*.csv")
-    write_training(path, [dict(table="training", name="x", median_ms=1.0)])
+    write_results([dict(table="training", name="x", median_ms=1.0)], tmp_path, "training")
     kept = list(csv.DictReader(open(path, newline="")))
     assert [r["table"] for r in kept] == ["pipeline"] * 6 + ["training"]
-    write_training(path, rows[:2])
+    write_results(rows[:2], tmp_path, "training")
     assert [r["table"] for r in csv.DictReader(open(path, newline=""))] == ["training"] + ["pipeline"] * 2
 
 
