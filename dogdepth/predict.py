@@ -415,7 +415,7 @@ def _peak_mb()->float:
     except ImportError: return float('nan')
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)
 
-def _engine(name, folder, turn=.25):
+def _engine(name, folder, turn=1.):
     "What `bench_model` runs in a process of its own: a line in, and out come the milliseconds of a turn's photos, the first not counted, and the memory."
     ask = (ENGINES|PEERS)[name](Path(folder)); img = np.load(Path(folder)/'photo.npy')
     for _ in sys.stdin:
