@@ -352,6 +352,7 @@ def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
     for n in nodes: del n.metadata_props[:]; n.doc_string = '' # which line of Python each came from: a tenth of a megabyte
     return model, [n.name for n in nodes[last+1:]]
 
+# %% ../nbs/12_predict.ipynb #c080
 def export_onnx(
     path,              # .onnx file to write
     weights='default', # as for `Predictor`
@@ -376,7 +377,7 @@ def export_onnx(
     atomic_write(path, model.SerializeToString())
     return Path(path)
 
-# %% ../nbs/12_predict.ipynb #c090
+# %% ../nbs/12_predict.ipynb #c091
 def _untrained(name, size, **kw): # -> a function of a photo
     "A depth network of the package transformers with random weights, at `size`: a peer for speed and memory."
     import torch, transformers
@@ -401,7 +402,7 @@ def _eight(d):
     ask = Predictor().predict_batch
     return lambda img: ask([img]*8)
 
-# %% ../nbs/12_predict.ipynb #c091
+# %% ../nbs/12_predict.ipynb #c092
 ENGINES = { # name -> from the folder of exported files to a function of a photo
     'light, torch':lambda d: Predictor().predict, 'light, torch, bf16':lambda d: Predictor(bf16=True).predict,
     'light, ONNX Runtime':lambda d: Predictor(d/'full.onnx').predict, 'light, ONNX Runtime, 8 bits':lambda d: Predictor(d/'int8.onnx').predict,
@@ -423,7 +424,7 @@ def _engine(name, folder, turn=1.):
         while not ms or time.perf_counter()<end: t = time.perf_counter(); ask(img); ms.append(1e3*(time.perf_counter()-t))
         print(json.dumps([ms, _peak_mb()]), flush=True)
 
-# %% ../nbs/12_predict.ipynb #c092
+# %% ../nbs/12_predict.ipynb #c093
 def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
     "A process for each name, asked in turn, `n` times around after a round that does not count."
     procs,seen = {},{k:([],0.) for k in names}
@@ -439,6 +440,7 @@ def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
         for p in procs.values(): p.kill(); p.wait(); p.stdin.close(); p.stdout.close()
     return seen
 
+# %% ../nbs/12_predict.ipynb #c094
 def bench_model(
     n=9,        # rounds; every contender has a turn in each
     out=None,   # a folder for the CSV, usually results/
@@ -462,7 +464,7 @@ def bench_model(
     if out is not None: write_results(rows, out)
     return rows
 
-# %% ../nbs/12_predict.ipynb #c093
+# %% ../nbs/12_predict.ipynb #c095
 def format_model_rows(rows)->str: # markdown
     "The rows as a table under a line that names the machine; the last column but one compares with the report's network in the same run."
     e = rows[0]; slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))

@@ -254,7 +254,7 @@ JOBS = dict(scores=_scores_job, ladder=_ladder_job, filter=_filter_job, batch=_b
 # %% ../nbs/04_timing.ipynb #c048
 def read_results(path)->list: # of dicts; numbers as floats
     "The rows of one results file."
-    num = lambda k,v: float(v) if k.endswith('_ms') or k=='sigma' and v else v
+    num = lambda k,v: float(v) if v and (k.endswith('_ms') or k=='sigma') else v # a column of another table is empty here
     with open(path, newline='') as f: return [{k:num(k,v) for k,v in r.items()} for r in csv.DictReader(f)]
 
 def write_results(
