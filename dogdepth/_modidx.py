@@ -884,5 +884,4 @@ d = { 'settings': { 'branch': 'main',
                                'dogdepth.v100.step_seconds': ('v100.html#step_seconds', 'dogdepth/v100.py'),
                                'dogdepth.v100.tape': ('v100.html#tape', 'dogdepth/v100.py'),
                                'dogdepth.v100.this_card': ('v100.html#this_card', 'dogdepth/v100.py'),
-                               'dogdepth.v100.timed_step': ('v100.html#timed_step', 'dogdepth/v100.py'),
-                               'dogdepth.v100.write_training': ('v100.html#write_training', 'dogdepth/v100.py')}}}
+                               'dogdepth.v100.timed_step': ('v100.html#timed_step', 'dogdepth/v100.py')}}}

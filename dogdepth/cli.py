@@ -179,10 +179,10 @@ def evaluate_flags(p):
 def _protocols(a)->dict: # name -> what differs from the usual
     "The protocols that were asked for; the first one is the one in the JSON file's summary."
     from dogdepth.depth import DEPTH_CAP
-    from dogdepth.evaluate import PROTOCOLS
+    from dogdepth.evaluate import PROTOCOLS, USUAL
     off = lambda x: None if x=='none' else x
     how = dict(crop=off(a.crop), cap=tuple(a.cap or DEPTH_CAP), average=a.average, align=off(a.align), flip=a.flip)
-    if a.protocols and how!=dict(crop='auto', cap=DEPTH_CAP, average='image', align=None, flip=False):
+    if a.protocols and how!=USUAL:
         raise ValueError("--protocols goes through all of them: leave --flip, --crop, --cap, --average and --align out")
     return PROTOCOLS if a.protocols else {'':how}
 

@@ -111,10 +111,11 @@ def machine_rates(
     n:int=1024,        # side of the matrices
     megabytes:int=128, # of the copy: more than any cache holds
     clock:str='wall',  # as in `bench`
+    dtype=torch.float32, # of the matrices
 )->dict:               # flop_s, byte_s: operations and bytes a second, the best of many tries
-    "What this machine can do at most with torch's present threads, in float32: a matrix product and a copy."
+    "What this machine can do at most with torch's present threads: a matrix product and a copy."
     from dogdepth.timing import bench
-    a,s = torch.rand(n,n),torch.rand(megabytes<<18); d = torch.empty_like(s); out = torch.empty(n,n)
+    a,s = torch.rand(n,n).to(dtype),torch.rand(megabytes<<18); d = torch.empty_like(s); out = torch.empty_like(a)
     best = lambda fn: bench(fn, seconds=.25, clock=clock).at(0)/1e3
     return dict(flop_s=2*n**3/best(lambda: torch.mm(a, a, out=out)), byte_s=2*4*s.numel()/best(lambda: d.copy_(s)))
 

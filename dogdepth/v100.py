@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['CARDS', 'TRIALS', 'Kept', 'Op', 'flops', 'Tape', 'tape', 'measured_peak', 'memory', 'Card', 'op_seconds',
-           'step_seconds', 'this_card', 'timed_step', 'bench_training', 'write_training', 'format_training', 'plan',
-           'bench_pipeline']
+           'step_seconds', 'this_card', 'timed_step', 'bench_training', 'format_training', 'plan', 'bench_pipeline']
 
 # %% ../nbs/11_v100.ipynb #c002
-import csv, io, json, time, weakref
+import time, weakref
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
-from .depth import atomic_write
-from .timing import CLOCKS, Timing, bench, environment, machine_slug
+from .timing import CLOCKS, Timing, environment, write_results
+from .unet import machine_rates
 from .train import Frames, Run, TrainConfig, augment_batch, loss_of, make_loss, make_optimizer, recompute_blocks, size_at, train_step
 
 # %% ../nbs/11_v100.ipynb #c010
@@ -145,11 +144,10 @@ def step_seconds(T:Tape, card:Card)->float: # for the `T.images` of the tape
     return sum(op_seconds(o, card) for o in T.ops)
 
 # %% ../nbs/11_v100.ipynb #c048
-def this_card(seconds:float=.5, clock:str='wall')->Card:
+def this_card(clock:str='wall')->Card:
     "The ceilings of the processor at hand, measured: a matrix product in float32 and in bfloat16, and a copy."
-    a,b,n = torch.rand(1024, 1024),torch.rand(2**25),1024
-    rate = lambda m: 2*n**3/bench(torch.mm, m, m, seconds=seconds, clock=clock).at(0)*1e3
-    return Card('this machine', rate(a), rate(a.bfloat16()), 2*b.nbytes/bench(b.clone().copy_, b, seconds=seconds, clock=clock).at(0)*1e3, 0, 0)
+    full,half = (machine_rates(clock=clock, dtype=d) for d in (torch.float32,torch.bfloat16))
+    return Card('this machine', full['flop_s'], half['flop_s'], full['byte_s'], 0, 0)
 
 TRIALS = {'report, width 16, 120x160':dict(arch='report', width=16, height=120, width_px=160), 'report, width 16, 120x160, bf16':dict(arch='report', width=16, height=120, width_px=160, amp='bf16'),
           'report, width 32, 96x128':dict(arch='report', width=32, height=96, width_px=128), 'published, width 32, 120x160':dict(arch='published', width=32, height=120, width_px=160, loss='published', confidence=False),
@@ -171,15 +169,8 @@ def bench_training(out=None, trials=TRIALS, rounds:int=3, bs:int=4, clock:str='w
         t,T = Timing(name, tuple(timed_step(cfg, rounds, clock))),tape(cfg)
         rows.append(dict(table='training', bs=bs, clock=clock, **t.row(), images_per_s=1e3*bs/t.median, ceiling_ms=1e3*step_seconds(T, card), peak_mb=measured_peak(cfg)/1e6, predicted_mb=T.peak/1e6,
                          gflops=card.fp32/1e9, half_gflops=card.half/1e9, gb_per_s=card.bytes/1e9, **environment()))
-    if out is not None: write_training(Path(out)/f'training-{machine_slug()}.csv', rows)
+    if out is not None: write_results(rows, out, 'training')
     return rows
-
-def write_training(path:Path, rows:list):
-    "Replace the tables that `rows` hold, keep the others."
-    old = [r for r in (csv.DictReader(open(path, newline='')) if path.exists() else ()) if r['table'] not in {n['table'] for n in rows}]
-    f = io.StringIO(); w = csv.DictWriter(f, list(dict.fromkeys(k for r in [*rows,*old] for k in r)), restval='', lineterminator='\n'); w.writeheader()
-    w.writerows({k:round(v,4) if isinstance(v,float) else v for k,v in r.items()} for r in old+rows)
-    path.parent.mkdir(parents=True, exist_ok=True); atomic_write(path, f.getvalue().encode())
 
 def format_training(rows:list)->str: # markdown
     "The rows as a table under a line that names the machine; 'reached' is the share of the ceiling."
@@ -221,5 +212,5 @@ def bench_pipeline(items, out=None, rounds:int=3, size=(480,640))->list: # `item
             packed.close()
     finally: cv2.setNumThreads(old[0]); torch.set_num_threads(old[1])
     rows = [dict(table='pipeline', bs=n, clock='cpu', size=f'{size[0]}x{size[1]}', **Timing(k, tuple(v)).row(), images_per_s=1e3/float(np.median(v)), **environment()) for k,v in ms.items()]
-    if out is not None: write_training(Path(out)/f'training-{machine_slug()}.csv', rows)
+    if out is not None: write_results(rows, out, 'training')
     return rows

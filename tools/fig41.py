@@ -23,7 +23,7 @@ from dogdepth.depth import atomic_write, valid_mask
 from dogdepth.losses import DepthLoss
 from dogdepth.metrics import depth_metrics
 from dogdepth.nyu import nyu_levels, resize_item
-from dogdepth.train import ModelConfig, TrainConfig, fit, make_datasets
+from dogdepth.train import ModelConfig, TrainConfig, fit, make_datasets, write_log
 from dogdepth.unet import resize_like
 
 ROOMS = (3, 24, 32, 101)  # validation frames whose answers are kept as pictures
@@ -86,11 +86,7 @@ class Table:
             self.tiles = {n: t for n, t in zip(names, np.split(np.asarray(png), len(names))) if n != "shipped"}
 
     def write(self, out):
-        f = io.StringIO()
-        w = csv.DictWriter(f, list(self.rows[0]), lineterminator="\n")
-        w.writeheader()
-        w.writerows(self.rows)
-        atomic_write(out / "fig41.csv", f.getvalue().encode())
+        write_log(out / "fig41.csv", self.rows)
         info, png = PngInfo(), io.BytesIO()
         for k, v in dict(columns=self.rooms, rows=list(self.tiles)).items():
             info.add_text(k, json.dumps(v))
