@@ -21,11 +21,10 @@ from .rooms import Lens, render_room, room_walk
 from .nyu import FolderDepth, NYUDepth, place, resize_item
 from .dog import modified_dog
 from .timing import environment, race
-from .unet import resize_like
-from .attention import CANONICAL_FOCAL, network_input
+from .attention import network_input
 from .losses import DepthLoss, ssim_loss
 from .metrics import image_metrics
-from .train import Frames, Run, TrainConfig, WithoutCamera, amp_dtype, epoch_batches, make_loss, train_step, write_log
+from .train import Frames, Run, TrainConfig, WithoutCamera, amp_dtype, answer_at, epoch_batches, make_loss, train_step, write_log
 
 # %% ../nbs/10_ablation.ipynb #c006
 KEYS = ('abs_rel','rmse','log10','silog','delta1') # the scores of a run
@@ -179,16 +178,11 @@ def frame_rows(arms=tuple(ARMS))->list: # rows: kind of frames, number, name, ro
     return [dict(frames=k, number=i, name=f['name'], room=place(f['scene'] or f['name'])) for k,c in kinds.items() for i,f in enumerate(study_frames(c)[1])]
 
 # %% ../nbs/10_ablation.ipynb #c034
-@torch.inference_mode()
 def score_frames(model, valid, scored, cfg)->list: # one dict per frame, None where it is not scored
     "`validate`, frame by frame. Where the camera is unknown one factor is fitted first."
-    model.eval(); frames = Frames(valid, cfg); rows = []
-    for i,item in enumerate(valid):
-        if not scored[i]: rows.append(None); continue
-        x,_,focal,_ = frames[i]; known = bool(focal)
-        pred = resize_like(model.metres(model(x[None].to(cfg.device)), focal.item() if known else CANONICAL_FOCAL), item['depth'].shape)[0,0].cpu().numpy()
-        rows.append(image_metrics(pred, item['depth'], align=None if known else 'median'))
-    return rows
+    model.eval()
+    def score(i): item,pred,known = answer_at(model, valid, i, cfg, cfg.device); return image_metrics(pred, item['depth'], align=None if known else 'median')
+    return [score(i) if s else None for i,s in enumerate(scored)]
 
 def _mean(rows): return {k:round(float(np.mean([r[k] for r in rows if r])), 5) for k in KEYS}
 

@@ -7,9 +7,9 @@ __all__ = ['FREE', 'EXTRA', 'lr_at', 'ModelConfig', 'DataConfig', 'TrainConfig',
            'zoom_item', 'recolour', 'answer_box', 'show_answer', 'draw', 'augment', 'size_at', 'another', 'numbers',
            'augment_batch', 'Frames', 'make_optimizer', 'make_loss', 'best_device', 'amp_dtype', 'EMA', 'team', 'join',
            'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal', 'laplace_nll',
-           'loss_of', 'train_step', 'mean_of', 'validate', 'save_checkpoint', 'load_checkpoint', 'WithoutCamera',
-           'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed', 'make_datasets', 'epoch_batches',
-           'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
+           'loss_of', 'train_step', 'mean_of', 'answer_at', 'validate', 'save_checkpoint', 'load_checkpoint',
+           'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed', 'make_datasets',
+           'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
 
 # %% ../nbs/09_train.ipynb #c002
 import csv, io, json, math, os, shutil, time
@@ -442,12 +442,17 @@ def mean_of(logs:list)->dict: return {k:float(np.mean([l[k] for l in logs])) for
 
 # %% ../nbs/09_train.ipynb #c085
 @torch.inference_mode()
+def answer_at(model:DepthUNet, ds, i:int, cfg:TrainConfig, device:str='cpu')->tuple: # the frame, (H,W) metres at its own size, is its camera known
+    "What `model`, in eval mode, says of frame `i`, which is read once. Where the camera is unknown the scale is the canonical camera's."
+    item = ds[i]; x,_,focal,_ = Frames(ds, cfg, cache={i:resize_item(item, cfg.height, cfg.width_px)})[i]; known = bool(focal)
+    out = model.metres(model(x[None].to(device)), focal[None].to(device) if known else CANONICAL_FOCAL)
+    return item, resize_like(out, item['depth'].shape)[0,0].cpu().numpy(), known
+
 def validate(model:DepthUNet, ds, cfg:TrainConfig, device:str='cpu')->dict: # means over images
     "The metrics of `depth_metrics` over `ds`, image average, prediction resized to each frame's own size."
-    model.eval(); rows,frames = [],Frames(ds, cfg)
+    model.eval(); rows = []
     for i in range(len(ds)):
-        item = ds[i]; frames.cache = {i:resize_item(item, cfg.height, cfg.width_px)}; x,_,focal,_ = frames[i]
-        pred = resize_like(model.metres(model(x[None].to(device)), focal[None].to(device)), item['depth'].shape)[0,0].cpu().numpy()
+        item,pred,_ = answer_at(model, ds, i, cfg, device)
         if valid_mask(item['depth']).any(): rows.append(depth_metrics(pred, item['depth']))
     return {k:float(np.mean([r[k] for r in rows])) for k in rows[0]}
 

@@ -18,13 +18,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dogdepth.attention import DepthUNet, network_input
+from dogdepth.attention import DepthUNet
 from dogdepth.depth import atomic_write, valid_mask
 from dogdepth.losses import DepthLoss
 from dogdepth.metrics import depth_metrics
-from dogdepth.nyu import nyu_levels, resize_item
-from dogdepth.train import ModelConfig, TrainConfig, fit, make_datasets, write_log
-from dogdepth.unet import resize_like
+from dogdepth.nyu import nyu_levels
+from dogdepth.train import TrainConfig, answer_at, fit, make_datasets, write_log
 
 ROOMS = (3, 24, 32, 101)  # validation frames whose answers are kept as pictures
 METRICS = ("abs_rel", "rmse", "delta1")
@@ -41,14 +40,11 @@ def recipes(epochs, bs, width, size):
     )
 
 
-@torch.inference_mode()
 def answer(model, item, cfg):
     "Metres at the frame's own size; a number stands for the same depth everywhere."
     if isinstance(model, float):
         return torch.full((1, 1, *item["depth"].shape), model)
-    small = resize_item(item, cfg.height, cfg.width_px)
-    out = model(network_input(small["image"], cfg.dog, bgr=cfg.arch == "published")[None])
-    return resize_like(model.metres(out, small["camera"].focal), item["depth"].shape)
+    return torch.from_numpy(answer_at(model, [item], 0, cfg)[1])[None, None]
 
 
 def judge(model, item, cfg):
@@ -120,7 +116,7 @@ def main():
             table.add(name, epoch, run.averaged() if epoch > 1 else run.model.eval(), valid, cfg)
     valid = valid or make_datasets(TrainConfig())[1]
     model = DepthUNet.from_pretrained()
-    table.add("shipped", "", model, valid, ModelConfig(height=model.config["height"], width_px=model.config["width_px"]))
+    table.add("shipped", "", model, valid, TrainConfig(height=model.config["height"], width_px=model.config["width_px"]))
     table.write(a.out)
 
 
