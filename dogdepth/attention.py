@@ -75,8 +75,8 @@ class MBConv(nn.Module):
         self._project_conv,self._bn2 = SameConv2d(nh, nf, 1, bias=False),bn(nf)
         self.expand,self.skip,self.drop = expand>1,stride==1 and ni==nf,0. # drop: share of pictures that skip the block in training
     def forward(self, x:Tensor)->Tensor:
-        h = F.relu6(self._bn0(self._expand_conv(x))) if self.expand else x
-        h = F.relu6(self._bn1(self._depthwise_conv(h)))
+        h = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expand else x
+        h = F.relu6(self._bn1(self._depthwise_conv(h)), inplace=True)
         h = self._bn2(self._project_conv(h))
         if not self.skip: return h
         if self.training and self.drop: h = h*(torch.rand(len(h),1,1,1, device=h.device)>=self.drop)/(1-self.drop)
@@ -102,7 +102,7 @@ class Lite0Encoder(nn.Module):
         "In training, leave out each residual branch for a share of the pictures, rising with depth to `p` (stochastic depth, Huang et al. 2016)."
         for i,b in enumerate(self._blocks): b.drop = p*i/(len(self._blocks)-1)
     def forward(self, x:Tensor)->list: # five maps, fine to coarse
-        x,maps = F.relu6(self._bn0(self._conv_stem(x))),[]
+        x,maps = F.relu6(self._bn0(self._conv_stem(x)), inplace=True),[]
         for i,b in enumerate(self._blocks):
             x = b(x)
             if i in self.out: maps.append(x)
@@ -198,6 +198,7 @@ def folded(
         for a,b in zip(names, names[1:]):
             conv,bn = mod._modules[a],mod._modules[b]
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
+        if hasattr(mod, 'inplace'): mod.inplace = True # an activation writes over its input: one map less to fetch
     return m
 
 # %% ../nbs/06_attention.ipynb #c067

@@ -213,17 +213,14 @@ def photos_in(source): # -> iterator over (name, photo, camera or None), how man
 
 # %% ../nbs/12_predict.ipynb #c036
 def _torch_model(weights, device, bf16):
-    "The network on its device, ready to answer; what is loaded here is folded and may write over its own activations."
+    "The network on its device, ready to answer; what is loaded here is folded."
     import copy, torch
     from dogdepth.attention import DepthUNet, folded
     from dogdepth.train import best_device
     try: device = torch.device(device or best_device()); torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as e: raise ValueError(f"device {device!r} cannot be used here ({str(e).splitlines()[0]}): leave it out, or pass 'cpu'") from None
     if isinstance(weights, torch.nn.Module): net = copy.deepcopy(weights) if bf16 else weights
-    else:
-        net = folded(DepthUNet.from_pretrained(weights))
-        for m in net.modules():
-            if hasattr(m, 'inplace'): m.inplace = True
+    else: net = folded(DepthUNet.from_pretrained(weights))
     return net.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last).eval(), device
 
 # %% ../nbs/12_predict.ipynb #c037

@@ -69,7 +69,7 @@ class ModelConfig:
 class DataConfig(ModelConfig):
     "What the network is shown; see `make_datasets` and `augment`."
     data:str|None=None       # Kaggle-layout folder or packed .h5; None: nyu/ in DOGDEPTH_DATA, else rendered rooms
-    extra:str=''             # joined by +: 'defocus', the f/8 rooms of defocus_indoor/ in DOGDEPTH_DATA (their cameras are unknown, so only their shape counts); 'lenses', rendered rooms through lenses of 45 to 90 degrees
+    extra:str=''             # joined by +: 'defocus', the f/8 rooms of defocus_indoor/ in DOGDEPTH_DATA (their cameras are unknown, so only their shape counts); 'lenses', rendered rooms through lenses of 38 to 98 degrees
     shuffle_dog:bool=False   # the control of an experiment: every frame gets the DoG channels of another one
     split_by:str='scene'     # 'scene', 'frame' as the report, or 'none': train on all, validate on nothing
     limit:int=0              # train on this many frames; 0: all
@@ -499,12 +499,12 @@ class WithoutCamera:
         return {**item, 'image':item['image'][at], 'depth':item['depth'][at], 'camera':item['camera'].crop(y,x,ch,cw), 'camera_known':False}
 
 class Lenses:
-    "Rendered rooms, each through a lens of its own, from 45 to 90 degrees across: what teaches that a wide view is not a far one."
-    def __init__(self, cfg:ModelConfig, n:int=240): self.size,self.n = (cfg.height,cfg.width_px),n
+    "Rendered rooms, each through a lens of its own, from 38 to 98 degrees across: what teaches that a wide view is not a far one."
+    def __init__(self, cfg:ModelConfig, n:int=480): self.size,self.n = (cfg.height,cfg.width_px),n
     def __len__(self): return self.n
     def __getitem__(self, i):
         from dogdepth.rooms import render_room
-        return render_room(200_000+i, camera=Camera.from_fov(45+45*(i*.618034%1), *self.size))
+        return render_room(200_000+i, camera=Camera.from_fov(38+60*(i*.618034%1), *self.size))
 
 def defocus_rooms(cfg:ModelConfig)->WithoutCamera:
     from dogdepth.nyu import FolderDepth
