@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['KEYS', 'NUMBERS', 'METRES', 'MAIN', 'REPORT', 'LENSES', 'ARMS', 'FAMILIES', 'OPEN', 'COSTED', 'read_study',
            'StudyConfig', 'Arm', 'study_config', 'UpsideDown', 'study_loss', 'share_rooms', 'study_frames',
-           'frame_rows', 'score_frames', 'run_arm', 'study_jobs', 'run_study', 'main', 'images_of', 'paired', 'chance',
-           'smallest_effect', 'over_rooms', 'holm', 'judge', 'arm_costs']
+           'frame_rows', 'score_frames', 'run_arm', 'one_thread', 'study_jobs', 'run_study', 'main', 'images_of',
+           'paired', 'chance', 'smallest_effect', 'over_rooms', 'holm', 'judge', 'arm_costs']
 
 # %% ../nbs/10_ablation.ipynb #c002
 import argparse, csv, math, multiprocessing, os, threading, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_study(path)->list: # of dicts, numbers as numbers
 # %% ../nbs/10_ablation.ipynb #c013
 @dataclass(frozen=True)
 class StudyConfig(TrainConfig):
-    "A run of the study: small enough for one core and two minutes; every arm starts from these settings."
+    "A run of the study: small enough for one core and a minute and a half; every arm starts from these settings."
     height:int=96
     width_px:int=128
     confidence:bool=False
@@ -100,7 +101,7 @@ LENSES = {
     'pinhole':           Arm('the same rooms, all sharp', '', dict(frames='pinhole', epochs=3)),
     'pinhole, no DoG':   Arm('photo alone', 'pinhole', dict(dog=False)),
     'walks':             Arm('rendered walks: the validation rooms are new', '', dict(frames='walks', epochs=3)),
-    'walks, shared':     Arm('rendered walks: every other frame of theirs is trained on', 'walks', dict(frames='walks, rooms shared')),
+    'walks, shared':     Arm('rendered walks: a random half of their frames is trained on', 'walks', dict(frames='walks, rooms shared')),
 }
 ARMS = MAIN|REPORT|LENSES
 FAMILIES = dict(light=list(MAIN), report=list(REPORT), lens=list(LENSES)[:4], rendered=list(LENSES)[4:8], walks=list(LENSES)[8:]) # chance is taken to be alike in each
@@ -213,6 +214,13 @@ def run_arm(
                 size=f'{cfg.height}x{cfg.width_px}', amp=str(amp_dtype(cfg.amp, cfg.device)).removeprefix('torch.'), cpu=env['cpu'], torch=env['torch'], date=env['date'])
 
 # %% ../nbs/10_ablation.ipynb #c039
+@contextmanager
+def one_thread():
+    "Within: new processes compute with one thread."
+    old = os.environ.get('OMP_NUM_THREADS'); os.environ['OMP_NUM_THREADS'] = '1'
+    try: yield
+    finally: os.environ.pop('OMP_NUM_THREADS') if old is None else os.environ.update(OMP_NUM_THREADS=old)
+
 def _worker():
     "A worker whose study is killed must not live on alone."
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
@@ -237,8 +245,7 @@ def run_study(
         rows.append(row); write_log(out, rows)
         progress(f"{len(rows)} rows: {row['arm']}, seed {row['seed']}: AbsRel {row['abs_rel']:.4f}, {row['cpu_s']:.0f} s")
     if not workers: [done(run_arm(*j, **changes)) for j in jobs]; return rows
-    os.environ['OMP_NUM_THREADS'] = '1'
-    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _worker) as pool:
+    with one_thread(), ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _worker) as pool:
         for f in as_completed([pool.submit(run_arm, *j, **changes) for j in jobs]): done(f.result())
     return rows
 

@@ -15,7 +15,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .depth import NYU_CAMERA, atomic_write
-from .dog import stack_dog
+from .dog import network_planes
 from .unet import UNet, conv_block, decode, resize_like, ACTS
 
 # %% ../nbs/06_attention.ipynb #c005
@@ -25,9 +25,7 @@ def network_input(
     bgr:bool=False,  # colour order of the report's published program
 )->Tensor:           # (6 or 3,H,W) float32 in [0,1]
     "What the network sees of a photo."
-    x = stack_dog(img) if dog else img
-    if bgr: x = np.concatenate([x[...,2::-1], x[...,3:]], -1)
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(2,0,1))).float()/255
+    return torch.from_numpy(network_planes(img, dog, bgr))
 
 # %% ../nbs/06_attention.ipynb #c010
 class ChannelAttention(nn.Module):

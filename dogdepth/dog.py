@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MEASURES', 'LEAST', 'TIE', 'FINE', 'FOCUS', 'LENSES', 'REAL_FOCUS_M', 'focus_points', 'to_grey', 'literal_scores',
            'disc', 'focus_scores', 'focus_sigma', 'gaussian_taps', 'gaussian_blur', 'modified_dog', 'stack_dog',
-           'spearman', 'noise_level', 'sharpness', 'edge_width', 'steady_scores', 'steady_dog', 'focus_study',
-           'study_rooms', 'study_photos', 'write_focus_study', 'modified_dog_batch', 'literal_dog']
+           'network_planes', 'spearman', 'noise_level', 'sharpness', 'edge_width', 'steady_scores', 'steady_dog',
+           'focus_study', 'study_rooms', 'study_photos', 'write_focus_study', 'modified_dog_batch', 'literal_dog']
 
 # %% ../nbs/03_dog.ipynb #c002
 import threading
@@ -231,7 +231,19 @@ def stack_dog(
     img = np.asarray(img).astype(d.dtype, copy=False)
     return cv2.merge(((img,) if img.ndim==3 and img.shape[2]==3 else (img,)*3)+(d,d,d))
 
-# %% ../nbs/03_dog.ipynb #c107
+# %% ../nbs/03_dog.ipynb #c092
+def network_planes(
+    img:np.ndarray,  # (H,W,3) uint8 RGB
+    dog:bool=True,   # append the blur image three times; False: the photo alone
+    bgr:bool=False,  # colour order of the report's published program
+)->np.ndarray:       # (6 or 3,H,W) float32 in [0,1]
+    "What a network sees of a photo, as an array (report §2.4)."
+    x = np.empty((6 if dog else 3, *img.shape[:2]), np.float32)
+    for to,c in zip(x, cv2.split(img)[::-1 if bgr else 1]): np.divide(c, 255, out=to, dtype=np.float32)
+    if dog: x[3:] = modified_dog(img)/np.float32(255)
+    return x
+
+# %% ../nbs/03_dog.ipynb #c110
 def _ranks(a):
     "Ranks from 0, ties shared, mean taken off."
     _,i,n = np.unique(a, return_inverse=True, return_counts=True)
@@ -251,7 +263,7 @@ def spearman(
     n = np.sqrt((a@a)*(b@b))
     return float(a@b/n) if n>1e-6*len(a) else float('nan')
 
-# %% ../nbs/03_dog.ipynb #c113
+# %% ../nbs/03_dog.ipynb #c116
 def noise_level(
     grey,    # (H,W) grey levels
 )->float:    # standard deviation, grey levels
@@ -259,7 +271,7 @@ def noise_level(
     m = np.float32([[1,-2,1],[-2,4,-2],[1,-2,1]]) # its squares add up to 36
     return float(np.median(np.abs(cv2.filter2D(np.float32(grey), -1, m, borderType=cv2.BORDER_REFLECT_101)))/(6*.6745))
 
-# %% ../nbs/03_dog.ipynb #c116
+# %% ../nbs/03_dog.ipynb #c119
 def _local(a, k=21): return cv2.blur(a, (k,k), borderType=cv2.BORDER_REFLECT_101)
 
 def _slopes(g, s, k):
@@ -289,7 +301,7 @@ def edge_width(img, **kwargs)->np.ndarray: # (H,W) float32 px; nan = unknown; `k
     q = np.clip(sharpness(img, **kwargs), 1.005, 2)**2
     return FINE*np.asarray(img).shape[0]**.5*np.asarray(img).shape[1]**.5*np.sqrt((4-q)/(q-1))
 
-# %% ../nbs/03_dog.ipynb #c121
+# %% ../nbs/03_dog.ipynb #c124
 def steady_scores(
     img,         # (H,W,3) RGB or (H,W) grey, uint8
     grid:int=6,  # lines of the lattice
@@ -298,7 +310,7 @@ def steady_scores(
     x,y = focus_points(img, grid=grid).T
     return np.nan_to_num(sharpness(img)[y,x]).astype(float)
 
-# %% ../nbs/03_dog.ipynb #c125
+# %% ../nbs/03_dog.ipynb #c128
 def steady_dog(
     img,               # (H,W,3) RGB or (H,W) grey, uint8
     share:float=1/128, # sigma of the wide blur, as a share of sqrt(H*W)
@@ -310,7 +322,7 @@ def steady_dog(
     sigma = share*g.size**.5
     return (gaussian_blur(g, sigma)-gaussian_blur(g, sigma/ratio))/max(float(g.std()), 1.)
 
-# %% ../nbs/03_dog.ipynb #c134
+# %% ../nbs/03_dog.ipynb #c137
 def _spread(a): return _local(a*a)-_local(a)**2
 
 FOCUS = dict( # sharpness around every pixel: grey levels (H,W) uint8 -> (H,W) float32
@@ -322,7 +334,7 @@ FOCUS = dict( # sharpness around every pixel: grey levels (H,W) uint8 -> (H,W) f
     brightness = lambda g: _local(np.float32(g)),                     # two rivals that know nothing of focus
     height     = lambda g: np.repeat(np.arange(len(g), 0, -1, dtype=np.float32)[:,None], g.shape[1], 1))
 
-# %% ../nbs/03_dog.ipynb #c141
+# %% ../nbs/03_dog.ipynb #c144
 def focus_study(
     items,                   # frames {'image', 'depth', 'name', 'scene'}, all of one size; with 'sharp', the same view in focus, sharpness is image / sharp
     focus_m:float|None=None, # where the lens was focused, metres
@@ -355,7 +367,7 @@ def _relate(f, s, rest, focus_m):
     return dict(cells=int(ok.sum()), depth=spearman(s[ok], z[ok]), shuffled=float(np.mean([spearman(s[k], o[k]) for k,o in both])) if both else float('nan'),
                 given_height=spearman(s[ok], z[ok], f['height'][ok]), blur=blur(ok), depth_rich=spearman(s[rich], z[rich]), blur_rich=blur(rich))
 
-# %% ../nbs/03_dog.ipynb #c144
+# %% ../nbs/03_dog.ipynb #c147
 LENSES = {'pinhole':None, 'f/2.8 at 2 m':(2.8,2.), 'f/1 at 2 m':(1.,2.), 'f/1 at 0.8 m':(1.,.8), 'f/1 at 6 m':(1.,6.)}
 REAL_FOCUS_M = 1.65 # where the lens of the 81 rooms was focused, as 03_dog finds from the sharpness at f/2.8 over that at f/8
 
@@ -385,7 +397,7 @@ def study_photos(
         for i,f in enumerate(nyu.frames): first.setdefault(f.scene, (nyu, i))
     yield 'NYU', ({**it, 'image':it['image'][crop], 'depth':it['depth'][crop]} for it in (nyu[i] for nyu,i in first.values())), None
 
-# %% ../nbs/03_dog.ipynb #c145
+# %% ../nbs/03_dog.ipynb #c148
 def write_focus_study(
     path,            # the CSV
     root=None,       # as in `study_photos`; None: rendered rooms only
@@ -404,7 +416,7 @@ def write_focus_study(
                 if w is None: w = csv.DictWriter(f, r); w.writeheader()
                 w.writerow(r)
 
-# %% ../nbs/03_dog.ipynb #c153
+# %% ../nbs/03_dog.ipynb #c156
 def _blur_matrix(n, sigma):
     "(B,n,n): row i is the Gaussian around pixel i, folded back at the borders (reflect-101); `sigma` torch (B,) px."
     import torch
@@ -419,7 +431,7 @@ def _blur_matrix(n, sigma):
     A[:,:,[0,-1]] /= 2                                                     # first and last sample have no mirror image
     return A
 
-# %% ../nbs/03_dog.ipynb #c155
+# %% ../nbs/03_dog.ipynb #c158
 def _batch_sigma(g, measure, fallback):
     "`focus_sigma` of integer grey levels, torch (B,H,W) -> (B,) float32."
     import torch
@@ -443,7 +455,7 @@ def _batch_dog(c, measure, fallback):
     wide,fine = ((_blur_matrix(c.shape[2], q)@g.float()@_blur_matrix(c.shape[3], q).mT+TIE).round() for q in (sigma,sigma/10))
     return wide-fine
 
-# %% ../nbs/03_dog.ipynb #c157
+# %% ../nbs/03_dog.ipynb #c160
 def _photo(x):
     "One image of a batch, (C,H,W) float in [0,1], as (H,W,C) uint8."
     x = (x.clamp(min=0) if x.min()<0 else x).float()
@@ -468,7 +480,7 @@ def modified_dog_batch(
         d = (d if torch.is_tensor(d) else torch.stack(d))[:,None]/255
         return d.clamp(min=0) if saturate else d
 
-# %% ../nbs/03_dog.ipynb #c160
+# %% ../nbs/03_dog.ipynb #c163
 def literal_dog(
     img,               # (H,W,3) RGB or (H,W) grey, uint8
     fallback:float=2., # as in `modified_dog`; the report's program has 1

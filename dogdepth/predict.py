@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2, numpy as np
 from PIL import Image
 from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, read_image
-from .dog import modified_dog
+from .dog import network_planes
 
 # %% ../nbs/12_predict.ipynb #c008
 MIN_SIDE = 8 # pixels: below this there is nothing to look at
@@ -119,16 +119,6 @@ class Prediction:
         return replace(self, depth_m=scaled(self.depth_m), std_m=scaled(self.std_m))
 
 # %% ../nbs/12_predict.ipynb #c030
-def _planes(
-    img:np.ndarray,  # (H,W,3) uint8 RGB
-    dog:bool, bgr:bool=False,
-)->np.ndarray:       # (6 or 3,H,W) float32 in [0,1]
-    "What `network_input` of 06_attention makes of a photo, without torch."
-    x = np.empty((6 if dog else 3, *img.shape[:2]), np.float32)
-    for to,c in zip(x, cv2.split(img)[::-1 if bgr else 1]): np.divide(c, 255, out=to, dtype=np.float32)
-    if dog: x[3:] = modified_dog(img)/np.float32(255)
-    return x
-
 def _ask_torch(model, x, spread):
     "The answers of a torch network, as arrays."
     import torch
@@ -148,7 +138,7 @@ def predict_maps(
     "Shrink, make channels, ask the network, scale by the lens: one forward for all."
     h,w = size; cfg = model.config; spread = cfg.get('confidence', False)
     small = [cv2.resize(i, (w,h), interpolation=cv2.INTER_AREA if i.shape[0]>=h and i.shape[1]>=w else cv2.INTER_LINEAR) for i in imgs]
-    x = np.stack([_planes(s, cfg['dog'], cfg['arch']=='published') for s in small])
+    x = np.stack([network_planes(s, cfg['dog'], cfg['arch']=='published') for s in small])
     focal = np.float32([c.resize(h,w).focal for c in cameras])[:,None,None,None]
     ask = model.ask if isinstance(model, OnnxNet) else partial(_ask_torch, model)
     out = ask(x, spread)
@@ -328,7 +318,7 @@ def _eight_bits(model, floats, config, h, w): # -> the model, weights and activa
         def __init__(self): self.left = iter(CALIBRATION_ROOMS)
         def get_next(self):
             k = next(self.left, None)
-            return None if k is None else {'x':_planes(render_room(k, h, w)['image'], config['dog'], config['arch']=='published')[None]}
+            return None if k is None else {'x':network_planes(render_room(k, h, w)['image'], config['dog'], config['arch']=='published')[None]}
     with tempfile.TemporaryDirectory() as tmp:
         log = logging.getLogger(); was = log.level; log.setLevel(logging.ERROR)
         try: quantize_static(model, f'{tmp}/int8.onnx', Rooms(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=floats)
@@ -427,7 +417,8 @@ def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
     procs,seen = {},{k:([],0.) for k in names}
     code = 'import sys; from dogdepth.predict import _engine; _engine(*sys.argv[1:])'
     try:
-        for k in names: procs[k] = subprocess.Popen([sys.executable, '-c', code, k, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(Path(folder)/f'{len(procs)}.txt','w'), text=True)
+        for j,k in enumerate(names):
+            with open(Path(folder)/f'{j}.txt', 'w') as err: procs[k] = subprocess.Popen([sys.executable, '-c', code, k, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True)
         for r in range(n+1):
             for j,k in enumerate(names):
                 try: procs[k].stdin.write('go\n'); procs[k].stdin.flush(); ms,mb = json.loads(procs[k].stdout.readline())

@@ -17,7 +17,7 @@ from skimage.filters import difference_of_gaussians
 from dogdepth.depth import read_image
 from dogdepth.dog import (
     FINE, FOCUS, LEAST, LENSES, MEASURES, _blur_matrix, _reflect, disc, edge_width, focus_points, focus_scores, focus_sigma, focus_study,
-    gaussian_blur, gaussian_taps, literal_dog, literal_scores, modified_dog, modified_dog_batch, noise_level, sharpness, spearman,
+    gaussian_blur, gaussian_taps, literal_dog, literal_scores, modified_dog, modified_dog_batch, network_planes, noise_level, sharpness, spearman,
     stack_dog, steady_dog, steady_scores, study_photos, study_rooms, to_grey, write_focus_study,
 )
 
@@ -743,3 +743,13 @@ def test_large_pictures(size, measure):
     img = picture(*size, "smooth")
     np.testing.assert_allclose(focus_scores(img), literal_scores(img), rtol=1e-9)
     assert modified_dog(img, measure).shape == size
+
+
+@pytest.mark.parametrize("h, w", [(48, 64), (49, 61)])
+def test_planes_are_the_stack_channels_first(h, w):
+    for img in (picture(h, w), picture(h, w, "smooth", 1)[:, ::-1], picture(h, w, seed=2)[::2, 1::3]):
+        r, g, b, *d = np.moveaxis(stack_dog(img), -1, 0)
+        for dog, bgr in itertools.product((True, False), repeat=2):
+            want = np.stack([*((b, g, r) if bgr else (r, g, b)), *d[:3 * dog]]).astype(np.float32) / 255
+            got = network_planes(img, dog, bgr)
+            assert got.dtype == np.float32 and got.flags.c_contiguous and np.array_equal(got, want)

@@ -601,15 +601,6 @@ def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(exported):
     assert rules.count(b"pytorch_half_pixel") == 2 and rules.count(b"half_pixel") == 4  # two heads, four steps up
 
 
-def test_planes_are_the_network_input_bit_by_bit():
-    from dogdepth.attention import network_input
-    from dogdepth.predict import _planes
-    for img in (photo(), photo(49, 61, 3), np.ascontiguousarray(photo()[:, ::-1]), photo()[::2, 1::3]):
-        for dog in (True, False):
-            for bgr in (True, False):
-                assert np.array_equal(_planes(img, dog, bgr), network_input(img, dog, bgr).numpy())
-
-
 def test_onnx_file_runs_without_torch(exported):
     code = ("import sys; sys.modules['torch'] = None; import numpy as np; from dogdepth.predict import Predictor; "
             "p = Predictor(sys.argv[1]).predict(np.full((480,640,3), 99, np.uint8), flip=True); assert p.depth_m.shape == (480,640) and (p.depth_m > 0).all()")

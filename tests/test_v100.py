@@ -12,8 +12,9 @@ from dogdepth.attention import DepthUNet
 from dogdepth.rooms import render_room
 from dogdepth.timing import write_results
 from dogdepth.train import Frames, Run, TrainConfig, augment, augment_batch, loss_of, numbers
+from dogdepth.unet import Kept
 from dogdepth.v100 import (
-    CARDS, Card, Kept, Op, Tape, bench_pipeline, format_training, measured_peak, memory, op_seconds, plan, step_seconds, tape,
+    CARDS, Card, Op, Tape, bench_pipeline, format_training, measured_peak, memory, op_seconds, plan, step_seconds, tape,
 )
 
 SMALL = TrainConfig(arch="report", width=8, pretrained=False, height=64, width_px=96, bs=2, amp="off", drop_path=0.0)
