@@ -317,7 +317,7 @@ def test_fov_and_fx_override_exif(tmp_path):
     p = save(tmp_path / "a.jpg", photo(), f35=26)
     assert load_photo(p, fov=90)[1].fx == pytest.approx(32)
     assert load_photo(p, fx=50)[1].fx == 50
-    for kw, match in ((dict(fov=60, fx=50), "not both"), (dict(fov=180), "1 to 175"), (dict(fov=0), "1 to 175"), (dict(fx=0), "above 0, got 0"), (dict(fx=-5), "above 0"), (dict(fx=float("nan")), "above 0")):
+    for kw, match in ((dict(fov=60, fx=50), "not both"), (dict(fov=180), "degrees"), (dict(fov=0), "degrees"), (dict(fx=0), "got 0"), (dict(fx=-5), "got -5"), (dict(fx=float("nan")), "got nan")):
         with pytest.raises(ValueError, match=match):
             load_photo(p, **kw)
 
@@ -720,3 +720,49 @@ def test_peak_memory_is_this_programs_own():
     code = "from dogdepth.predict import _peak_mb; a = _peak_mb(); b = bytearray(200_000_000); print(a, _peak_mb())"
     before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert len(large) and before < 250 and 180 < after - before < 230
+
+
+def test_pil_pictures_of_every_kind_are_the_same_picture():
+    rgb = Image.fromarray(photo(48, 64))
+    for mode in ("CMYK", "YCbCr", "HSV", "RGBA", "RGBX"):
+        got = as_rgb(rgb.convert(mode))
+        assert got.shape == (48, 64, 3) and np.abs(got.astype(int) - np.asarray(rgb)).max() <= (24 if mode in ("HSV", "YCbCr") else 1), mode
+    assert set(np.unique(as_rgb(rgb.convert("1")))) == {0, 255}
+    lying = Image.fromarray(np.rot90(photo(48, 64)))
+    lying.getexif()[0x0112] = 6
+    assert np.array_equal(as_rgb(lying), photo(48, 64))  # upright, as load_photo reads it
+    for mode in ("I", "F", "I;16"):
+        with pytest.raises(ValueError, match="8 bits a channel, got one of mode"):
+            as_rgb(Image.new(mode, (30, 30)))
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-16, 32), (240,), "x", 240.5, (240.0, 320.0), (8, 320), (240, 320, 3)])
+def test_sizes_that_no_network_can_look_at(size):
+    with pytest.raises(ValueError, match="size is what the network looks at.*got"):
+        Predictor(Net(constant(2)), size=size)
+
+
+def test_calls_that_go_wrong_say_how_to_go_right(tmp_path):
+    p = Predictor(Net(constant(2)), size=(48, 64))
+    for bs in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="bs is how many photos go in at once"):
+            p.predict_batch([photo()], bs=bs)
+    for one in (photo(), Image.fromarray(photo()), "room.jpg"):
+        with pytest.raises(ValueError, match="predict_batch takes a list of photos"):
+            p.predict_batch(one)
+    for camera in ({}, False, "NYU", np.eye(3), (500, 500)):
+        with pytest.raises(ValueError, match="a camera should be a Camera or None, got"):
+            p.predict(photo(), camera)
+    with pytest.raises(ValueError, match="at most 20 times as long as it is wide, got 9x5000"):
+        p.predict(np.zeros((9, 5000, 3), np.uint8))
+    with pytest.raises(ValueError, match="device 'nowhere' cannot be used here"):
+        Predictor(device="nowhere")
+    Image.fromarray(photo(480, 640)).save(tmp_path / "a.png")
+    for fx in (1e-9, 1e9, -500, float("nan")):
+        with pytest.raises(ValueError, match="fx is a focal length in pixels of this photo, 640 wide: 86 to 7329"):
+            load_photo(tmp_path / "a.png", fx=fx)
+    for kw in (dict(fov="60"), dict(fx="500")):
+        with pytest.raises(ValueError, match="fov and fx are numbers"):
+            load_photo(tmp_path / "a.png", **kw)
+    with pytest.raises(ValueError, match="load_photo takes a path, got ndarray"):
+        load_photo(photo())

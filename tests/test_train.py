@@ -12,7 +12,7 @@ from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.train import (
-    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, answer_at, augment, draw, epoch_batches, fit, fitting_focal, laplace_nll,
+    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, answer_at, augment, draw, end_epoch, epoch_batches, fit, fitting_focal, laplace_nll,
     load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, train_step,
     validate, with_extra, write_log, zoom_item,
 )
@@ -186,6 +186,21 @@ def test_average_of_constant_weights_is_the_weights():
         m.weight.fill_(2.0)
     e.update(m)
     assert 1 < e.avg["weight"][0] < 2
+    young = EMA(torch.nn.Linear(1, 1), 0.999)
+    new = {k: v + 1 for k, v in young.avg.items()}
+    first = {k: v.clone() for k, v in young.avg.items()}
+    net = torch.nn.Linear(1, 1)
+    net.load_state_dict(new)
+    young.update(net)
+    assert all(torch.allclose(young.avg[k] - first[k], torch.tensor(9 / 11)) for k in first)  # forgets fast while it is young
+
+
+def test_only_the_first_process_validates_and_writes(tmp_path, rooms):
+    run = Run(replace(TINY, out=str(tmp_path)), 6)
+    run.rank, run.step = 1, 3
+    assert "valid_abs_rel" not in end_epoch(run, [dict(loss=1.0)], 1.0, rooms[:1]) and not list(tmp_path.iterdir())
+    run.rank = 0
+    assert "valid_abs_rel" in end_epoch(run, [dict(loss=1.0)], 1.0, rooms[:1]) and (tmp_path / "log.csv").exists()
 
 
 @pytest.mark.parametrize("kw,words", [(dict(optimizer="sgd"), "optimizer should be"), (dict(loss="l2"), "loss should be"), (dict(amp="int8"), "amp should be"), (dict(arch="vit"), "arch should be")])
@@ -625,3 +640,27 @@ def test_no_split_trains_on_all(monkeypatch):
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
     train, valid = make_datasets(replace(TINY, rooms=16, split_by="none"))
     assert len(train) == 18 and valid is None
+
+
+@pytest.mark.parametrize("name, bad", [
+    ("bs", 0), ("bs", -2), ("bs", 2.0), ("epochs", 1.5), ("epochs", 0), ("valid_every", 0), ("height", 0), ("height", "48"), ("width", -1), ("limit", -5), ("seed", -1), ("lr", -1.0),
+    ("lr", float("nan")), ("wd", -1.0), ("ema", 1.0), ("clip", -1.0), ("grey", 2.0), ("drop_path", 2.0), ("zoom", 0.5), ("zoom", float("nan")), ("dog", "no"), ("split_by", "room"),
+])
+def test_settings_out_of_range_are_named_before_anything_is_begun(tmp_path, rooms, name, bad):
+    with pytest.raises(ValueError, match=f"{name} should be"):
+        fit(replace(TINY, **{"out": str(tmp_path / "out"), name: bad}), rooms, None, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_depth_that_is_not_in_metres_is_not_learned_from(tmp_path, rooms):
+    mm = [dict(r, depth=r["depth"] * 1000) for r in rooms]
+    with pytest.raises(ValueError, match="no pixel of .* lies between 0.001 and 10 m: is the depth in metres"):
+        fit(replace(TINY, out=str(tmp_path / "a")), mm, None, progress=False)
+    for valid in (mm[:2], []):
+        with pytest.raises(ValueError, match=f"none of {len(valid)} frames to validate on"):
+            fit(replace(TINY, out=str(tmp_path / "b")), rooms, valid, progress=False)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(ValueError, match="none of 2 frames"):
+        validate(Run(TINY, 6).model, mm[:2], TINY)
+    with pytest.raises(ValueError, match="a data set with frames in it"):
+        fit(replace(TINY, out=str(tmp_path / "c")), [], None, progress=False)
