@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 import cv2, numpy as np
-from .depth import Camera, atomic_write, valid_mask
+from .depth import Camera, atomic_write, check_metres, valid_mask
 
 # %% ../nbs/14_cloud.ipynb #c012
 def _view(pred, camera=None, image=None):
@@ -24,14 +24,15 @@ def _view(pred, camera=None, image=None):
     depth = next((d for d in (get('depth_m'), get('depth')) if d is not None), pred)
     camera = get('camera') if camera is None else camera
     image, std = get('image') if image is None else image, get('std_m')
-    depth = np.asarray(depth, np.float32) if not isinstance(depth, dict) else np.zeros(0)
+    depth = np.asarray(depth) if not isinstance(depth, dict) else np.zeros(0)
     if depth.ndim!=2: raise ValueError(f"expected a Prediction, an item of a data set, or depth (H,W) in metres with camera=...; got {type(pred).__name__} with depth of shape {depth.shape}")
+    check_metres(depth)
     if not isinstance(camera, Camera): raise ValueError(f"points need the camera that took the picture, got {camera!r}: pass camera=Camera(...) or Camera.from_fov(60, {depth.shape[0]}, {depth.shape[1]})")
     if depth.shape!=(camera.height,camera.width): raise ValueError(f"this camera belongs to {camera.height}x{camera.width} pixels, the depth map has {depth.shape[0]}x{depth.shape[1]}: resize or crop the camera with the picture (`camera.resize(h,w)`)")
     image = np.full((*depth.shape,3), 160, np.uint8) if image is None else np.asarray(image)
     if image.shape!=(*depth.shape,3) or image.dtype!=np.uint8:
         raise ValueError(f"the image should be ({depth.shape[0]},{depth.shape[1]},3) uint8 RGB like its depth, got {image.shape} {image.dtype}")
-    return depth, camera, image, None if std is None else np.asarray(std, np.float32)
+    return depth.astype(np.float32, copy=False), camera, image, None if std is None else np.asarray(std, np.float32)
 
 # %% ../nbs/14_cloud.ipynb #c014
 def _auto_stride(shape, limit): return int(np.ceil(np.sqrt(shape[0]*shape[1]/limit)))
@@ -43,6 +44,7 @@ def _grid(pred, camera, image, stride, max_std):
     if s<1 or s!=stride: raise ValueError(f"stride should be a whole number of pixels, 1 or more, got {stride!r}")
     ok = valid_mask(depth, (0,np.inf))
     if max_std is not None:
+        if isinstance(max_std, str) or not max_std>=0: raise ValueError(f"max_std should be a share of the depth such as {UNSURE}, None, or in `mesh` 'auto'; got {max_std!r}")
         if std is None: raise ValueError("max_std was given, but this prediction has no std_m (these weights do not say how sure they are)")
         ok = ok & (std<=max_std*depth)
     d,img = np.where(ok,depth,0)[::s,::s], img[::s,::s]
@@ -103,7 +105,7 @@ def mesh(
     if not 0<angle<=90: raise ValueError(f"angle should be in (0, 90] degrees, got {angle}")
     depth,_,_,std = _view(pred, camera, image)
     if stride is None: stride = _auto_stride(depth.shape, 80_000)
-    if isinstance(max_std, str): max_std = None if std is None else _usual(depth, std)
+    if isinstance(max_std, str) and max_std=='auto': max_std = None if std is None else _usual(depth, std)
     d,cam,img = _grid(pred, camera, image, stride, max_std)
     pts = cam.backproject(d)
     faces = _cut(_triangles(d), d, pts, jump, angle)
@@ -137,8 +139,12 @@ def to_axes(
     return points@AXES[axes].T
 
 # %% ../nbs/14_cloud.ipynb #c075
-def _geometry(pred, faces, colors):
-    "Checked arrays (vertices, faces or None, colors or None) for the writers."
+def _only(**given):
+    "A Prediction or an item brings its own arrays."
+    if (more := [k for k,v in given.items() if v is not None]): raise ValueError(f"a Prediction or item brings its own points and colours, got {', '.join(more)} as well: write arrays, such as `*mesh(pred)`")
+
+def _geometry(pred, faces, colors, normals=None):
+    "Checked arrays (vertices; faces, colors, normals or None) for the writers."
     v = np.asarray(pred, np.float32)
     if v.ndim!=2 or v.shape[1]!=3 or not len(v): raise ValueError(f"vertices should be (N,3) metres with N at least 1, got {v.shape}")
     if not np.isfinite(v).all(): raise ValueError("vertices hold nan or infinite numbers: drop them first (`point_cloud` and `mesh` do)")
@@ -147,9 +153,13 @@ def _geometry(pred, faces, colors):
         if colors.shape!=v.shape or colors.dtype!=np.uint8: raise ValueError(f"colors should be {v.shape} uint8 RGB, one for each vertex, got {colors.shape} {colors.dtype}. After points comes `colors=`, after a mesh `faces, colors`")
     if faces is not None:
         faces = np.asarray(faces)
+        if faces.dtype==np.uint8: raise ValueError(f"the third argument is faces, and these look like colours, {faces.shape} uint8: pass colors=...")
         if faces.ndim!=2 or faces.shape[1]!=3 or faces.dtype.kind not in 'iu' or not len(faces): raise ValueError(f"faces should be (F,3) whole numbers, got {faces.shape} {faces.dtype}. Colours of a point cloud go by name: colors=...")
         if faces.min()<0 or faces.max()>=len(v): raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are only {len(v)} (0 to {len(v)-1})")
-    return v, faces, colors
+    if normals is not None:
+        normals = np.asarray(normals, np.float32)
+        if normals.shape!=v.shape or not np.isfinite(normals).all(): raise ValueError(f"normals should be {v.shape} finite numbers, one for each vertex, got {normals.shape}{'' if normals.shape!=v.shape else ' with nan or infinite ones'}")
+    return v, faces, colors, normals
 
 # %% ../nbs/14_cloud.ipynb #c076
 def write_ply(
@@ -163,12 +173,13 @@ def write_ply(
 ):
     "Points or a mesh as binary little-endian PLY, in metres (Turk 1994); all or nothing."
     if not isinstance(pred, (np.ndarray,list)):
+        _only(faces=faces, colors=colors, normals=normals)
         how.setdefault('stride', _auto_stride(_view(pred)[0].shape, 1_000_000))
         pred,colors = point_cloud(pred, **how)
     elif how: raise ValueError(f"{sorted(how)} belong to `point_cloud` and `mesh`; arrays are written as they are")
-    v,faces,colors = _geometry(pred, faces, colors)
+    v,faces,colors,normals = _geometry(pred, faces, colors, normals)
     cols = [('xyz','<f4',to_axes(v,axes))]
-    if normals is not None: cols.append((('nx','ny','nz'),'<f4',to_axes(np.asarray(normals,np.float32),axes)))
+    if normals is not None: cols.append((('nx','ny','nz'),'<f4',to_axes(normals,axes)))
     if colors is not None: cols.append((('red','green','blue'),'u1',colors))
     rows = np.empty(len(v), [(n,t) for names,t,_ in cols for n in names])
     for names,_,a in cols:
@@ -182,7 +193,7 @@ def write_ply(
         body += f.tobytes()
     atomic_write(path, '\n'.join(head+['end_header','']).encode('ascii')+body)
 
-# %% ../nbs/14_cloud.ipynb #c080
+# %% ../nbs/14_cloud.ipynb #c082
 class _Glb:
     "The two halves of a GLB file while it grows: `doc`, the JSON, and `bin`, the numbers it points into (glTF 2.0, §4)."
     def __init__(self):
@@ -207,7 +218,7 @@ class _Glb:
         head = struct.pack('<4sII', b'glTF', 2, 28+len(j)+len(self.bin))
         return head + struct.pack('<I4s', len(j), b'JSON') + j + struct.pack('<I4s', len(self.bin), b'BIN\0') + self.bin
 
-# %% ../nbs/14_cloud.ipynb #c082
+# %% ../nbs/14_cloud.ipynb #c084
 def _linear(rgb):
     "sRGB bytes as linear light, RGBA in 16 bits: what glTF calls a vertex colour (IEC 61966-2-1)."
     c = np.arange(256)/255
@@ -223,7 +234,7 @@ def _texture(g, img, quality, side=2048):
                   samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)])
     return dict(index=0)
 
-# %% ../nbs/14_cloud.ipynb #c083
+# %% ../nbs/14_cloud.ipynb #c085
 def write_glb(
     path,             # where to
     pred,             # a Prediction or item (its mesh is written, the photo as its texture), or vertices (N,3) metres in the camera frame
@@ -235,12 +246,13 @@ def write_glb(
     "A room as glTF 2.0 binary: metres, y up, z towards the viewer, unlit, the photographer's camera inside; all or nothing (Khronos glTF 2.0)."
     g,uv,cam,pbr = _Glb(),None,None,dict(metallicFactor=0, roughnessFactor=1)
     if not isinstance(pred, (np.ndarray,list)):
+        _only(faces=faces, colors=colors)
         _,cam,img,_ = _view(pred)
         pred,faces,_ = mesh(pred, **how)
         uv = ((cam.project(pred.astype(np.float64))+.5)/(cam.width,cam.height)).astype(np.float32)
         pbr['baseColorTexture'] = _texture(g, img, quality)
     elif how: raise ValueError(f"{sorted(how)} belong to `mesh`; arrays are written as they are")
-    v,faces,colors = _geometry(pred, faces, None if uv is not None else colors)
+    v,faces,colors,_ = _geometry(pred, faces, colors)
     p = to_axes(v,'y_up')+0.
     attributes = dict(POSITION=g.accessor(p, 'VEC3', min=p.min(0).tolist(), max=p.max(0).tolist()))
     if uv is not None: attributes['TEXCOORD_0'] = g.accessor(uv, 'VEC2')
@@ -255,7 +267,7 @@ def write_glb(
                   materials=[dict(pbrMetallicRoughness=pbr, doubleSided=True, extensions=dict(KHR_materials_unlit={}))])
     atomic_write(path, g.tobytes())
 
-# %% ../nbs/14_cloud.ipynb #c091
+# %% ../nbs/14_cloud.ipynb #c093
 def _palette(img, n=128):
     "The picture in `n` colours: index (H,W) uint8 and a Plotly colour scale in which index k is exactly colour k."
     from PIL import Image
@@ -271,7 +283,7 @@ def _eye(lo, hi, target):
     return dict(aspectmode='manual', aspectratio=dict(zip('xyz', ((hi-lo)*k).tolist())),
                 camera=dict(eye=at(np.zeros(3)), center=at(target), up=dict(x=0,y=0,z=1)))
 
-# %% ../nbs/14_cloud.ipynb #c094
+# %% ../nbs/14_cloud.ipynb #c096
 def room_figure(
     pred,                  # a Prediction, a data set's item, or depth (H,W) metres
     camera=None,           # the camera, where `pred` is a bare depth map
@@ -282,6 +294,7 @@ def room_figure(
 ):                         # plotly Figure
     "The room as coloured points that turn, in metres, first seen from where the photographer stood."
     import plotly.graph_objects as go
+    if not (isinstance(points, (int,float,np.number)) and points>=1): raise ValueError(f"points should be a number of points, 1 or more, got {points!r}")
     d,cam,img = _grid(pred, camera, image, 1, max_std)
     s = max(1, np.sqrt(d.size/points)); h,w = (max(1,int(n/s)) for n in d.shape)
     y,x = (np.minimum(((np.arange(n)+.5)*N/n).astype(int), N-1) for n,N in zip((h,w),d.shape))
@@ -297,7 +310,7 @@ def room_figure(
     scene = dict(xaxis=axis('right',0), yaxis=axis('away',1), zaxis=axis('up',2), dragmode='turntable', **_eye(lo, hi, np.array([0,np.median(p[:,1]),0])))
     return go.Figure(dots, dict(template='none', scene=scene, height=height, margin=dict(l=0,r=0,t=0,b=0), showlegend=False))
 
-# %% ../nbs/14_cloud.ipynb #c100
+# %% ../nbs/14_cloud.ipynb #c102
 def figure_html(
     fig,              # a plotly Figure
     name:str='room',  # id of its <div>, unlike any other on the page
@@ -318,7 +331,7 @@ def plotly_js(
     if not to.exists() or to.stat().st_size!=len(js): atomic_write(to, js)
     return '<script src="plotly.min.js"></script>'
 
-# %% ../nbs/14_cloud.ipynb #c101
+# %% ../nbs/14_cloud.ipynb #c103
 def save_html(
     path,               # the page
     figs,               # a Figure, a Prediction, or a list of them
@@ -334,7 +347,7 @@ def save_html(
     page = f'{head}{style}\n{plotly_js(None if alone else Path(path).parent)}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
     atomic_write(path, page.encode())
 
-# %% ../nbs/14_cloud.ipynb #c118
+# %% ../nbs/14_cloud.ipynb #c120
 def orbit_pose(
     yaw:float, lift:float, # degrees walked round the pivot: to the right, and up
     away:float,            # distance from the pivot, as a share of the photographer's
@@ -348,7 +361,7 @@ def orbit_pose(
 
 def _world_to(pose): R = pose[:3,:3].T; return R, -R@pose[:3,3]
 
-# %% ../nbs/14_cloud.ipynb #c119
+# %% ../nbs/14_cloud.ipynb #c121
 def splat(
     xyz:np.ndarray,   # (3,N) float32 points in the photographer's frame, metres
     value:np.ndarray, # (N,) uint32, carried along: a colour, a number
@@ -369,7 +382,7 @@ def splat(
     near,value = best[:-1].view('<u4').reshape(H,W,2).transpose(2,0,1)[::-1]
     return np.ascontiguousarray(near).view(np.float32), value
 
-# %% ../nbs/14_cloud.ipynb #c129
+# %% ../nbs/14_cloud.ipynb #c131
 _3X3 = np.ones((3,3), np.uint8)
 
 def surfaces(
@@ -383,7 +396,7 @@ def surfaces(
     n = beside(ok.astype(np.float32)); crack = ~ok & ~edge & (n>0) & (closed>(1-JUMP)*grown)
     return np.where(crack, beside(near*ok)/np.maximum(n,1), closed), ok|crack
 
-# %% ../nbs/14_cloud.ipynb #c133
+# %% ../nbs/14_cloud.ipynb #c135
 def ask_photo(
     photo:np.ndarray,  # (H,W,3) uint8
     closed:np.ndarray, # (H,W) 1/depth of the new picture
@@ -398,7 +411,7 @@ def ask_photo(
     np.reciprocal(np.maximum(z,1e-6,out=z), out=z); x *= z; y *= z
     return cv2.remap(photo, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-# %% ../nbs/14_cloud.ipynb #c136
+# %% ../nbs/14_cloud.ipynb #c138
 FAR_SAYS,BACKDROP = 4, (28,24,24) # a pixel's say in a hole grows with depth to this power; RGB where nothing is near
 
 def _half(a): return cv2.resize(a, ((a.shape[1]+1)//2,(a.shape[0]+1)//2), interpolation=cv2.INTER_AREA)
@@ -430,7 +443,7 @@ def _fade(c, cover, cell):
     back = np.float32([*BACKDROP,255])
     return back+(c-back)*np.minimum(k,1)[...,None]
 
-# %% ../nbs/14_cloud.ipynb #c138
+# %% ../nbs/14_cloud.ipynb #c140
 def _canvas(depth, cam, img, size):
     "Depth, camera and photo laid in the middle of a canvas of `size`, as large as fits: about one point for each pixel of the film."
     (H,W),(h0,w0) = size,depth.shape; k = min(H/h0, W/w0); h,w = (max(1,min(round(a*k),b)) for a,b in ((h0,H),(w0,W)))
@@ -442,7 +455,7 @@ def _canvas(depth, cam, img, size):
     return (cv2.copyMakeBorder(depth, *rim, cv2.BORDER_CONSTANT, value=0), replace(cam, cx=cam.cx+left, cy=cam.cy+top, height=H, width=W),
             cv2.copyMakeBorder(img, *rim, cv2.BORDER_REPLICATE))
 
-# %% ../nbs/14_cloud.ipynb #c139
+# %% ../nbs/14_cloud.ipynb #c141
 class Viewer:
     "A photo with depth, ready to be seen from anywhere: `Viewer(pred).view(pose)`."
     def __init__(self,
@@ -468,7 +481,7 @@ class Viewer:
         "The room from `pose`, its holes filled: (H,W,3) uint8."
         return fill_holes(*self.see(pose), reach)
 
-# %% ../nbs/14_cloud.ipynb #c145
+# %% ../nbs/14_cloud.ipynb #c147
 MOTIONS = dict( # time 0 to 1, swing in degrees -> yaw, lift, away of `orbit_pose`
     sway = lambda t,swing: (swing*np.sin(2*np.pi*t), .25*swing*(1-np.cos(2*np.pi*t)), 1-.025*(1-np.cos(2*np.pi*t))),
     turn = lambda t,swing: (360*t, 18*(1-np.cos(2*np.pi*t)), 1+.3*(1-np.cos(2*np.pi*t))))
@@ -482,7 +495,7 @@ def _in_order(f, xs, workers):
             if len(waiting)>=2*workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-# %% ../nbs/14_cloud.ipynb #c147
+# %% ../nbs/14_cloud.ipynb #c149
 def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
     "The frames as H.264 in MP4, made in memory: colours as BT.601 tells, index first."
     import av
@@ -498,7 +511,7 @@ def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
         box.mux(s.encode())
     return buf.getvalue()
 
-# %% ../nbs/14_cloud.ipynb #c148
+# %% ../nbs/14_cloud.ipynb #c150
 def _size_like(shape, area=480*640): k = np.sqrt(area/(shape[0]*shape[1])); return tuple(int(np.clip(2*round(a*k/2), 16, 4096)) for a in shape)
 
 def _told(xs, n, progress):
@@ -520,7 +533,7 @@ def _film(path, frames, size, fps, motion):
     if np.shape(size)!=(2,) or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
     return tuple(int(n)+int(n)%2 for n in size)
 
-# %% ../nbs/14_cloud.ipynb #c149
+# %% ../nbs/14_cloud.ipynb #c151
 def orbit_video(
     pred,                  # a Prediction, a data set's item, or depth (H,W) metres
     path,                  # .mp4
@@ -539,7 +552,7 @@ def orbit_video(
     with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots: data = _mp4(_told(shots, frames, progress), frames, (h,w), fps)
     atomic_write(path, data)
 
-# %% ../nbs/14_cloud.ipynb #c160
+# %% ../nbs/14_cloud.ipynb #c162
 _FRESH = """import sys, time; t = time.perf_counter()
 import numpy as np; from dogdepth.cloud import orbit_video; from dogdepth.depth import Camera
 z = np.load(sys.argv[1]); it = dict(image=z['image'], depth=z['depth'], camera=Camera(*z['lens'], *z['depth'].shape)); i = time.perf_counter()
@@ -567,7 +580,7 @@ def bench_video(
     if out is not None: write_results(rows, out)
     return rows
 
-# %% ../nbs/14_cloud.ipynb #c161
+# %% ../nbs/14_cloud.ipynb #c163
 def _scatter_s(item)->float:
     "Seconds for one view as the report's program makes it: every pixel a dot of a 3D scatter, saved as a picture."
     from matplotlib.figure import Figure

@@ -19,12 +19,17 @@ import cv2, numpy as np
 def focus_points(
     height,       # rows H; or an image, or its (H,W)
     width=None,   # columns W
+    *more,        # nothing: an image goes in whole, not as `*img.shape`
     grid:int=6,   # lines each way, the rim's included
 )->np.ndarray:    # ((grid-2)**2, 2) int, (x, y) row by row
     "The inner crossings of a `grid` x `grid` lattice over the frame: 16 of them (report §2.2)."
-    if width is None: height,width = np.shape(height)[:2] if np.ndim(height)>1 else height
-    if grid<3: raise ValueError(f"grid should be at least 3 lines (the rim is dropped), got {grid}")
-    y,x = (np.linspace(0, n-1, grid).astype(int)[1:-1] for n in (height,width))
+    if more: raise ValueError(f"focus_points takes a height and a width, got {more} as well: pass the image itself instead of *img.shape, and the grid by name (grid=...)")
+    size = (height,width) if width is not None else np.shape(height) if np.ndim(height)>1 else tuple(np.ravel(height))
+    if len(size)==3 and size[2] in (1,3,4): size = size[:2]
+    if len(size)!=2 or not all(isinstance(n, (int,float,np.number)) and n>=1 and n%1==0 for n in size):
+        raise ValueError(f"a picture has a whole height and width, 1 or more ((H,W) or (H,W,3), channels last), got {size}")
+    if not grid>=3: raise ValueError(f"grid should be at least 3 lines (the rim is dropped), got {grid}")
+    y,x = (np.linspace(0, n-1, grid).astype(int)[1:-1] for n in size)
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 # %% ../nbs/03_dog.ipynb #c012
@@ -70,7 +75,7 @@ _points = lru_cache(64)(focus_points)
 def _windows(height, width, grid=6, radius=10):
     "Where each disc looks: flat indices and mask (n,k,k) uint8, 255 in the disc, with k = 2*radius+5; and which of those n*k*k pixels lie outside the frame."
     r = np.arange(-radius-2, radius+3)
-    x,y = focus_points(height, width, grid).T[...,None]
+    x,y = focus_points(height, width, grid=grid).T[...,None]
     xs,ys = _reflect(x+r, width),_reflect(y+r, height)
     mask = np.pad(255*disc(radius), 2)[(ys-y+radius+2)[:,:,None], (xs-x+radius+2)[:,None]]
     rows,cols = (y+r>=0)&(y+r<height), (x+r>=0)&(x+r<width)
@@ -120,7 +125,7 @@ def focus_sigma(
     "The two highest-scoring focus points and the difference of their scores, which becomes a blur (report §2.2)."
     if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
     g = to_grey(img)
-    s,p = focus_scores(g, measure, grid, radius), _points(*g.shape, grid)
+    s,p = focus_scores(g, measure, grid, radius), _points(*g.shape, grid=grid)
     a,b = np.argsort(-s, kind='stable')[[0,min(1,len(s)-1)]] # stable: ties go to the first in order
     d = float(s[a]-s[b])
     return tuple(p[a].tolist()), tuple(p[b].tolist()), d if d>=1 else float(fallback)
@@ -458,7 +463,9 @@ def _batch_dog(c, measure, fallback):
 # %% ../nbs/03_dog.ipynb #c160
 def _photo(x):
     "One image of a batch, (C,H,W) float in [0,1], as (H,W,C) uint8."
-    x = (x.clamp(min=0) if x.min()<0 else x).float()
+    low,high = x.aminmax()
+    if high>2: raise ValueError(f"x should be in [0,1], got values up to {high:g}: divide levels 0..255 by 255")
+    x = (x.clamp(min=0) if low<0 else x).float()
     hwc = x.permute(1, 2, 0)                                    # a photo seen as a tensor is one already
     return cv2.convertScaleAbs(hwc.numpy(), alpha=255) if hwc.is_contiguous() else cv2.merge([cv2.convertScaleAbs(c, alpha=255) for c in x.numpy()])
 
@@ -470,6 +477,7 @@ def modified_dog_batch(
 ):                           # (B,1,H,W) float32 in [0,1] ([-1,1] where not saturated); carries no gradient
     "`modified_dog` for a batch, on any device: the same picture within one grey level (on GPUs and above sigma 28, two at a few pixels in ten thousand)."
     import torch
+    if not torch.is_tensor(x): raise ValueError(f"x should be a torch tensor (B,3,H,W) in [0,1], got {type(x).__name__}: pass `torch.from_numpy(x)`. One uint8 image goes to `modified_dog`.")
     if x.ndim!=4 or x.shape[1] not in (1,3) or not x.is_floating_point(): raise ValueError(f"x should be (B,3,H,W) float in [0,1], got {tuple(x.shape)} {x.dtype}. One uint8 image goes to `modified_dog`.")
     if measure not in MEASURES: raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
     if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")

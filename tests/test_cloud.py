@@ -571,6 +571,7 @@ def test_page_that_travels_alone(tmp_path, room):
 D = np.full((24, 32), 2, np.float32)
 IMG = np.zeros((24, 32, 3), np.uint8)
 V, F = np.eye(3, dtype=np.float32), np.array([[0, 1, 2]])
+ITEM = dict(depth=D, camera=camera(), image=IMG)
 
 
 @pytest.mark.parametrize(
@@ -588,6 +589,18 @@ V, F = np.eye(3, dtype=np.float32), np.array([[0, 1, 2]])
         (lambda: point_cloud(D * 0, camera()), "holds a usable reading"),
         (lambda: point_cloud(D * np.nan, camera()), "holds a usable reading"),
         (lambda: point_cloud(D, camera(), max_std=0.1), "no std_m"),
+        (lambda: point_cloud((D * 1000).astype(np.uint16), camera()), "got uint16: .*read_depth"),
+        (lambda: mesh(dict(depth=D.astype(int), camera=camera())), "got int64: .*read_depth"),
+        (lambda: room_figure(SimpleNamespace(depth_m=D.astype(np.int32), camera=camera())), "got int32: .*read_depth"),
+        (lambda: point_cloud("room.png"), "expected a Prediction.*got str"),
+        (lambda: point_cloud(D, camera(), max_std="auto"), "max_std should be a share"),
+        (lambda: mesh(D, camera(), max_std="x"), "max_std should be a share.*None.*'auto'; got 'x'"),
+        (lambda: mesh(D, camera(), max_std=float("nan")), "max_std should be a share"),
+        (lambda: mesh(D, camera(), max_std=-1), "max_std should be a share"),
+        (lambda: room_figure(D, camera(), points=0), "1 or more, got 0"),
+        (lambda: room_figure(D, camera(), points=-5), "1 or more, got -5"),
+        (lambda: room_figure(D, camera(), points=float("nan")), "1 or more, got nan"),
+        (lambda: room_figure(D, camera(), points="many"), "1 or more, got 'many'"),
         (lambda: mesh(D, camera(), jump=0), "jump should be"),
         (lambda: mesh(D, camera(), jump=float("nan")), "jump should be"),
         (lambda: mesh(D, camera(), angle=0), "angle should be"),
@@ -613,6 +626,12 @@ def test_errors_say_what_to_do(call, match):
         ((V, F + 1), {}, "only 3"),
         ((V, F - 1), {}, "only 3"),
         ((V, F.astype(float)), {}, "whole numbers"),
+        ((V, np.zeros((3, 3), np.uint8)), {}, "third argument is faces, and these look like colours.*pass colors="),
+        ((V, np.zeros((2, 3), np.uint8)), {}, "pass colors="),
+        ((ITEM,), dict(colors=np.zeros((768, 3), np.uint8)), "brings its own points and colours, got colors as well"),
+        ((ITEM, F), {}, "brings its own .* got faces as well"),
+        ((SimpleNamespace(**ITEM), F, np.zeros((768, 3), np.uint8)), {}, "got faces, colors as well"),
+        ((dict(ITEM, depth=(D * 1000).astype(np.uint16)),), {}, "got uint16"),
         ((V, np.zeros((0, 3), int)), {}, "whole numbers"),
         ((V, F, np.zeros((2, 3), np.uint8)), {}, "colors should be"),
         ((V, F, np.zeros((3, 3))), {}, "colors should be"),
@@ -624,6 +643,30 @@ def test_writers_refuse_and_leave_nothing(tmp_path, write, args, kw, match):
     with pytest.raises(ValueError, match=match):
         write(tmp_path / "x", *args, **kw)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args, normals, match", [
+    ((V, F), np.zeros((2, 3)), r"should be \(3, 3\) finite numbers.*got \(2, 3\)"), ((V,), np.zeros(3), r"got \(3,\)"),
+    ((V,), np.full((3, 3), np.nan), "with nan"), ((V,), np.full((3, 3), np.inf), "with nan or infinite"), ((ITEM,), np.zeros((768, 3)), "got normals as well"),
+])
+def test_ply_checks_its_normals(tmp_path, args, normals, match):
+    with pytest.raises(ValueError, match=match):
+        write_ply(tmp_path / "n.ply", *args, normals=normals)
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_and_colours_in_a_row_are_refused(tmp_path, room):
+    "What `mesh` gives goes in by position; what `point_cloud` gives has no faces."
+    with pytest.raises(ValueError, match="pass colors="):
+        write_ply(tmp_path / "p.ply", *point_cloud(room))
+    write_ply(tmp_path / "m.ply", *mesh(room))
+    write_ply(tmp_path / "small.ply", V, F.astype(np.uint16))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ply", "small.ply"]
+
+
+def test_a_large_number_of_points_is_all_of_them(room):
+    assert len(room_figure(room, points=np.float64(1e9)).data[0].x) == (room["depth"] > 0).sum()
+    assert len(room_figure(room, points=1).data[0].x) == 1
 
 
 def test_nyu_frames_make_rooms(data, tmp_path):

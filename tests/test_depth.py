@@ -1,8 +1,9 @@
 "Depth files, encodings, holes and the camera: every bad file by name, every camera law by hypothesis."
+import json
 import os
 import struct
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,50 @@ def test_unknown_encoding(tmp_path):
         read_depth(tmp_path/"any.png", "mm")
 
 
+@pytest.mark.parametrize("scale", [0, -.001, float("nan"), float("inf")])
+def test_a_scale_is_above_zero(scale, tmp_path):
+    with pytest.raises(ValueError, match="metres per unit"):
+        read_depth(save(tmp_path/"d.png", np.full((2, 2), 3000, np.uint16)), scale=scale)
+
+
+def test_one_unit_for_a_file(tmp_path):
+    "A scale or an encoding; and levels of 8 bits only where there are 8 bits."
+    v8, v16 = (save(tmp_path/f"{t().itemsize}.png", np.full((2, 2), 200, t)) for t in (np.uint8, np.uint16))
+    np.save(tmp_path/"f.npy", np.full((2, 2), 2.))
+    with pytest.raises(ValueError, match="not both"):
+        read_depth(v16, "mm16", scale=.001)
+    for encoding in ("nyu8", "level8"):
+        assert read_depth(v8, encoding).all()
+        for path, holds in ((v16, "uint16"), (tmp_path/"f.npy", "float64")):
+            with pytest.raises(ValueError, match=f"{holds} values, and '{encoding}' reads 8-bit levels"):
+                read_depth(path, encoding)
+
+
+def test_suffix_in_capitals(tmp_path):
+    np.save(tmp_path/"d.npy", np.full((2, 3), 2.5))
+    os.rename(tmp_path/"d.npy", tmp_path/"D.NPY")
+    assert (read_depth(tmp_path/"D.NPY") == 2.5).all()
+    write_depth(tmp_path/"D.PNG", np.full((2, 3), 2.5))
+    assert (read_depth(tmp_path/"D.PNG") == 2.5).all()
+
+
+def test_write_depth_takes_metres_into_png(tmp_path):
+    mm = np.full((4, 4), 3000, np.uint16)
+    for depth, name, words in ((mm, "w.png", "got uint16.*read_depth"), (mm.astype(float), "w.png", "millimetres.*1000"), (mm/1000, "w.npy", "16-bit .png, got 'w.npy'"),
+                               (mm/1000, "w", "16-bit .png"), ([[3, 4]], "w.png", "metres as floats")):
+        with pytest.raises(ValueError, match=words):
+            write_depth(tmp_path/name, depth)
+    assert not list(tmp_path.iterdir())
+    far = np.full((4, 4), 3.)
+    far[:2] = 1e4                                                   # half of it beyond: the sky, say
+    write_depth(tmp_path/"w.png", far)
+    assert read_depth(tmp_path/"w.png")[:, 0].tolist() == [np.float32(65.535)]*2+[3, 3]
+    far[2, 0] = 1e4
+    far[3, :] = 0                                                   # a hole has no say
+    with pytest.raises(ValueError, match="most of this depth"):
+        write_depth(tmp_path/"w.png", far)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32-1))
 def test_write_then_read(h, w, seed):
@@ -305,9 +350,43 @@ def test_fov_and_focal():
     assert np.isclose(replace(c, fy=c.fx*4).focal, 200)
     assert np.allclose(c.K@[0, 0, 1], [99.5, 49.5, 1])
     assert 60 < NYU_CAMERA.fov_deg < 65
-    for bad in (0, 180, -3):
-        with pytest.raises(ValueError, match="field of view"):
+    for bad in (0, 180, -3, 4.99, float("nan"), float("inf"), "60", None, [60]):
+        with pytest.raises(ValueError, match="should be 5 to 175 degrees") as e:
             Camera.from_fov(bad, 10, 10)
+        assert "radians" not in str(e.value) and repr(bad) in str(e.value)
+    for radians in (1.1, np.float32(1.1), .09, 3):                 # 63, 5 and 172 degrees
+        with pytest.raises(ValueError, match="looks like radians"):
+            Camera.from_fov(radians, 10, 10)
+    assert np.isclose(Camera.from_fov(5, 10, 10).fov_deg, 5) and np.isclose(Camera.from_fov(np.float32(175), 10, 10).fov_deg, 175)
+
+
+BAD = [0, -1, float("nan"), float("inf"), "5", None]
+
+
+@pytest.mark.parametrize("change", [{k: v} for k in ("fx", "fy", "height", "width") for v in BAD] + [{k: v} for k in ("cx", "cy") for v in BAD[2:]]
+                         + [{k: v} for k in ("height", "width") for v in (.5, 4.5)])
+def test_a_camera_that_cannot_see_is_refused(change):
+    with pytest.raises(ValueError, match="a camera needs focal lengths above 0") as e:
+        Camera(**dict(fx=5., fy=5., cx=2.5, cy=1.5, height=4, width=6) | change)
+    (name, value), = change.items()
+    assert f"{name}={value!r}" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_resize_and_crop_to_nothing_are_refused():
+    cam = Camera.from_fov(60, 4, 6)
+    for make in (lambda: cam.resize(0, 0), lambda: cam.resize(-3, 4), lambda: cam.resize(2.5, 3), lambda: cam.crop(-5, 0, -10, 10), lambda: cam.crop(0, 0, 4, 0),
+                 lambda: replace(cam, fx=0), lambda: Camera.from_fov(60, 4, 0), lambda: cam.crop(float("nan"), 0, 2, 2)):
+        with pytest.raises(ValueError, match="a camera needs"):
+            make()
+    assert cam.crop(-5, -2, 7, 9).cy == cam.cy+5                    # more than the picture: padding
+
+
+def test_a_size_may_be_any_whole_number():
+    cam = Camera(np.float32(5), 5, 2, 1, np.int64(4), 6.)
+    assert (type(cam.height), type(cam.width)) == (int, int) and cam == Camera(5., 5., 2, 1, 4, 6)
+    assert cam.backproject(np.ones((4, 6))).shape == (4, 6, 3)
+    sizes = asdict(Camera.from_fov(60, *np.array([4, 6])).resize(*np.array([8, 12])))
+    assert json.loads(json.dumps({k: sizes[k] for k in ("height", "width")})) == dict(height=8, width=12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -332,6 +411,23 @@ def test_holes_and_points_behind():
     assert not pts.any() and np.isnan(cam.project(pts)).all()
     assert np.isnan(cam.project(np.array([0, 0, -1.]))).all()
     assert torch.isnan(cam.project(torch.zeros(3))).all()
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_whole_numbers_are_points_too(kind):
+    cam = Camera.from_fov(60, 4, 6)
+    p = [[0, 0, 1], [0, 0, 0], [0, 1, -1], [1, 0, 4]]
+    got, want = np.asarray(cam.project(kind(p))), cam.project(np.array(p, float))
+    assert np.isnan(got[1:3]).all() and np.allclose(got, want, equal_nan=True)
+    assert got[0].tolist() == [2.5, 1.5]
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 2), (4,), ()])
+def test_points_have_three_numbers_last(shape):
+    cam = Camera.from_fov(60, 4, 6)
+    for kind in (np.zeros, torch.zeros):
+        with pytest.raises(ValueError, match="x y z last"):
+            cam.project(kind(shape))
 
 
 def test_camera_refuses_what_is_not_its_own():
@@ -361,6 +457,16 @@ def test_show_depth_shares_a_scale_and_greys_holes():
     show_depth(np.zeros((4, 4)))                                   # no reading at all
     show_depth(rgb)
     show_depth(torch.ones(1, 1, 4, 4))
+
+
+def test_a_strip_of_depth_makes_no_giant_figure():
+    import matplotlib
+    matplotlib.use("Agg")
+    strip = np.ones((9, 5000), np.float32)
+    for ims in (strip, [strip, strip]):
+        w, h = show_depth(ims).get_size_inches()
+        assert w <= 31 and h < 4
+    assert show_depth(strip.T).get_size_inches()[0] < 2 and show_depth(np.ones((480, 640))).get_size_inches()[0] > 5
 
 
 # ---- real frames --------------------------------------------------------------------------------------------------------------------

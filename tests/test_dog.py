@@ -85,7 +85,7 @@ def test_points_take_a_size_or_an_image():
 
 @pytest.mark.parametrize("grid", [3, 4, 6, 9])
 def test_grid(grid):
-    assert len(focus_points(60, 80, grid)) == (grid - 2) ** 2
+    assert len(focus_points(60, 80, grid=grid)) == (grid - 2) ** 2
     assert focus_sigma(picture(60, 80), grid=grid)[2] > 0
 
 
@@ -692,9 +692,39 @@ def test_wrong_settings(kw, says):
         modified_dog(picture(20, 20), **kw)
 
 
+@pytest.mark.parametrize("args", [(0, 10), (10, -3), (float("nan"), 10), (10, 4.5), ("10", 10), (480,), ((480, 640, 2),), ((3, 480, 640),), (np.zeros((3, 8, 8)),),
+                                  (np.zeros((2, 8, 8, 3)),), (np.zeros((0, 8)),)])
+def test_points_need_a_picture(args):
+    with pytest.raises(ValueError, match="whole height and width"):
+        focus_points(*args)
+
+
+def test_points_of_a_shape_in_pieces():
+    "An image's shape, spread out, hands its channels on: they are no grid."
+    img = picture(48, 64)
+    with pytest.raises(ValueError, match=r"\(3,\) as well: pass the image itself"):
+        focus_points(*img.shape)
+    want = focus_points(48, 64).tolist()
+    for form in (img, img[..., :1], img.shape, (48, 64), np.array([48, 64]), torch.zeros(48, 64), np.dstack([img, img[..., 0]])):
+        assert focus_points(form).tolist() == want
+    assert focus_points(np.int64(48), 64.).tolist() == want
+
+
+def test_batch_says_what_it_is_not():
+    x = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    with pytest.raises(ValueError, match="torch tensor .*got ndarray: pass `torch.from_numpy"):
+        modified_dog_batch(x)
+    for t in (torch.from_numpy(x), torch.from_numpy(x).half(), torch.from_numpy(x).bfloat16(), torch.from_numpy(x).double()):
+        assert modified_dog_batch(t).shape == (1, 1, 8, 8)
+        with pytest.raises(ValueError, match=r"in \[0,1\], got values up to 2\d\d.*divide levels"):
+            modified_dog_batch(t * 255)
+
+
 def test_wrong_grid_radius_and_batch():
     with pytest.raises(ValueError, match="at least 3 lines"):
         focus_points(10, 10, grid=2)
+    with pytest.raises(ValueError, match="at least 3 lines"):
+        focus_points(10, 10, grid=float("nan"))
     with pytest.raises(ValueError, match="at least 1 px"):
         focus_scores(picture(20, 20), radius=0)
     for x in (torch.rand(3, 8, 8), torch.rand(1, 6, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)):
