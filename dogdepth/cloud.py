@@ -158,7 +158,8 @@ def _geometry(pred, faces, colors, normals=None):
         if faces.min()<0 or faces.max()>=len(v): raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are only {len(v)} (0 to {len(v)-1})")
     if normals is not None:
         normals = np.asarray(normals, np.float32)
-        if normals.shape!=v.shape or not np.isfinite(normals).all(): raise ValueError(f"normals should be {v.shape} finite numbers, one for each vertex, got {normals.shape}{'' if normals.shape!=v.shape else ' with nan or infinite ones'}")
+        if normals.shape!=v.shape: raise ValueError(f"normals should be {v.shape} finite numbers, one for each vertex, got {normals.shape}")
+        if not np.isfinite(normals).all(): raise ValueError("normals hold nan or infinite numbers: one unit vector for each vertex is expected, or zeros")
     return v, faces, colors, normals
 
 # %% ../nbs/14_cloud.ipynb #c076

@@ -647,7 +647,7 @@ def test_writers_refuse_and_leave_nothing(tmp_path, write, args, kw, match):
 
 @pytest.mark.parametrize("args, normals, match", [
     ((V, F), np.zeros((2, 3)), r"should be \(3, 3\) finite numbers.*got \(2, 3\)"), ((V,), np.zeros(3), r"got \(3,\)"),
-    ((V,), np.full((3, 3), np.nan), "with nan"), ((V,), np.full((3, 3), np.inf), "with nan or infinite"), ((ITEM,), np.zeros((768, 3)), "got normals as well"),
+    ((V,), np.full((3, 3), np.nan), "normals hold nan"), ((V,), np.full((3, 3), np.inf), "nan or infinite"), ((ITEM,), np.zeros((768, 3)), "got normals as well"),
 ])
 def test_ply_checks_its_normals(tmp_path, args, normals, match):
     with pytest.raises(ValueError, match=match):
