@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
-           'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder', 'LightUNet',
-           'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
+           'BUNDLED', 'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder',
+           'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .depth import NYU_CAMERA, atomic_write
 from .dog import network_planes
-from .unet import UNet, conv_block, decode, resize_like, ACTS
+from .unet import UNet, check_planes, check_whole, conv_block, decode, resize_like, ACTS
 
 # %% ../nbs/06_attention.ipynb #c005
 def network_input(
@@ -156,7 +156,8 @@ class DepthUNet(nn.Module):
     ):
         super().__init__()
         _check_arch(arch, act, pretrained, confidence)
-        self.arch,light,ni,width = arch,arch=='light',6 if dog else 3,width or DEFAULT_WIDTH[arch]
+        self.arch,light,ni,width = arch,arch=='light',6 if dog else 3,DEFAULT_WIDTH[arch] if width is None else width
+        check_whole(1, width=width); check_whole(32, height=height, width_px=width_px)
         climb = climb and arch!='published'
         self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence)))
         self.unet = LightUNet(ni, (width, width*2, width*4, width*16//3), ACTS[act], pretrained) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
@@ -175,7 +176,7 @@ def forward(self,
     spread:bool=False, # also how far off the answer may be
 )->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
     ni = 6 if self.config['dog'] else 3
-    if x.ndim!=4 or x.shape[1]!=ni: raise ValueError(f"the network takes (B,{ni},H,W) in [0,1], got {tuple(x.shape)}: `stack_dog` makes the six channels of a photo")
+    check_planes(x, ni, ' in [0,1]', f"`network_input(photo{'' if self.config['dog'] else ', dog=False'})[None]` makes them")
     if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
     gated = lambda f: self.spatial_attention(self.channel_attention(f))
     if self.arch=='published': return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
@@ -234,6 +235,7 @@ def _load(model, sd:dict, path):
 
 # %% ../nbs/06_attention.ipynb #c071
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
+BUNDLED = 'default','twin' # the same recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
     "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra` goes into config.json."
@@ -254,10 +256,10 @@ def _from_hub(name:str)->Path:
     except Exception as e: raise FileNotFoundError(f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''})") from None
 
 def from_pretrained(cls,
-    path='default', # 'default'; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
+    path='default', # 'default' or 'twin', which saw no validation room; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
 )->DepthUNet:       # in eval mode, float32, on the CPU
     "Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done."
-    name,path = str(path),WEIGHTS/'default' if str(path)=='default' else Path(path)
+    name,path = str(path),WEIGHTS/str(path) if str(path) in BUNDLED else Path(path)
     if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name): path = _from_hub(name)
     if path.is_file():
         sd = _read_state(path)

@@ -215,6 +215,7 @@ def do_evaluate(a):
     each = partial(shape_scores, crop=first.get('crop','auto')) if a.shape else None
     rs = evaluate_protocols(Predictor(a.weights, a.device), ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))
+    if not any(e.summary['n'] for e in rs.values()): raise ValueError("no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(*r.protocol['cap']))
     print(r); _further(a, rs)
     if a.json: r.write(a.json)
 
@@ -587,7 +588,7 @@ def verb_of(argv)->str: # 'dogdepth data check'
 def make_parser(argv=())->Parser:
     "The parser for this command line."
     from dogdepth import __version__
-    p = Parser('dogdepth', description='From one photograph to a room in metres.', epilog='exit codes: 0 it worked, 2 bad usage or input, 1 it failed, 130 stopped with Ctrl-C.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where an error came from.')
+    p = Parser('dogdepth', description='From one photograph to a room in metres.', epilog='exit codes: 0 it worked, 2 bad usage or input, 1 it failed, 130 stopped with Ctrl-C, 143 asked to stop.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where an error came from.')
     p.add_argument('--version', action='version', version=f'dogdepth {__version__}')
     _add_verbs(p, VERBS, list(argv)); p.who = verb_of(argv)
     return p

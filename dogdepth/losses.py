@@ -14,8 +14,11 @@ from .depth import valid_mask
 
 # %% ../nbs/07_losses.ipynb #c013
 def _check(pred, target, mask):
-    "Shapes agree; the mask defaults to every reading of the target."
-    if pred.ndim!=4 or pred.shape!=target.shape: raise ValueError(f"pred and target should both be (B,1,H,W), got {tuple(pred.shape)} and {tuple(target.shape)}")
+    "Float tensors of one shape and dtype; the mask defaults to every reading of the target."
+    for what,x in dict(pred=pred, target=target, mask=mask).items():
+        if not isinstance(x, Tensor) and (what!='mask' or x is not None): raise ValueError(f"{what} should be a torch tensor (B,1,H,W), got {type(x).__name__}: torch.from_numpy(x)[None,None] makes one of a map (H,W)")
+    if pred.ndim!=4 or pred.shape[1]!=1 or pred.shape!=target.shape: raise ValueError(f"pred and target should both be (B,1,H,W), got {tuple(pred.shape)} and {tuple(target.shape)}")
+    if not pred.is_floating_point() or pred.dtype!=target.dtype: raise ValueError(f"pred and target should be floats of one dtype, got {pred.dtype} and {target.dtype}: call .float() on both")
     if mask is None: mask = valid_mask(target, (0,float('inf')))
     if mask.shape!=target.shape or mask.dtype!=torch.bool: raise ValueError(f"mask should be bool, shaped like target {tuple(target.shape)}, got {tuple(mask.shape)} {mask.dtype}")
     return mask
@@ -107,12 +110,17 @@ class DepthLoss(nn.Module):
         super().__init__()
         self.w = dict(depth=1., grad_global=1., grad_grid=grid_weight, ssim=1.)
         if bad := set(terms)-set(self.w): raise ValueError(f"terms should be among {tuple(self.w)}, got {sorted(bad)}")
-        self.grid,self.data_range,self.published,self.terms = grid,data_range,published,tuple(terms)
+        if not terms: raise ValueError(f"terms should be at least one of {tuple(self.w)}, got none")
+        if grid<1 or grid%1: raise ValueError(f"grid should be a whole number of cells a side, 1 or more, got {grid}")
+        if not 0<data_range<float('inf'): raise ValueError(f"data_range should be the span of depths in metres, above 0, got {data_range}")
+        self.grid,self.data_range,self.published,self.terms = int(grid),data_range,published,tuple(terms)
     def forward(self,
         pred:Tensor, target:Tensor, # (B,1,H,W) metres (published: levels)
         mask:Tensor|None=None,      # bool, where the target counts; None: wherever it is above 0 (published: everywhere, always)
     ):                              # the total, and a dict of the four terms (unweighted, detached)
         mask = _check(pred, target, mask)
+        need = self.grid*(1+self.published) # the program's cells are all of one size, and one pixel has no slope
+        if min(pred.shape[-2:])<need: raise ValueError(f"a grid of {self.grid}x{self.grid} cells needs maps of at least {need}x{need} pixels, got {tuple(pred.shape[-2:])}: take larger maps or a smaller grid")
         if self.published: d = _published_terms(pred, target, self.grid)
         else:
             a = (pred, target, mask)

@@ -18,6 +18,7 @@ from .depth import valid_mask, DEPTH_CAP
 # %% ../nbs/08_metrics.ipynb #c012
 def _np(x)->np.ndarray:
     "numpy as it is; a torch tensor, from any device, as numpy."
+    if hasattr(x, 'depth_m'): raise ValueError(f"expected depth (H,W) in metres, got a {type(x).__name__}: pass .depth_m")
     if not hasattr(x, 'detach'): return np.asarray(x)
     x = x.detach().cpu()
     return (x if x.dtype.itemsize>2 or not x.is_floating_point() else x.float()).numpy() # numpy knows no bfloat16
@@ -100,7 +101,9 @@ def check_protocol(crop='auto', cap=DEPTH_CAP, average='image', align=None):
     "Refuse a protocol that does not exist, before any work."
     for what,x,ok in (('crop',crop,('auto','eigen',None)), ('average',average,('image','pixel')), ('align',align,(None,'median','affine'))):
         if x not in ok: raise ValueError(f"{what} should be one of {ok}, got {x!r}")
-    if len(cap)!=2 or not 0<cap[0]<cap[1]: raise ValueError(f"cap should be (low, high] metres with 0 < low < high, got {cap}")
+    try: low,high = cap; ok = 0<low<high
+    except (TypeError, ValueError): ok = False # no pair of numbers
+    if not ok: raise ValueError(f"cap should be (low, high] metres with 0 < low < high, such as (0.001, 10), got {cap!r}")
 
 def crop_mask(
     shape,       # (..., H, W)

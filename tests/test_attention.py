@@ -206,6 +206,17 @@ def test_the_answer_stays_between_7_mm_and_150_m(arch):
         assert net(torch.rand(1, 6, 32, 32)).flatten()[0].item() == pytest.approx(want)
 
 
+@pytest.mark.parametrize("bad, match", [
+    (dict(width=0), "width should be a whole number, 1 or more, got 0"), (dict(width=-8), "got -8"), (dict(width=2.5), "got 2.5"),
+    (dict(height=31), "height should be a whole number, 32 or more, got 31"), (dict(height=0), "height.*got 0"), (dict(width_px=-320), "width_px should be .*got -320"), (dict(height=240.5), "height.*got 240.5"),
+], ids=str)
+def test_sizes_that_cannot_be(bad, match):
+    for arch in ARCHS:
+        with pytest.raises(ValueError, match=match):
+            DepthUNet(arch, **bad)
+    DepthUNet(width=4, height=32, width_px=32)
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_parameter_learns(arch):
     torch.manual_seed(0)
@@ -246,10 +257,15 @@ def test_errors():
         DepthUNet("report", pretrained=True)
     net = tiny()
     for shape in ((1, 3, 64, 64), (6, 64, 64)):
-        with pytest.raises(ValueError, match=r"takes \(B,6,H,W\) in \[0,1\], got .*stack_dog"):
+        with pytest.raises(ValueError, match=r"takes \(B,6,H,W\) floats in \[0,1\], got \(.*torch.float32: `network_input\(photo\)\[None\]` makes them"):
             net(torch.rand(*shape))
-    with pytest.raises(ValueError, match=r"takes \(B,3,H,W\)"):
+    with pytest.raises(ValueError, match=r"takes \(B,3,H,W\) floats in \[0,1\], got .*: `network_input\(photo, dog=False\)\[None\]` makes them"):
         tiny(dog=False)(torch.rand(1, 6, 64, 64))
+    for arch in ARCHS:
+        with pytest.raises(ValueError, match=r"floats in \[0,1\].*got \(1, 6, 64, 64\) torch.uint8"):
+            tiny(arch)(torch.zeros(1, 6, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"floats in \[0,1\].*got ndarray"):
+        net(np.zeros((1, 6, 64, 64), np.float32))
     with pytest.raises(ValueError, match="needs at least 16x16 pixels, got"):
         net(torch.rand(1, 6, 15, 64))
 

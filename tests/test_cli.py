@@ -108,7 +108,7 @@ def test_the_example_of_each_verb_is_accepted():
 def test_help_names_each_verb_and_the_exit_codes(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n    {v} " in out for v in VERBS) and "exit codes" in out
+    assert all(f"\n    {v} " in out for v in VERBS) and re.search("exit codes: .*130 stopped with Ctrl-C, 143 asked to stop", out)
 
 
 def test_help_loads_nothing_heavy():
@@ -445,6 +445,7 @@ def test_missing_folder(words, tmp_path, refused):
 
 @pytest.mark.parametrize("words, match", [
     (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640"),
+    (["--split", "all", "--cap", "100", "200"], r"no pixel of the truth lies between 100 and 200 m.*--cap"), (["--split", "all", "--cap", "0.001", "0.002", "--interval", "--shape"], "between 0.001 and 0.002 m"),
     (["--protocols", "--flip"], "leave --flip, --crop"), (["--protocols", "--cap", "1", "5"], "leave --flip"), (["--average", "pixel", "--protocols"], "leave --flip")])
 def test_bad_flags_of_evaluate(words, match, rooms, weights, refused):
     refused("evaluate", rooms, "--weights", weights, *words, match=match)
@@ -493,6 +494,8 @@ def test_rooms_never_mixes_with_what_is_there(tmp_path, refused):
 def test_pack_wants_h5(rooms, tmp_path, refused):
     refused("data", "pack", rooms, tmp_path / "o.zip", match=r"\.h5")
     refused("data", "pack", rooms, tmp_path / "no/o.h5", match="no such folder")
+    for size in (("0", "0"), ("24", "0"), ("-24", "32")):
+        refused("data", "pack", rooms, tmp_path / "o.h5", "--size", *size, match=rf"size should be \(H,W\) in pixels, 1 or more each, got \({size[0]}, {size[1]}\)")
 
 
 def test_get_hands_over_the_folder(tmp_path, monkeypatch, capsys):

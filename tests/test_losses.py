@@ -305,6 +305,42 @@ def test_errors():
         DepthLoss()(p[..., :4, :], t[..., :4, :])
 
 
+@pytest.mark.parametrize("loss", [DepthLoss(), DepthLoss(published=True), LogDepthLoss(), silog, grad_matching], ids=["depth", "published", "log", "silog", "grad_matching"])
+def test_inputs_are_float_maps_of_one_dtype(loss):
+    p, t, m = maps()
+    with pytest.raises(ValueError, match=r"pred should be a torch tensor \(B,1,H,W\), got ndarray: .*torch.from_numpy"):
+        loss(p.detach().numpy(), t.numpy())
+    with pytest.raises(ValueError, match=r"target should be a torch tensor .*got ndarray"):
+        loss(p, t.numpy())
+    with pytest.raises(ValueError, match=r"mask should be a torch tensor .*got ndarray"):
+        loss(p, t, m.numpy())
+    rgb = [x.expand(-1, 3, -1, -1) for x in (p, t, m)]
+    with pytest.raises(ValueError, match=r"both be \(B,1,H,W\), got \(2, 3, 13, 17\) and \(2, 3, 13, 17\)"):
+        loss(*rgb)
+    for a, b in ((p.byte(), t.byte()), (p.float(), t.double()), (p.half(), t.float()), (p, t.long())):
+        with pytest.raises(ValueError, match=rf"floats of one dtype, got {a.dtype} and {b.dtype}: .*\.float\(\)"):
+            loss(a, b)
+
+
+@pytest.mark.parametrize("bad, match", [
+    (dict(grid=0), "grid should be a whole number of cells a side, 1 or more, got 0"), (dict(grid=-2), "1 or more, got -2"), (dict(grid=2.5), "whole number.*got 2.5"),
+    (dict(data_range=0.0), "data_range should be .*above 0, got 0.0"), (dict(data_range=-10.0), "above 0, got -10.0"), (dict(data_range=float("nan")), "above 0, got nan"), (dict(data_range=float("inf")), "got inf"),
+    (dict(terms=()), "terms should be .*at least one.*got none"),
+], ids=str)
+def test_settings_that_cannot_be(bad, match):
+    with pytest.raises(ValueError, match=match):
+        DepthLoss(**bad)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_picture_smaller_than_the_grid(published):
+    p, t, _ = maps()
+    n = 6 if published else 13  # its cells are cut from whole pixels, and a cell of one pixel has no slope
+    assert DepthLoss(grid=n, published=published)(p, t)[0].isfinite()
+    with pytest.raises(ValueError, match=r"grid of (14x14|7x7) cells needs maps of at least 14x14 pixels, got \(13, 17\): .*smaller grid"):
+        DepthLoss(grid=n + 1, published=published)(p, t)
+
+
 def test_on_a_real_room(data):
     "Five ways to be wrong on a real depth map: each one costs, and the exchanged one costs SSIM the most."
     from dogdepth.nyu import NYUDepth

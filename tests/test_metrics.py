@@ -229,6 +229,10 @@ T = np.ones((4, 5), np.float32)
     ((T, T), dict(align="scale"), r"align should be one of \(None, 'median', 'affine'\), got 'scale'"),
     ((T, T), dict(cap=(0, 10)), r"cap should be .*got \(0, 10\)"),
     ((T, T), dict(cap=(5, 1)), r"cap should be"),
+    ((T, T), dict(cap=10), r"cap should be \(low, high\] metres with 0 < low < high, such as \(0.001, 10\), got 10$"),
+    ((T, T), dict(cap=(1, 5, 10)), r"cap should be .*got \(1, 5, 10\)"),
+    ((T, T), dict(cap=None), r"cap should be .*got None"),
+    ((T, T), dict(cap="10"), r"cap should be .*got '10'"),
     ((T, T[:3]), {}, r"one shape, got \(1, 4, 5\) and \(1, 3, 5\)"),
     ((T[None, None], T), dict(), None),
     ((T[None], T[None]), {}, r"pred should be one map \(H,W\) or a batch \(B,1,H,W\), got \(1, 4, 5\)"),
@@ -243,6 +247,16 @@ def test_errors(args, kw, match):
         return
     with pytest.raises(ValueError, match=match):
         depth_metrics(*args, **kw)
+
+
+def test_a_prediction_is_asked_for_its_depth():
+    from dogdepth.depth import Camera
+    from dogdepth.predict import Prediction
+    r = Prediction(T, Camera.from_fov(60, 4, 5), np.zeros((4, 5, 3), np.uint8))
+    for call in (lambda: depth_metrics(r, T), lambda: depth_metrics(T, r), lambda: METRICS["rmse"](r, T)):
+        with pytest.raises(ValueError, match=r"\(H,W\).* got a Prediction: pass \.depth_m"):
+            call()
+    assert depth_metrics(r.depth_m, T)["n"] == 20
 
 
 # --- the pieces that `evaluate` is made of

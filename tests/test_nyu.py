@@ -422,6 +422,10 @@ def test_pack_is_all_or_nothing(root, tmp_path):
     assert path.read_text() == "the old one" and [p.name for p in tmp_path.glob("*.part")] + [p.name for p in tmp_path.glob(".*")] == []
     with pytest.raises(ValueError, match="nothing to pack"):
         pack([], path)
+    for size in ((0, 0), (24, -32), (24,), 24, (24.5, 32)):
+        with pytest.raises(ValueError, match=r"size should be \(H,W\) in pixels, 1 or more each, got"):
+            pack([room(0)], path, size, progress=False)
+    assert path.read_text() == "the old one"
 
 
 def test_packed_errors(tmp_path):
@@ -722,6 +726,13 @@ def test_folder_with_subfolders_and_lists(tmp_path):
 def test_folder_errors(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder.*expected one that holds"):
         FolderDepth(tmp_path / "nope")
+    with pytest.raises(ValueError, match="encoding should be 'auto' or one of .*'mm16'.*got 'mm'"):
+        FolderDepth(folder, encoding="mm")
+    with pytest.raises(ValueError, match="give scale or encoding, not both"):
+        FolderDepth(folder, encoding="mm16", scale=0.001)
+    for scale in (0, -0.001, float("nan"), float("inf"), "0.001"):
+        with pytest.raises(ValueError, match=f"scale should be metres per unit, above 0.*got {scale!r}"):
+            FolderDepth(folder, scale=scale)
     (folder / "10.png").unlink()
     with pytest.raises(ValueError, match=r"2 photos and 1 depth maps.*10\.jpg"):
         FolderDepth(folder)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dogdepth.unet import ACTS, Ledger, UNet, conv_block, decode, least_ms, machine_rates, network_cost, resize_like
@@ -32,6 +33,47 @@ def test_depth_sets_the_levels(depth):
     assert [tuple(s.shape[1:]) for s in skips] == [(2 * 2**i, (2 * m + 1) >> i, (3 * m + 1) >> i) for i in range(depth)]
     with pytest.raises(ValueError, match=rf"depth {depth} needs at least {m}x{m} pixels, got \({m - 1}, 99\).*smaller depth"):
         net(torch.rand(1, 3, m - 1, 99))
+
+
+@pytest.mark.parametrize("bad, match", [
+    (dict(depth=0), "depth should be a whole number, 1 or more, got 0"), (dict(width=0), "width should be .*got 0"), (dict(width=-4), "got -4"), (dict(ni=0), "ni should be"), (dict(ni=-1), "got -1"),
+    (dict(no=0), "no should be"), (dict(depth=2.5), "depth should be a whole number.*got 2.5"), (dict(width="8"), "width should be .*got '8'"),
+    (dict(act="swish"), r"act should be one of \('selu', 'relu', 'gelu'\), or a class such as nn.SELU, got 'swish'"),
+], ids=str)
+def test_networks_that_cannot_be(bad, match):
+    with pytest.raises(ValueError, match=match):
+        UNet(**bad)
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_activation_by_name_or_by_class(name):
+    torch.manual_seed(0)
+    a = UNet(3, width=2, depth=1, act=name)
+    torch.manual_seed(0)
+    b = UNet(3, width=2, depth=1, act=ACTS[name])
+    assert isinstance(a.enc1[2], ACTS[name]) and torch.equal(a(torch.ones(1, 3, 8, 8)), b(torch.ones(1, 3, 8, 8)))
+
+
+@pytest.mark.parametrize("x, got", [
+    (torch.rand(1, 6, 32, 32), r"\(1, 6, 32, 32\) torch.float32"), (torch.rand(3, 32, 32), r"\(3, 32, 32\) torch.float32"), (torch.rand(1, 32, 32, 3), r"\(1, 32, 32, 3\)"),
+    (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"\(1, 3, 32, 32\) torch.uint8"), (torch.zeros(1, 3, 32, 32).numpy(), "ndarray"),
+], ids=["channels", "no batch", "channels last", "bytes", "numpy"])
+def test_input_is_a_batch_of_floats(x, got):
+    net = UNet(3, width=2)
+    for call in (net, net.features):
+        with pytest.raises(ValueError, match=rf"takes \(B,3,H,W\) floats, got {got}.*x\[None\]"):
+            call(x)
+
+
+def test_checks_are_invisible_to_exporting_compiling_faking_and_hooks():
+    net, x = UNet(3, width=2, depth=2).eval(), torch.rand(2, 3, 16, 24)
+    want, seen = net(x), []
+    assert torch.allclose(torch.export.export(net, (x,)).module()(x), want, atol=1e-6)
+    assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(x), want, atol=1e-6)
+    with FakeTensorMode():
+        assert UNet(3, width=2, depth=2)(torch.rand(2, 3, 16, 24)).shape == want.shape
+    net.register_forward_pre_hook(lambda m, a: seen.append(a[0].shape))
+    assert torch.equal(net(x), want) and seen == [x.shape]
 
 
 def test_features_climb_or_stay():
