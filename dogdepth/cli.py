@@ -118,7 +118,7 @@ def predict_flags(p):
     model_flags(p)
 
 def model_flags(p):
-    p.add_argument('--weights', default='default', metavar='W', help="a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
+    p.add_argument('--weights', default='default', metavar='W', help="'twin' (saw no NYU validation room), a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
     p.add_argument('--device', metavar='D', help='cuda, mps or cpu (default: the first of these that is there)')
 
 # %% ../nbs/16_cli.ipynb #c026
@@ -213,10 +213,12 @@ def do_evaluate(a):
     from dogdepth.evaluate import evaluate_protocols, shape_scores
     from dogdepth.predict import Predictor
     each = partial(shape_scores, crop=first.get('crop','auto')) if a.shape else None
-    rs = evaluate_protocols(Predictor(a.weights, a.device), ds, hows, sys.stderr.isatty(), each)
+    model = Predictor(a.weights, a.device)
+    rs = evaluate_protocols(model, ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))
     if not any(e.summary['n'] for e in rs.values()): raise ValueError("no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(*r.protocol['cap']))
     print(r); _further(a, rs)
+    if a.weights=='default' and r.protocol['data'] in ('NYUDepth','NYULabeled') and r.protocol['split'] in ('train','val'): print("note: the default weights learned from these frames; `--weights twin` is the same recipe without those of --split val", file=sys.stderr)
     if a.json: r.write(a.json)
 
 # %% ../nbs/16_cli.ipynb #c034
@@ -392,7 +394,7 @@ def demo_items()->list:
     try:
         with contextlib.redirect_stdout(io.StringIO()): frames = sample_frames(2)
     except (FileNotFoundError, ValueError) as e: print(f"no NYU frames: {_reason(e)}"); return items
-    return items + [f|dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip(), about=f"NYU Depth V2, {f['name']}: a room kept for validation. Its depth was measured by a Kinect; the data set's authors filled the holes.") for f in frames]
+    return items + [f|dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip(), about=f"NYU Depth V2, {f['name']}: a room the default weights learned from (their twin did not). Its depth was measured by a Kinect; the data set's authors filled the holes.") for f in frames]
 
 # %% ../nbs/16_cli.ipynb #c058
 def errors(pred, truth)->dict: # pred, truth: (H,W) metres

@@ -19,7 +19,7 @@ from .metrics import (ause, average_metrics, boundary_f1, calibrate, check_proto
     coverage, crop_mask, depth_clouds, floor_plane, fscore, image_metrics, metric_table, nll)
 from .predict import Prediction, as_rgb, default_camera
 
-# %% ../nbs/13_evaluate.ipynb #c008
+# %% ../nbs/13_evaluate.ipynb #c009
 @dataclass(eq=False)
 class Evaluation:
     "What came out, image by image and in sum, and how it was measured."
@@ -44,7 +44,7 @@ class Evaluation:
         cap,size = f"{p['cap'][0]:g} to {p['cap'][1]:g} m", 'x'.join(map(str, p['input_size'])) if p['input_size'] else 'none'
         return metric_table({str(p['weights']):self.summary}) + f"\n\n{p['frames']} frames of {p['data']}, split {p['split']}; crop {p['crop']}, cap {cap}, averaged by {p['average']}, align {p['align']}, flip {p['flip']}, network input {size}"
 
-# %% ../nbs/13_evaluate.ipynb #c009
+# %% ../nbs/13_evaluate.ipynb #c010
 def _used_crop(crop, sizes):
     "What `crop='auto'` came to: 'eigen', None, or 'auto' where the frames differ."
     return crop if crop!='auto' else 'eigen' if sizes=={(480,640)} else None if (480,640) not in sizes else 'auto'
@@ -61,7 +61,7 @@ def _predict(predictor, item, flip):
     if p.depth_m.shape!=item['depth'].shape: raise ValueError(f"{item['name']}: the prediction is {p.depth_m.shape[0]}x{p.depth_m.shape[1]}, the truth {item['depth'].shape[0]}x{item['depth'].shape[1]}: both should have the photo's size")
     return p
 
-# %% ../nbs/13_evaluate.ipynb #c011
+# %% ../nbs/13_evaluate.ipynb #c012
 USUAL = dict(crop='auto', cap=DEPTH_CAP, average='image', align=None, flip=False) # the protocol where nothing else is said
 PROTOCOLS = {'as usual':{}, 'averaged over pixels':dict(average='pixel'), 'whole frame, rim included':dict(crop=None), 'truth up to 5 m':dict(cap=(1e-3,5.)),
              'with the mirrored photo':dict(flip=True), 'one factor fitted':dict(align='median'), 'factor and shift fitted':dict(align='affine'),
@@ -90,7 +90,7 @@ def evaluate_protocols(
         if each is not None: first.update(each(item, seen[flips[0]], first) or {})
     return {k:Evaluation(rows[k], average_metrics(rows[k], h['average']), _protocol(predictor, dataset, **h|dict(crop=_used_crop(h['crop'],sizes), cap=list(h['cap'])))) for k,h in hows.items()}
 
-# %% ../nbs/13_evaluate.ipynb #c012
+# %% ../nbs/13_evaluate.ipynb #c013
 def evaluate(
     predictor,       # a Predictor, or anything with predict(img, camera) -> .depth_m
     dataset,         # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
@@ -105,7 +105,7 @@ def evaluate(
     "Predict every frame at its own size and score it there, one protocol for all."
     return evaluate_protocols(predictor, dataset, {'':dict(crop=crop, cap=cap, average=average, align=align, flip=flip)}, progress, each)['']
 
-# %% ../nbs/13_evaluate.ipynb #c017
+# %% ../nbs/13_evaluate.ipynb #c018
 @dataclass(eq=False)
 class ByDistance:
     "Errors collected by how far the truth is: pass it to `evaluate(..., each=...)`."
@@ -125,7 +125,7 @@ class ByDistance:
         return [dict(near_m=a, far_m=b, share=n/total, mae_m=e/n, abs_rel=r/n, log_bias=g/n)
                 for a,b,(n,e,r,g) in zip(self.edges, self.edges[1:], self.sums.tolist()) if n]
 
-# %% ../nbs/13_evaluate.ipynb #c024
+# %% ../nbs/13_evaluate.ipynb #c025
 class FixedDepth:
     "A predictor that has eyes for nothing: the same depth map for every photo. The bar that a network has to clear."
     def __init__(self, depth:np.ndarray, weights:str='fixed depth'): self.depth,self.weights = np.asarray(depth, np.float32),weights # (H,W) metres, any size
@@ -141,7 +141,7 @@ class FloorPlane:
         img = as_rgb(img); camera = camera or default_camera(*img.shape[:2])
         return Prediction(floor_plane(camera, **self.how), camera, img)
 
-# %% ../nbs/13_evaluate.ipynb #c032
+# %% ../nbs/13_evaluate.ipynb #c033
 def _groups(ev, by):
     "The images' indices, room by room; an image without a scene is a room of its own."
     groups = {}
@@ -166,7 +166,7 @@ def bootstrap_interval(
     means = mean(ev)-(mean(other) if other else 0)
     return tuple(float(v) for v in np.nanpercentile(means, (50*(1-level), 50*(1+level))))
 
-# %% ../nbs/13_evaluate.ipynb #c037
+# %% ../nbs/13_evaluate.ipynb #c038
 def t_interval(
     values,            # one number per run
     level:float=.95,
@@ -189,7 +189,7 @@ def seeds_table(
     cell = lambda es,k: '{:.3f} ± {:.3f}'.format(*t_interval([e.summary[k] for e in es], level))
     return metric_table({f'{name}, {len(es)} seeds':{k:cell(es, k) for k in keys} for name,es in runs.items()}, keys)
 
-# %% ../nbs/13_evaluate.ipynb #c048
+# %% ../nbs/13_evaluate.ipynb #c049
 def kind_of(scene)->str: # 'living_room_0062a' -> 'living_room'
     "The kind of room a scene's name tells; 'unknown' without a name."
     return re.sub(r'_\d+[a-z]?$', '', scene) if scene else 'unknown'
@@ -204,7 +204,7 @@ def by_kind(
     rows = {k:dict(frames=len(v), rooms=len({place(r['scene']) for r in v if r['scene']})) | average_metrics(v, ev.protocol['average']) for k,v in kinds.items()}
     return dict(sorted(rows.items(), key=lambda kv: kv[1][key]*(-1 if key.startswith('delta') else 1)))
 
-# %% ../nbs/13_evaluate.ipynb #c051
+# %% ../nbs/13_evaluate.ipynb #c052
 def shape_scores(
     item, prediction, row=None, # as `evaluate(..., each=...)` calls it
     taus=(.05,.1,.2),           # metres
@@ -221,7 +221,7 @@ def mean_of(ev, keys)->dict:
     "Means over the images of further columns; an image without a value has no vote."
     return {k:float(np.nanmean([r[k] for r in ev.images])) for k in keys}
 
-# %% ../nbs/13_evaluate.ipynb #c057
+# %% ../nbs/13_evaluate.ipynb #c058
 @dataclass(eq=False)
 class StdSample:
     "A seeded sample of pixels with their claimed spread: pass it to `evaluate(..., each=...)`."
@@ -245,7 +245,7 @@ class StdSample:
         if len(names)<2: raise ValueError(f"two halves need at least two rooms, got {len(names)}")
         return tuple(np.concatenate([p for p,r in zip(self.parts, self.rooms) if side[r]==s], 1) for s in (0,1))
 
-# %% ../nbs/13_evaluate.ipynb #c059
+# %% ../nbs/13_evaluate.ipynb #c060
 def std_report(
     sample,          # StdSample
     level:float=.9, law='laplace',
@@ -259,7 +259,7 @@ def std_report(
     both = [{k:judge(y, s)|dict(factor=f) for k,(f,s) in claims(x, y).items()} for x,y in ((a,b),(b,a))]
     return {k:{m:(x[m]+y[m])/2 for m in ('coverage','nll','ause')} | {'halves':(y['coverage'],x['coverage']), 'factor':(y['factor'],x['factor'])} for (k,x),y in zip(both[0].items(), both[1].values())}
 
-# %% ../nbs/13_evaluate.ipynb #c068
+# %% ../nbs/13_evaluate.ipynb #c069
 def fov_scale(
     predictor,
     fovs=(45,54,63,72,81,90),     # degrees across the picture

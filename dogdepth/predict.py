@@ -230,10 +230,11 @@ def _size(size)->tuple:
     if not ok: raise ValueError(f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance (240,320); got {size!r}")
     return tuple(int(s) for s in size)
 
+# %% ../nbs/12_predict.ipynb #c038
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
     def __init__(self,
-        weights='default', # 'default' (bundled), a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet
+        weights='default', # 'default' or 'twin' (both bundled; the twin did not see NYU's validation rooms), a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet
         device=None,       # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
         size=None,         # (H,W) the network looks at; None: what it was trained at
         bf16=False):       # sums in bfloat16: sooner where the processor can, two digits instead of seven
@@ -263,7 +264,7 @@ class Predictor:
         "Depth in metres at the photo's own size; without a camera, `default_camera` is assumed."
         return self.predict_batch([img], [camera], flip)[0]
 
-# %% ../nbs/12_predict.ipynb #c039
+# %% ../nbs/12_predict.ipynb #c040
 def stream(self,
     source,        # a folder of photos, a video file, a list of files, or anything that yields photos
     camera=None,   # Camera or None, for all
@@ -291,7 +292,7 @@ def _as_pipeline(self,
 
 Predictor.stream,Predictor.__call__ = stream,_as_pipeline
 
-# %% ../nbs/12_predict.ipynb #c074
+# %% ../nbs/12_predict.ipynb #c075
 def _half_weights(model):
     "Store every float32 weight of an ONNX graph as float16, with a cast in front of its use: half the file, sums in float32."
     from onnx import helper, numpy_helper, TensorProto
@@ -303,7 +304,7 @@ def _half_weights(model):
         casts.append(helper.make_node('Cast', [name+'_half'], [name], to=TensorProto.FLOAT))
     for c in reversed(casts): g.node.insert(0, c)
 
-# %% ../nbs/12_predict.ipynb #c076
+# %% ../nbs/12_predict.ipynb #c077
 def _split_joins(model):
     "Each convolution of maps that were joined, as the sum of one convolution for each map: the same numbers in an order that suits ONNX Runtime."
     from onnx import helper, numpy_helper
@@ -324,7 +325,7 @@ def _split_joins(model):
         g.initializer.remove(weights[n.input[1]]); gone.add(join.output[0])
     del g.node[:]; g.node.extend(n for n in nodes if n.output[0] not in gone)
 
-# %% ../nbs/12_predict.ipynb #c078
+# %% ../nbs/12_predict.ipynb #c079
 CALIBRATION_ROOMS = range(6) # rendered rooms that show the ranges of the activations; no photo is needed
 
 def _eight_bits(model, floats, config, h, w): # -> the model, weights and activations in 8 bits but for the nodes named in `floats`
@@ -343,7 +344,7 @@ def _eight_bits(model, floats, config, h, w): # -> the model, weights and activa
         finally: log.setLevel(was)
         return onnx.load(f'{tmp}/int8.onnx')
 
-# %% ../nbs/12_predict.ipynb #c079
+# %% ../nbs/12_predict.ipynb #c080
 def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
     "The folded network as a graph of sums, for one picture of h x w."
     import logging, warnings, torch
@@ -357,7 +358,7 @@ def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
     for n in nodes: del n.metadata_props[:]; n.doc_string = '' # which line of Python each came from: a tenth of a megabyte
     return model, [n.name for n in nodes[last+1:]]
 
-# %% ../nbs/12_predict.ipynb #c080
+# %% ../nbs/12_predict.ipynb #c081
 def export_onnx(
     path,              # .onnx file to write
     weights='default', # as for `Predictor`
@@ -382,7 +383,7 @@ def export_onnx(
     atomic_write(path, model.SerializeToString())
     return Path(path)
 
-# %% ../nbs/12_predict.ipynb #c091
+# %% ../nbs/12_predict.ipynb #c092
 def _untrained(name, size, **kw): # -> a function of a photo
     "A depth network of the package transformers with random weights, at `size`: a peer for speed and memory."
     import torch, transformers
@@ -407,7 +408,7 @@ def _eight(d):
     ask = Predictor().predict_batch
     return lambda img: ask([img]*8)
 
-# %% ../nbs/12_predict.ipynb #c092
+# %% ../nbs/12_predict.ipynb #c093
 ENGINES = { # name -> from the folder of exported files to a function of a photo
     'light, torch':lambda d: Predictor().predict, 'light, torch, bf16':lambda d: Predictor(bf16=True).predict,
     'light, ONNX Runtime':lambda d: Predictor(d/'full.onnx').predict, 'light, ONNX Runtime, 8 bits':lambda d: Predictor(d/'int8.onnx').predict,
@@ -429,7 +430,7 @@ def _engine(name, folder, turn=1.):
         while not ms or time.perf_counter()<end: t = time.perf_counter(); ask(img); ms.append(1e3*(time.perf_counter()-t))
         print(json.dumps([ms, _peak_mb()]), flush=True)
 
-# %% ../nbs/12_predict.ipynb #c093
+# %% ../nbs/12_predict.ipynb #c094
 def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
     "A process for each name, asked in turn, `n` times around after a round that does not count."
     procs,seen = {},{k:([],0.) for k in names}
@@ -446,7 +447,7 @@ def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
         for p in procs.values(): p.kill(); p.wait(); p.stdin.close(); p.stdout.close()
     return seen
 
-# %% ../nbs/12_predict.ipynb #c094
+# %% ../nbs/12_predict.ipynb #c095
 def bench_model(
     n=9,        # rounds; every contender has a turn in each
     out=None,   # a folder for the CSV, usually results/
@@ -470,7 +471,7 @@ def bench_model(
     if out is not None: write_results(rows, out)
     return rows
 
-# %% ../nbs/12_predict.ipynb #c095
+# %% ../nbs/12_predict.ipynb #c096
 def format_model_rows(rows)->str: # markdown
     "The rows as a table under a line that names the machine; the last column but one compares with the report's network in the same run."
     e = rows[0]; slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))

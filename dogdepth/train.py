@@ -122,7 +122,7 @@ def check_settings(cfg:TrainConfig):
         whole = isinstance(v, (int,np.integer)) and not isinstance(v, bool)
         if k in WHOLE and not (whole and v>=WHOLE[k]): raise ValueError(f"{k} should be a whole number, {WHOLE[k]} or more, got {v!r}")
         if k in RANGES and not ((whole or isinstance(v, (float,np.floating))) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
-        if isinstance(TrainConfig.__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
+        if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
     if cfg.split_by not in ('scene','frame','none'): raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
 
 # %% ../nbs/09_train.ipynb #c027

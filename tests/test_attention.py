@@ -467,6 +467,12 @@ def test_the_default_weights_load_and_see():
     assert all(v.isfinite().all() for v in net.state_dict().values())
 
 
+def test_the_twin_is_another_network_of_the_same_kind():
+    a, b = DepthUNet.from_pretrained(), DepthUNet.from_pretrained("twin")
+    assert a.config == b.config and not torch.equal(next(a.parameters()), next(b.parameters()))
+    assert [n.extra["train"][-1]["split_by"] for n in (a, b)] == ["none", "scene"] and a.extra["spread_scale"] == b.extra["spread_scale"]
+
+
 def test_a_published_checkpoint_is_used_at_the_size_its_program_used(tmp_path):
     path = tmp_path / "theirs.pth"
     torch.save({k.removeprefix("unet."): v for k, v in DepthUNet("published").state_dict().items()}, path)

@@ -398,6 +398,12 @@ def test_evaluate_takes_test_where_there_is_one_else_val(rooms, weights, tmp_pat
     assert "1 frames of NYUDepth, split test" in capsys.readouterr().out
 
 
+def test_evaluate_says_when_the_weights_know_the_frames(rooms, capsys):
+    for weights, told in (("default", True), ("twin", False)):
+        assert main(["evaluate", str(rooms), "--split", "val", "--weights", weights]) == 0
+        assert ("note: the default weights learned from these frames; `--weights twin`" in capsys.readouterr().err) is told
+
+
 def write_mat(path, n=3):
     "A file of the structure of nyu_depth_v2_labeled.mat."
     with h5py.File(path, "w") as f:

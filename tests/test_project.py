@@ -173,7 +173,8 @@ def test_wheel_holds_the_library_and_nothing_else(wheel):
     lib = {p.relative_to(ROOT).as_posix() for p in tree() if p.relative_to(ROOT).parts[0] == "dogdepth"}
     packed = {n for n in wheel["names"] if ".dist-info/" not in n}
     assert packed == lib, f"missing {sorted(lib - packed)}, too many {sorted(packed - lib)}"
-    need = ["py.typed", "cli.py", "weights/LICENSE.md", "weights/default/config.json", "weights/default/model.safetensors"]
+    need = ["py.typed", "cli.py", "weights/LICENSE.md", "weights/default/config.json", "weights/default/model.safetensors",
+            "weights/twin/config.json", "weights/twin/model.safetensors"]
     assert not [n for n in need if f"dogdepth/{n}" not in packed]
 
 

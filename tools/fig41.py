@@ -97,7 +97,7 @@ def main():
     p.add_argument("--size", type=int, nargs=2, default=(120, 160), metavar=("H", "W"))
     p.add_argument("--runs", type=Path, default=Path("runs/fig41"), help="where the checkpoints go")
     p.add_argument("--out", type=Path, default=RESULTS)
-    p.add_argument("--shipped", action="store_true", help="train nothing; ask the weights in the package again and keep the rest")
+    p.add_argument("--shipped", action="store_true", help="train nothing; ask the twin of the weights in the package again and keep the rest")
     a = p.parse_args()
     if a.epochs < 2 or a.images < 1:
         p.error("epochs should be at least 2, images at least 1")
@@ -115,7 +115,7 @@ def main():
             run = fit(cfg, train, None, resume=epoch > 1, progress=False, stop_after=epoch * (len(train) // cfg.bs))
             table.add(name, epoch, run.averaged() if epoch > 1 else run.model.eval(), valid, cfg)
     valid = valid or make_datasets(TrainConfig())[1]
-    model = DepthUNet.from_pretrained()
+    model = DepthUNet.from_pretrained("twin")
     table.add("shipped", "", model, valid, TrainConfig(height=model.config["height"], width_px=model.config["width_px"]))
     table.write(a.out)
 
