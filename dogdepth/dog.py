@@ -19,10 +19,11 @@ import cv2, numpy as np
 def focus_points(
     height,       # rows H; or an image, or its (H,W)
     width=None,   # columns W
-    *more,        # nothing: an image goes in whole, not as `*img.shape`
+    *more,        # `grid` by position, from 5 on; an image goes in whole, not as `*img.shape`
     grid:int=6,   # lines each way, the rim's included
 )->np.ndarray:    # ((grid-2)**2, 2) int, (x, y) row by row
     "The inner crossings of a `grid` x `grid` lattice over the frame: 16 of them (report §2.2)."
+    if len(more)==1 and more[0]>4: grid,more = more[0],() # no number of channels
     if more: raise ValueError(f"focus_points takes a height and a width, got {more} as well: pass the image itself instead of *img.shape, and the grid by name (grid=...)")
     size = (height,width) if width is not None else np.shape(height) if np.ndim(height)>1 else tuple(np.ravel(height))
     if len(size)==3 and size[2] in (1,3,4): size = size[:2]

@@ -86,6 +86,8 @@ def test_points_take_a_size_or_an_image():
 @pytest.mark.parametrize("grid", [3, 4, 6, 9])
 def test_grid(grid):
     assert len(focus_points(60, 80, grid=grid)) == (grid - 2) ** 2
+    if grid > 4:
+        assert (focus_points(60, 80, grid) == focus_points(60, 80, grid=grid)).all()
     assert focus_sigma(picture(60, 80), grid=grid)[2] > 0
 
 
