@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MOTORCYCLE', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'MM16_MAX_M', 'NYU_CAMERA', 'MOTORCYCLE_CAMERA',
-           'data_root', 'read_image', 'motorcycle', 'read_depth', 'valid_mask', 'show_depth', 'check_metres',
-           'write_depth', 'atomic_write', 'Intrinsics', 'Camera']
+           'data_root', 'read_image', 'motorcycle', 'check_units', 'read_depth', 'valid_mask', 'show_depth',
+           'check_metres', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera']
 
 # %% ../nbs/00_depth.ipynb #c002
 import os, warnings
 from dataclasses import dataclass, replace
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Self
 import cv2, numpy as np
@@ -94,16 +95,19 @@ def _stored(path):
     if v.dtype.kind not in 'uif': raise ValueError(f"{path} holds {v.dtype} values; depth is a number per pixel. Is it a mask?")
     return v
 
+def check_units(encoding, scale):
+    "Refuse what `read_depth` cannot read by; a folder asks when it is opened, not at its first frame."
+    if scale is not None and encoding!='auto': raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
+    if encoding not in ('auto',*ENCODINGS): raise ValueError(f"encoding should be 'auto' or one of {sorted(ENCODINGS)}, got {encoding!r}")
+    if scale is not None and not (isinstance(scale, Real) and 0<scale<np.inf): raise ValueError(f"scale should be metres per unit, above 0 (0.001 for millimetres), got {scale!r}")
+
 def read_depth(
     path,                   # PNG (8 or 16 bits), TIFF (float), or .npy
     encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 8 bits are nyu8, 16 bits mm16, floats metres
     scale:float|None=None,  # metres per unit, instead of an encoding
 )->np.ndarray:              # (H,W) float32 z-depth in metres; 0 = no reading
     "Read a depth file in metres (one data set, two units: report §2.1)."
-    if encoding!='auto' and encoding not in ENCODINGS: raise ValueError(f"encoding should be 'auto' or one of {sorted(ENCODINGS)}, got {encoding!r}")
-    if scale is not None and encoding!='auto': raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
-    if scale is not None and not 0<scale<np.inf: raise ValueError(f"scale is metres per unit and should be above 0 (0.001 for millimetres), got {scale}")
-    v = _stored(path)
+    check_units(encoding, scale); v = _stored(path)
     if encoding in ('nyu8','level8') and v.dtype!=np.uint8: raise ValueError(f"{path} holds {v.dtype} values, and {encoding!r} reads 8-bit levels: leave it 'auto', or name the unit ('mm16', 'tum16', 'm')")
     auto = 'nyu8' if v.dtype==np.uint8 else 'm' if v.dtype.kind=='f' else 'mm16'
     to_metres = ENCODINGS[auto if encoding=='auto' else encoding] if scale is None else lambda v: v*scale

@@ -12,11 +12,10 @@ __all__ = ['LISTS', 'SAMPLES', 'LABELED', 'SPLITS', 'DEFECTS', 'SAME_PICTURE', '
 import csv, errno, hashlib, os, re, shutil, sys, time
 from collections import Counter
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
-from .depth import Camera, ENCODINGS, NYU_CAMERA, NYU_MAX_M, atomic_write, data_root, read_depth, read_image, write_depth
+from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, read_depth, read_image, write_depth
 
 # %% ../nbs/02_nyu.ipynb #c014
 def nyu_levels(depth)->np.ndarray: # (H,W) metres -> (H,W) uint8, 0 = no reading
@@ -652,12 +651,6 @@ def _own_frame(root, rgb, depth):
     scene = '/'.join(p for p in rel.parent.parts if p.lower() not in _MARKS) or root.resolve().name
     return Frame(rgb, depth, scene, rel.with_suffix('').as_posix(), rel.as_posix())
 
-def _check_units(encoding, scale):
-    "What `read_depth` would say at the first frame, said when the folder is opened."
-    if scale is not None and encoding!='auto': raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
-    if encoding not in ('auto',*ENCODINGS): raise ValueError(f"encoding should be 'auto' or one of {sorted(ENCODINGS)}, got {encoding!r}")
-    if scale is not None and not (isinstance(scale, Real) and 0<scale<float('inf')): raise ValueError(f"scale should be metres per unit, above 0 (0.001 for millimetres), got {scale!r}")
-
 def _same_shape(a, b, what):
     if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
 
@@ -673,7 +666,7 @@ class FolderDepth:
         camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: NYU's field of view
         self.root = Path(root)
         if not self.root.is_dir(): raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
-        _check_units(encoding, scale); self.encoding,self.scale,self.camera = encoding,scale,camera
+        check_units(encoding, scale); self.encoding,self.scale,self.camera = encoding,scale,camera
         photos,maps = _find(self.root,rgb,'rgb'),_find(self.root,depth,'depth')
         given = not isinstance(rgb,str) and not isinstance(depth,str)
         if both:=set(photos)&set(maps): raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")

@@ -71,6 +71,8 @@ def _exif(path)->dict:
         except (TypeError, ValueError, ZeroDivisionError): return 0.
     return {k:v for k,t in names.items() if (v:=num(tags.get(t)))}
 
+def _a_lens(f, width)->bool: return f>0 and 5<=2*np.degrees(np.arctan(width/2/f))<=150 # 5 to 150 degrees across
+
 def exif_focal(
     path,
     height:int, width:int, # of the upright photo, pixels
@@ -81,7 +83,7 @@ def exif_focal(
     elif 'f_mm' in e and 'px_per_unit' in e:
         shrunk = max(height, width)/max(e.get('w',0), e.get('h',0)) if 'w' in e or 'h' in e else 1
         f = e['f_mm']*e['px_per_unit']/UNIT_MM.get(int(e.get('unit',2)), 25.4)*shrunk
-    return float(f) if f and 5<=2*np.degrees(np.arctan(width/2/f))<=150 else None
+    return float(f) if f and _a_lens(f, width) else None
 
 # %% ../nbs/12_predict.ipynb #c022
 def default_camera(height:int, width:int)->Camera:
@@ -104,7 +106,7 @@ def load_photo(
     try: img = as_rgb(img); h,w = img.shape[:2]
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
     if fov is not None: return img, Camera.from_fov(fov, h, w)
-    if fx is not None and not (fx>0 and 5<=2*np.degrees(np.arctan(w/2/fx))<=150): raise ValueError(f"fx is a focal length in pixels of this photo, {w} wide: {w/2/np.tan(np.radians(75)):.0f} to {w/2/np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}")
+    if fx is not None and not _a_lens(fx, w): raise ValueError(f"fx is a focal length in pixels of this photo, {w} wide: {w/2/np.tan(np.radians(75)):.0f} to {w/2/np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}")
     f = fx or exif_focal(path, h, w)
     return img, Camera(f, f, (w-1)/2, (h-1)/2, h, w) if f else default_camera(h, w)
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, asdict, replace
 from datetime import timedelta
 from functools import partial
+from numbers import Real
 from pathlib import Path
 import cv2, numpy as np, torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from .nyu import resize_item
 from .attention import DepthUNet, MBConv, network_input, CANONICAL_FOCAL
 from .losses import DepthLoss, LogDepthLoss, masked_mean
 from .metrics import depth_metrics
-from .unet import resize_like
+from .unet import check_whole, resize_like
 
 # %% ../nbs/09_train.ipynb #c017
 def lr_at(
@@ -119,9 +120,8 @@ RANGES = dict(zoom=(1,10), rotate_deg=(0,180), colour=(0,1), grey=(0,1), cut_dep
 def check_settings(cfg:TrainConfig):
     "`ValueError` that names the first setting out of range."
     for k,v in asdict(cfg).items():
-        whole = isinstance(v, (int,np.integer)) and not isinstance(v, bool)
-        if k in WHOLE and not (whole and v>=WHOLE[k]): raise ValueError(f"{k} should be a whole number, {WHOLE[k]} or more, got {v!r}")
-        if k in RANGES and not ((whole or isinstance(v, (float,np.floating))) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
+        if k in WHOLE: check_whole(WHOLE[k], **{k:v})
+        if k in RANGES and not (isinstance(v, Real) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
         if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
     if cfg.split_by not in ('scene','frame','none'): raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
 
