@@ -320,7 +320,12 @@ class Item:
     depth:dict|None=None        # what `depth_job` says
     jobs:dict=field(default_factory=dict) # kind -> the last Job
     def has(self, kind): return (self.folder/FILES[kind][0]).is_file()
-    def bytes(self): return sum(p.stat().st_size for p in self.folder.iterdir()) if self.folder.is_dir() else 0
+    def bytes(self):
+        def size(p):
+            try: return p.stat().st_size
+            except FileNotFoundError: return 0 # deleted while we count
+        try: return sum(map(size, self.folder.iterdir()))
+        except FileNotFoundError: return 0
 
 # %% ../nbs/15_app.ipynb #c065
 class Shelf:
