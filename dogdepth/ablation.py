@@ -43,12 +43,14 @@ class StudyConfig(TrainConfig):
     height:int=96
     width_px:int=128
     confidence:bool=False
+    early:bool=False         # the default's decoder as it was when the study was run
     epochs:int=4
     ema:float=.99
     zoom:float=1.            # no zoom: the cached pictures are no larger than what the network sees
     rotate_deg:float=0.
     colour:float=.2
     grey:float=0.
+    soften:float=0.
     cut_depth:float=0.       # it would draw the answer into the picture that the DoG looks at
     drop_path:float=0.
     small_first:float=0.

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
            'BUNDLED', 'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder',
-           'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
+           'join_early', 'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
@@ -114,24 +114,37 @@ class Lite0Encoder(nn.Module):
         w = torch.zeros_like(self._conv_stem.weight); w[:,:3] = sd['_conv_stem.weight']
         self.load_state_dict({**sd, '_conv_stem.weight':w})
 
-# %% ../nbs/06_attention.ipynb #c042
+# %% ../nbs/06_attention.ipynb #c044
+def join_early(
+    conv:nn.Conv2d, # 3x3, of both maps
+    x:Tensor,       # (B,C,h,w) the coarse map
+    s:Tensor,       # (B,D,H,W) the skip
+)->Tensor:          # (B,nf,H,W)
+    "`conv` of a coarse map and a skip, the coarse one's share done before it is enlarged."
+    n = x.shape[1]
+    return resize_like(F.conv2d(x, conv.weight[:,:n], padding=1), s)+F.conv2d(s, conv.weight[:,n:], conv.bias, padding=1)
+
+# %% ../nbs/06_attention.ipynb #c048
 class LightUNet(nn.Module):
     "The report's decoder on an EfficientNet-Lite0 encoder, down to half the picture's size; the last step up is an interpolation."
-    def __init__(self, ni:int=6, widths=(24,48,96,128), act=nn.SELU, pretrained:bool=False):
+    def __init__(self, ni:int=6, widths=(16,48,96,128), act=nn.SELU, pretrained:bool=False, early:bool=True):
         super().__init__()
+        self.early = early # coarse maps are convolved before they are enlarged
         self.encoder = Lite0Encoder(ni, pretrained)
         mean,std = (torch.tensor(t+(f,)*(ni-3)).view(1,-1,1,1) for t,f in ((LITE_MEAN,0.),(LITE_STD,1.)))
         self.register_buffer('mean', mean, persistent=False); self.register_buffer('std', std, persistent=False)
         ws = (*widths, self.encoder.widths[-1])
         for i in range(4): self.add_module(f'dec{i+1}', conv_block(ws[i+1]+self.encoder.widths[i], ws[i], act))
     def features(self, x:Tensor)->Tensor: # (B,ni,H,W) -> (B,widths[0],H/2,W/2)
-        *skips,x = self.encoder((x-self.mean)/self.std)
-        return decode(x, skips, [self.get_submodule(f'dec{i+1}') for i in range(4)])
+        *skips,x = self.encoder((x-self.mean)/self.std); blocks = [self.get_submodule(f'dec{i+1}') for i in range(4)]
+        if not self.early: return decode(x, skips, blocks)
+        for s,block in zip(reversed(skips), reversed(blocks)): x = block[1:](join_early(block[0], x, s))
+        return x
 
-# %% ../nbs/06_attention.ipynb #c045
+# %% ../nbs/06_attention.ipynb #c051
 ARCHS = ('light','report','published')
-DEFAULT_WIDTH = dict(light=24, report=64, published=64)
-CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence') # what config.json holds
+DEFAULT_WIDTH = dict(light=16, report=64, published=64)
+CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence','early') # what config.json holds; the last two may be missing: no
 
 def _check_arch(arch, act, pretrained, confidence):
     if arch not in ARCHS: raise ValueError(f"arch should be one of {ARCHS}, got {arch!r}")
@@ -139,13 +152,13 @@ def _check_arch(arch, act, pretrained, confidence):
     if confidence and arch=='published': raise ValueError("confidence=True goes with arch='light' or 'report': the published program has one output")
     if pretrained and arch!='light': raise ValueError(f"pretrained=True goes with arch='light', got {arch!r}: there are no ImageNet weights for it")
 
-# %% ../nbs/06_attention.ipynb #c046
+# %% ../nbs/06_attention.ipynb #c052
 class DepthUNet(nn.Module):
     "Photo with DoG channels to depth (report §3.1): 'published' is the report's program, 'report' its Fig 3.1, 'light' the same decoder and attentions on an EfficientNet-Lite0 encoder."
     def __init__(self,
         arch:str='light',             # 'light', 'report' or 'published'
         dog:bool=True,                # 6 channels in (RGB + DoG three times), or RGB alone
-        width:int|None=None,          # channels at the finest level; None: 24 for light, 64 for the others
+        width:int|None=None,          # channels at the finest level; None: 16 for light (24 where not early), 64 for the others
         act:str='selu',               # 'selu' (report), 'relu', 'gelu'
         climb:bool=True,              # report only: a decoder that climbs
         channel_attention:bool=True,  # the two gates after the U-Net
@@ -153,14 +166,17 @@ class DepthUNet(nn.Module):
         pretrained:bool=False,        # light only: ImageNet weights for the encoder
         height:int=240, width_px:int=320, # the input size it is trained for (kept in config.json; any size runs)
         confidence:bool=False,        # light, report: a second head that says how far the first may be off
+        early:bool=True,              # light only: a decoder that convolves coarse maps before it enlarges them
     ):
         super().__init__()
         _check_arch(arch, act, pretrained, confidence)
-        self.arch,light,ni,width = arch,arch=='light',6 if dog else 3,DEFAULT_WIDTH[arch] if width is None else width
+        self.arch,light,ni,early = arch,arch=='light',6 if dog else 3,early and arch=='light'
+        if width is None: width = 24 if light and not early else DEFAULT_WIDTH[arch]
         check_whole(1, width=width); check_whole(32, height=height, width_px=width_px)
         climb = climb and arch!='published'
-        self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence)))
-        self.unet = LightUNet(ni, (width, width*2, width*4, width*16//3), ACTS[act], pretrained) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
+        self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence, early)))
+        ws = tuple(width*k//3 for k in ((3,9,18,24) if early else (3,6,12,16)))
+        self.unet = LightUNet(ni, ws, ACTS[act], pretrained, early) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
         nf = 1 if arch=='published' else width                               # channels that the gates see
         self.channel_attention = ChannelAttention(nf) if channel_attention else nn.Identity()
         self.spatial_attention = SpatialAttention() if spatial_attention else nn.Identity()
@@ -170,7 +186,7 @@ class DepthUNet(nn.Module):
     @property
     def _head(self): return self.final_conv if self.arch=='light' else self.unet.final_conv
 
-# %% ../nbs/06_attention.ipynb #c047
+# %% ../nbs/06_attention.ipynb #c053
 def forward(self,
     x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
     spread:bool=False, # also how far off the answer may be
@@ -186,7 +202,7 @@ def forward(self,
 
 DepthUNet.forward = forward
 
-# %% ../nbs/06_attention.ipynb #c058
+# %% ../nbs/06_attention.ipynb #c064
 def folded(
     model:nn.Module, # left as it is
 )->nn.Module:        # a copy for answering, not for training
@@ -200,7 +216,7 @@ def folded(
         if hasattr(mod, 'inplace'): mod.inplace = True # an activation writes over its input: one map less to fetch
     return m
 
-# %% ../nbs/06_attention.ipynb #c067
+# %% ../nbs/06_attention.ipynb #c073
 CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
 def metres(self:DepthUNet,
@@ -212,7 +228,7 @@ def metres(self:DepthUNet,
 
 DepthUNet.metres = metres
 
-# %% ../nbs/06_attention.ipynb #c070
+# %% ../nbs/06_attention.ipynb #c076
 def _read_state(path:Path)->dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
@@ -233,7 +249,7 @@ def _load(model, sd:dict, path):
     model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
     return model
 
-# %% ../nbs/06_attention.ipynb #c071
+# %% ../nbs/06_attention.ipynb #c077
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
 BUNDLED = 'default','twin' # the same recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms
 
@@ -247,7 +263,7 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
 
 DepthUNet.save_pretrained = save_pretrained
 
-# %% ../nbs/06_attention.ipynb #c072
+# %% ../nbs/06_attention.ipynb #c078
 def _from_hub(name:str)->Path:
     "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
     try: from huggingface_hub import snapshot_download
@@ -261,12 +277,13 @@ def from_pretrained(cls,
     "Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done."
     name,path = str(path),WEIGHTS/str(path) if str(path) in BUNDLED else Path(path)
     if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name): path = _from_hub(name)
+    if not path.exists(): raise FileNotFoundError(f"no weights at {path}: expected 'default', 'twin', a folder with config.json and model.safetensors, or a file saved by the published program")
     if path.is_file():
         sd = _read_state(path)
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
         return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = json.loads((path/'config.json').read_text()); kw = {k:cfg[k] for k in CONFIG_KEYS if k!='confidence' or k in cfg}; model = cls(**kw)
+    try: cfg = json.loads((path/'config.json').read_text()); kw = {'early':False, **{k:cfg[k] for k in CONFIG_KEYS if k not in ('confidence','early') or k in cfg}}; model = cls(**kw)
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
     _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
     model.extra = {k:v for k,v in cfg.items() if k not in kw}

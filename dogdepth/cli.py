@@ -212,7 +212,7 @@ def do_evaluate(a):
     if a.json: writable(a.json)
     from dogdepth.evaluate import evaluate_protocols, shape_scores
     from dogdepth.predict import Predictor
-    each = partial(shape_scores, crop=first.get('crop','auto')) if a.shape else None
+    each = partial(shape_scores, **{k:first[k] for k in ('crop','cap') if k in first}) if a.shape else None
     model = Predictor(a.weights, a.device)
     rs = evaluate_protocols(model, ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))

@@ -11,11 +11,12 @@ __all__ = ['USUAL', 'PROTOCOLS', 'Evaluation', 'evaluate_protocols', 'evaluate',
 import json, math, re
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 import cv2, numpy as np
 from .depth import Camera, DEPTH_CAP, atomic_write, valid_mask
 from .rooms import render_room
 from .nyu import place
-from .metrics import (ause, average_metrics, boundary_f1, calibrate, check_protocol, cloud_distances, constant_std,
+from .metrics import (METRICS, ause, average_metrics, boundary_f1, calibrate, check_protocol, cloud_distances, constant_std,
     coverage, crop_mask, depth_clouds, floor_plane, fscore, image_metrics, metric_table, nll)
 from .predict import Prediction, as_rgb, default_camera
 
@@ -29,9 +30,8 @@ class Evaluation:
     more:dict=field(default_factory=dict) # name -> what else was found, for the JSON file
 
     def ranked(self, key:str='abs_rel')->list: # indices into `images`, best first
-        "The images from best to worst by one metric; those without a pixel that counts are left out."
-        sign = -1 if key.startswith('delta') else 1
-        return sorted((i for i,r in enumerate(self.images) if r['n']), key=lambda i: sign*self.images[i][key])
+        "The images from best to worst by a metric, by the size of `log_bias` or by a column of `shape_scores`; those without a value are left out."
+        return [i for i in _best_first(self.images, key) if self.images[i]['n']]
     def to_dict(self)->dict:
         "All of it, ready for JSON: nan becomes null."
         clean = lambda x: {k:clean(v) for k,v in x.items()} if isinstance(x,dict) else [clean(v) for v in x] if isinstance(x,(list,tuple)) else None if isinstance(x,float) and not math.isfinite(x) else x
@@ -42,9 +42,20 @@ class Evaluation:
     def __str__(self):
         p = self.protocol
         cap,size = f"{p['cap'][0]:g} to {p['cap'][1]:g} m", 'x'.join(map(str, p['input_size'])) if p['input_size'] else 'none'
-        return metric_table({str(p['weights']):self.summary}) + f"\n\n{p['frames']} frames of {p['data']}, split {p['split']}; crop {p['crop']}, cap {cap}, averaged by {p['average']}, align {p['align']}, flip {p['flip']}, network input {size}"
+        how = f"crop {p['crop']}, cap {cap}, averaged by {p['average']}, align {p['align']}, flip {p['flip']}, network input {size}"
+        return metric_table({str(p['weights']):self.summary}) + f"\n\n{p['frames']} frames of {p['data']}, split {p['split']}; {how}"
 
 # %% ../nbs/13_evaluate.ipynb #c010
+_MORE = 'delta','f_','boundary_f1' # how the names begin where more is better
+
+def _best_first(rows, key)->list: # indices into `rows`, best first, without those that have no value
+    "Order by a column of which it is known what is better: less, more (`_MORE`), or nearer to zero (`log_bias`)."
+    known = [k for k in dict.fromkeys(k for r in rows for k in r) if k in METRICS or k=='log_bias' or k.startswith(_MORE)]
+    if rows and key not in known: raise ValueError(f"cannot tell best from worst by {key!r}: expected one of {', '.join(known)}")
+    bad = abs if key=='log_bias' else (lambda v: -v) if key.startswith(_MORE) else lambda v: v
+    return sorted((i for i,r in enumerate(rows) if math.isfinite(r.get(key, math.nan))), key=lambda i: bad(rows[i][key]))
+
+# %% ../nbs/13_evaluate.ipynb #c011
 def _used_crop(crop, sizes):
     "What `crop='auto'` came to: 'eigen', None, or 'auto' where the frames differ."
     return crop if crop!='auto' else 'eigen' if sizes=={(480,640)} else None if (480,640) not in sizes else 'auto'
@@ -58,10 +69,11 @@ def _protocol(predictor, dataset, **how):
 def _predict(predictor, item, flip):
     "The prediction for an item, its size checked."
     p = predictor.predict(item['image'], item['camera'], **(dict(flip=True) if flip else {}))
-    if p.depth_m.shape!=item['depth'].shape: raise ValueError(f"{item['name']}: the prediction is {p.depth_m.shape[0]}x{p.depth_m.shape[1]}, the truth {item['depth'].shape[0]}x{item['depth'].shape[1]}: both should have the photo's size")
+    (h,w),(H,W) = p.depth_m.shape,item['depth'].shape
+    if (h,w)!=(H,W): raise ValueError(f"{item['name']}: the prediction is {h}x{w}, the truth {H}x{W}: both should have the photo's size")
     return p
 
-# %% ../nbs/13_evaluate.ipynb #c012
+# %% ../nbs/13_evaluate.ipynb #c013
 USUAL = dict(crop='auto', cap=DEPTH_CAP, average='image', align=None, flip=False) # the protocol where nothing else is said
 PROTOCOLS = {'as usual':{}, 'averaged over pixels':dict(average='pixel'), 'whole frame, rim included':dict(crop=None), 'truth up to 5 m':dict(cap=(1e-3,5.)),
              'with the mirrored photo':dict(flip=True), 'one factor fitted':dict(align='median'), 'factor and shift fitted':dict(align='affine'),
@@ -80,6 +92,7 @@ def evaluate_protocols(
     for k,h in hows.items():
         if extra:=set(h)-set(USUAL): raise ValueError(f"protocol {k!r} has {sorted(extra)}: expected some of {sorted(USUAL)}")
         check_protocol(**{a:h[a] for a in ('crop','cap','average','align')})
+    if isinstance(dataset, (str,Path)): raise ValueError(f"evaluate takes a data set, got the path {str(dataset)!r}: pass NYUDepth(path), or run `dogdepth evaluate {dataset}`")
     if len(dataset)==0: raise ValueError("the data set is empty: nothing to evaluate")
     rows,sizes,flips = {k:[] for k in hows},set(),list(dict.fromkeys(h['flip'] for h in hows.values()))
     for i in tqdm(range(len(dataset)), desc='evaluate', unit='frame', disable=not progress, leave=False):
@@ -90,7 +103,7 @@ def evaluate_protocols(
         if each is not None: first.update(each(item, seen[flips[0]], first) or {})
     return {k:Evaluation(rows[k], average_metrics(rows[k], h['average']), _protocol(predictor, dataset, **h|dict(crop=_used_crop(h['crop'],sizes), cap=list(h['cap'])))) for k,h in hows.items()}
 
-# %% ../nbs/13_evaluate.ipynb #c013
+# %% ../nbs/13_evaluate.ipynb #c014
 def evaluate(
     predictor,       # a Predictor, or anything with predict(img, camera) -> .depth_m
     dataset,         # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
@@ -105,18 +118,23 @@ def evaluate(
     "Predict every frame at its own size and score it there, one protocol for all."
     return evaluate_protocols(predictor, dataset, {'':dict(crop=crop, cap=cap, average=average, align=align, flip=flip)}, progress, each)['']
 
-# %% ../nbs/13_evaluate.ipynb #c018
+# %% ../nbs/13_evaluate.ipynb #c019
 @dataclass(eq=False)
 class ByDistance:
-    "Errors collected by how far the truth is: pass it to `evaluate(..., each=...)`."
-    edges:tuple=(0,1,1.5,2,2.5,3,4,5,6,8,10) # metres
+    "Errors collected by how far the truth, or the prediction, is: pass it to `evaluate(..., each=...)`. It takes the prediction as it is, whatever `align` says there."
+    edges:tuple=(0,1,1.5,2,2.5,3,4,5,6,8,10) # metres; the first bin and the last take what lies beyond
     crop:str|None='auto'
     sums:np.ndarray=field(default=None, init=False) # (bins, 4): pixels, sum of |p-t|, of |p-t|/t, of ln p/t
+    by:str='truth'      # whose distance chooses the bin: 'truth' or 'prediction'
+    cap:tuple=DEPTH_CAP # metres, as in `depth_metrics`
 
+    def __post_init__(self):
+        if self.by not in ('truth','prediction'): raise ValueError(f"by should be 'truth' or 'prediction', got {self.by!r}")
+        check_protocol(self.crop, self.cap)
     def __call__(self, item, prediction, row=None):
-        t = item['depth']; m = valid_mask(t) & crop_mask(t.shape, self.crop)
-        p,t = np.clip(prediction.depth_m[m], *DEPTH_CAP).astype(float), t[m].astype(float)
-        b,n = np.digitize(t, self.edges[1:-1], right=True), len(self.edges)-1
+        t = item['depth']; m = valid_mask(t, self.cap) & crop_mask(t.shape, self.crop)
+        p,t = np.clip(prediction.depth_m[m], *self.cap).astype(float), t[m].astype(float)
+        b,n = np.digitize(t if self.by=='truth' else p, self.edges[1:-1], right=True), len(self.edges)-1
         new = np.stack([np.bincount(b, v, n) for v in (np.ones_like(t), abs(p-t), abs(p-t)/t, np.log(p/t))], 1)
         self.sums = new if self.sums is None else self.sums+new
     def table(self)->list: # of dicts: near_m, far_m, share, mae_m, abs_rel, log_bias
@@ -125,7 +143,7 @@ class ByDistance:
         return [dict(near_m=a, far_m=b, share=n/total, mae_m=e/n, abs_rel=r/n, log_bias=g/n)
                 for a,b,(n,e,r,g) in zip(self.edges, self.edges[1:], self.sums.tolist()) if n]
 
-# %% ../nbs/13_evaluate.ipynb #c025
+# %% ../nbs/13_evaluate.ipynb #c028
 class FixedDepth:
     "A predictor that has eyes for nothing: the same depth map for every photo. The bar that a network has to clear."
     def __init__(self, depth:np.ndarray, weights:str='fixed depth'): self.depth,self.weights = np.asarray(depth, np.float32),weights # (H,W) metres, any size
@@ -141,7 +159,7 @@ class FloorPlane:
         img = as_rgb(img); camera = camera or default_camera(*img.shape[:2])
         return Prediction(floor_plane(camera, **self.how), camera, img)
 
-# %% ../nbs/13_evaluate.ipynb #c033
+# %% ../nbs/13_evaluate.ipynb #c036
 def _groups(ev, by):
     "The images' indices, room by room; an image without a scene is a room of its own."
     groups = {}
@@ -151,13 +169,17 @@ def _groups(ev, by):
 def bootstrap_interval(
     ev,              # Evaluation
     key='abs_rel',   # a metric
-    other=None,      # Evaluation of the same frames: the interval of the difference ev - other
-    by='room',       # what is drawn: 'room', or 'frame' (too narrow where rooms have several)
+    other=None,      # Evaluation of the same frames, measured alike: the interval of the difference ev - other
+    by='room',       # what is drawn: 'room', or 'frame' (too narrow where the frames of a room are alike)
     n:int=2000, seed:int=0, level:float=.95,
 )->tuple:            # low, high
     "Between which values `level` of the means fall when rooms are drawn again, with replacement (percentile bootstrap: Efron 1979)."
     if by not in ('room','frame'): raise ValueError(f"by should be 'room' or 'frame', got {by!r}")
-    if other is not None and [r['name'] for r in other.images]!=[r['name'] for r in ev.images]: raise ValueError("a difference needs two evaluations of the same frames in the same order")
+    if key not in METRICS: raise ValueError(f"key should be one of {', '.join(METRICS)}, got {key!r}")
+    if other is not None:
+        if [r['name'] for r in other.images]!=[r['name'] for r in ev.images]: raise ValueError("a difference needs two evaluations of the same frames in the same order")
+        odd = {k:(ev.protocol.get(k),other.protocol.get(k)) for k in ('crop','cap','average','align') if ev.protocol.get(k)!=other.protocol.get(k)}
+        if odd: raise ValueError("a difference needs two evaluations that were measured alike, here they differ: "+'; '.join(f'{k} {a!r} and {b!r}' for k,(a,b) in odd.items()))
     groups,rng = _groups(ev, by),np.random.default_rng(seed)
     if len(groups)<2: raise ValueError(f"an interval needs at least two rooms to draw from, got {len(groups)}")
     draws,times = rng.integers(0, len(groups), (n,len(groups))),np.zeros((n,len(ev.images)))
@@ -166,7 +188,7 @@ def bootstrap_interval(
     means = mean(ev)-(mean(other) if other else 0)
     return tuple(float(v) for v in np.nanpercentile(means, (50*(1-level), 50*(1+level))))
 
-# %% ../nbs/13_evaluate.ipynb #c038
+# %% ../nbs/13_evaluate.ipynb #c042
 def t_interval(
     values,            # one number per run
     level:float=.95,
@@ -189,7 +211,7 @@ def seeds_table(
     cell = lambda es,k: '{:.3f} ± {:.3f}'.format(*t_interval([e.summary[k] for e in es], level))
     return metric_table({f'{name}, {len(es)} seeds':{k:cell(es, k) for k in keys} for name,es in runs.items()}, keys)
 
-# %% ../nbs/13_evaluate.ipynb #c049
+# %% ../nbs/13_evaluate.ipynb #c057
 def kind_of(scene)->str: # 'living_room_0062a' -> 'living_room'
     "The kind of room a scene's name tells; 'unknown' without a name."
     return re.sub(r'_\d+[a-z]?$', '', scene) if scene else 'unknown'
@@ -202,17 +224,20 @@ def by_kind(
     kinds = {}
     for r in ev.images: kinds.setdefault(kind_of(r['scene']), []).append(r)
     rows = {k:dict(frames=len(v), rooms=len({place(r['scene']) for r in v if r['scene']})) | average_metrics(v, ev.protocol['average']) for k,v in kinds.items()}
-    return dict(sorted(rows.items(), key=lambda kv: kv[1][key]*(-1 if key.startswith('delta') else 1)))
+    names = list(rows); first = [names[i] for i in _best_first(list(rows.values()), key)]
+    return {k:rows[k] for k in dict.fromkeys(first+names)} # a kind without a value comes last
 
-# %% ../nbs/13_evaluate.ipynb #c052
+# %% ../nbs/13_evaluate.ipynb #c060
 def shape_scores(
     item, prediction, row=None, # as `evaluate(..., each=...)` calls it
     taus=(.05,.1,.2),           # metres
     every=(1,4,8),              # boundaries among every pixel, every 4th and every 8th
     crop='auto', n:int=5000,    # points that ask, see `cloud_distances`
+    cap=DEPTH_CAP,              # metres: truth outside is left out
 )->dict:                        # boundary_f1, boundary_f1_4, boundary_f1_8, f_5cm, f_10cm, f_20cm
-    "Boundary F1 and the F-scores of the point cloud, to join a row of `evaluate`."
-    p,t = prediction.depth_m,item['depth']; m = valid_mask(t) & crop_mask(t.shape, crop)
+    "Boundary F1 and the F-scores of the point cloud, to join a row of `evaluate`. They take the prediction as it is, whatever `align` says there."
+    check_protocol(crop, cap)
+    p,t = prediction.depth_m,item['depth']; m = valid_mask(t, cap) & crop_mask(t.shape, crop)
     edge = {k:boundary_f1(p[::k,::k], t[::k,::k], m[::k,::k], crop=None)['f1'] for k in every}
     far = cloud_distances(*depth_clouds(p, t, item['camera'], m, crop=None), n=n, limit=max(taus)*1.01)
     return {'boundary_f1'+('' if k==1 else f'_{k}'):v for k,v in edge.items()} | {f'f_{100*x:g}cm':fscore(*far, x)['fscore'] for x in taus}
@@ -221,7 +246,7 @@ def mean_of(ev, keys)->dict:
     "Means over the images of further columns; an image without a value has no vote."
     return {k:float(np.nanmean([r[k] for r in ev.images])) for k in keys}
 
-# %% ../nbs/13_evaluate.ipynb #c058
+# %% ../nbs/13_evaluate.ipynb #c069
 @dataclass(eq=False)
 class StdSample:
     "A seeded sample of pixels with their claimed spread: pass it to `evaluate(..., each=...)`."
@@ -238,14 +263,17 @@ class StdSample:
         if len(at)>self.per_frame: at = rng.choice(at, self.per_frame, replace=False)
         self.parts.append(np.stack([np.asarray(x, float).ravel()[at] for x in (np.clip(prediction.depth_m, *DEPTH_CAP), prediction.std_m, t)]))
         self.rooms.append(place(item['scene']) if item['scene'] else item['name'])
-    def halves(self)->tuple: # two (3,n) arrays
-        "The sample in two halves that share no room: rooms in the order of a seeded draw, one to each side in turn."
+    def sides(self)->list: # 0 or 1 for each of `parts`
+        "In which of two halves, which share no room, each part lies: rooms in the order of a seeded draw, one to each side in turn."
         names = sorted(set(self.rooms)); order = np.random.default_rng(self.seed).permutation(len(names))
-        side = {names[k]:i%2 for i,k in enumerate(order)}
         if len(names)<2: raise ValueError(f"two halves need at least two rooms, got {len(names)}")
-        return tuple(np.concatenate([p for p,r in zip(self.parts, self.rooms) if side[r]==s], 1) for s in (0,1))
+        side = {names[k]:i%2 for i,k in enumerate(order)}
+        return [side[r] for r in self.rooms]
+    def halves(self)->tuple: # two (3,n) arrays
+        "The sample in its two halves."
+        return tuple(np.concatenate([p for p,side in zip(self.parts, self.sides()) if side==s], 1) for s in (0,1))
 
-# %% ../nbs/13_evaluate.ipynb #c060
+# %% ../nbs/13_evaluate.ipynb #c071
 def std_report(
     sample,          # StdSample
     level:float=.9, law='laplace',
@@ -259,20 +287,21 @@ def std_report(
     both = [{k:judge(y, s)|dict(factor=f) for k,(f,s) in claims(x, y).items()} for x,y in ((a,b),(b,a))]
     return {k:{m:(x[m]+y[m])/2 for m in ('coverage','nll','ause')} | {'halves':(y['coverage'],x['coverage']), 'factor':(y['factor'],x['factor'])} for (k,x),y in zip(both[0].items(), both[1].values())}
 
-# %% ../nbs/13_evaluate.ipynb #c069
+# %% ../nbs/13_evaluate.ipynb #c084
 def fov_scale(
     predictor,
     fovs=(45,54,63,72,81,90),     # degrees across the picture
-    seeds=range(400_000,400_006), # of the rooms
+    seeds=range(400_000,400_006), # of the rooms; these helped to choose the weights of the package: judge by others
     size=(240,320),               # (H,W) of the pictures
-)->list:                          # one dict per lens: fov_deg, scale (median over rooms), scales, untold (the same where the lens was not told), abs_rel (mean over rooms)
+)->list:                          # one dict per lens: fov_deg, scale (median over rooms), scales, untold, untolds (the same where the lens was not told), abs_rel (mean over rooms)
     "The same rooms through other lenses: by what factor predicted depth is off. A room's factor is the median of p / t."
     rows = []
     for f in fovs:
         rooms = [render_room(s, camera=Camera.from_fov(f, *size)) for s in seeds]
         told,untold = ([predictor.predict(r['image'], r['camera'] if t else None).depth_m for r in rooms] for t in (True,False))
         scales,blind = ([float(np.median(d/r['depth'])) for d,r in zip(ds, rooms)] for ds in (told,untold))
-        rows.append(dict(fov_deg=f, scale=float(np.median(scales)), scales=scales, untold=float(np.median(blind)), abs_rel=float(np.mean([image_metrics(d, r['depth'])['abs_rel'] for d,r in zip(told, rooms)]))))
+        off = float(np.mean([image_metrics(d, r['depth'])['abs_rel'] for d,r in zip(told, rooms)]))
+        rows.append(dict(fov_deg=f, scale=float(np.median(scales)), scales=scales, untold=float(np.median(blind)), untolds=blind, abs_rel=off))
     return rows
 
 def scale_spread(scales)->float:

@@ -13,7 +13,7 @@ __all__ = ['METRICS', 'EIGEN_CROP', 'HEADINGS', 'EYE_M', 'BOUNDARY_FACTORS', 'co
 import math
 from statistics import NormalDist
 import cv2, numpy as np
-from .depth import valid_mask, DEPTH_CAP
+from .depth import check_metres, valid_mask, DEPTH_CAP
 
 # %% ../nbs/08_metrics.ipynb #c012
 def _np(x)->np.ndarray:
@@ -95,7 +95,7 @@ METRICS = dict(abs_rel=abs_rel, sq_rel=sq_rel, rmse=rmse, rmse_log=rmse_log, log
                silog=silog, delta1=delta1, delta2=delta2, delta3=delta3)
 
 # %% ../nbs/08_metrics.ipynb #c040
-EIGEN_CROP = (slice(45,471), slice(41,601)) # rows, columns of 480x640: Eigen et al. 2014 leave out NYU's white rim
+EIGEN_CROP = (slice(45,471), slice(41,601)) # rows, columns of 480x640 (Eigen et al. 2014): where NYU's depth survives its warp to the photo (nearly the toolbox's get_projection_mask)
 
 def check_protocol(crop='auto', cap=DEPTH_CAP, average='image', align=None):
     "Refuse a protocol that does not exist, before any work."
@@ -124,7 +124,7 @@ def align_depth(
     target,    # (n,) metres
     how=None,  # None; 'median': one factor; 'affine': factor and shift, by least squares in metres
 )->np.ndarray: # (n,) the prediction, fitted to the truth
-    "Fit the prediction to the truth before scoring it: forgives what a single image cannot tell (Zhou et al. 2017 'median'; Ranftl et al. 2022 'affine')."
+    "Fit the prediction to the truth before scoring it: 'median' as Zhou et al. 2017; 'affine' in metres as Marigold (Ke et al. 2024), unlike MiDaS (Ranftl et al. 2022), which fits in 1/metres."
     if how is None: return pred
     if how=='median':
         mid = np.median(pred)
@@ -140,12 +140,15 @@ def image_metrics(
     mask=None,     # (H,W) bool
     crop='auto', cap=DEPTH_CAP, align=None, # as in `depth_metrics`
 )->dict:           # the metrics of one image, `log_bias` and n
-    "One image's row of the table; without a pixel that counts n is 0 and the rest is nan."
+    "One image's row of the table; without a pixel that counts n is 0 and the rest is nan. A prediction of 0 is scored as `cap[0]`, not left out."
+    for x in (pred,target): check_metres(_np(x))
     m = valid_mask(target, cap) & crop_mask(target.shape, crop)
     p,t = counted(pred, target, m if mask is None else m & mask)
     if len(t)==0: return {k:float('nan') for k in (*METRICS,'log_bias')} | dict(n=0)
     if not np.isfinite(p).all():
         raise ValueError(f"the prediction holds {(~np.isfinite(p)).sum()} nan or infinite values at pixels that count, of {len(p)}: a model that diverged, or a hole left unfilled")
+    if align is None and 2*((p>300*t)&(p<3000*t)).sum()>len(p): # a merely bad prediction is legal; this one has its own unit
+        raise ValueError(f"most of the prediction is about a thousand times the truth (medians {np.median(p):.0f} and {np.median(t):.2f}): are these millimetres? Divide them by 1000")
     p,all_ = np.clip(align_depth(p, t, align), *cap),np.ones(len(t), bool)
     return {k:f(p, t, all_) for k,f in (METRICS|dict(log_bias=log_bias)).items()} | dict(n=len(t))
 
@@ -184,7 +187,7 @@ def depth_metrics(
     target,          # same shape: metres; 0 = no reading
     mask=None,       # bool, same shape: score only here (and only where `valid_mask(target, cap)`)
     crop='auto',     # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
-    cap=DEPTH_CAP,   # metres: truth outside is left out, the prediction is clamped to it
+    cap=DEPTH_CAP,   # metres: truth outside is left out, the prediction is clamped to it (so its 0 counts as 1 mm)
     average='image', # 'image': the mean of the images' scores; 'pixel': all pixels in one pot
     align=None,      # None: metric depth; 'median' | 'affine': fitted to the truth first, image by image
 )->dict:             # abs_rel sq_rel rmse rmse_log log10 silog delta1 delta2 delta3, n = pixels that counted
@@ -204,6 +207,7 @@ HEADINGS = dict(abs_rel='AbsRel', sq_rel='SqRel', rmse='RMSE', rmse_log='RMSElog
 def metric_table(
     rows:dict, # name -> dict from `depth_metrics`, or of any numbers
     keys=('abs_rel','rmse','log10','silog','delta1','delta2','delta3'),
+    note='',   # a line below the table: which frames, crop and cap, averaged over what, fitted or not
 )->str:        # a Markdown table, readable as plain text too
     "Several results under each other."
     head = [['', *(HEADINGS.get(k,k) for k in keys)]]
@@ -211,7 +215,7 @@ def metric_table(
     ws = [max(map(len, c)) for c in zip(*head, *body)]
     line = lambda cs: '| '+' | '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(cs,ws)))+' |'
     rule = '|'+'|'.join('-'*(w+2) if i==0 else '-'*(w+1)+':' for i,w in enumerate(ws))+'|'
-    return '\n'.join([line(head[0]), rule, *map(line, body)])
+    return '\n'.join([line(head[0]), rule, *map(line, body)]) + (f'\n\n{note}' if note else '')
 
 # %% ../nbs/08_metrics.ipynb #c064
 def baseline_maps(
@@ -278,7 +282,7 @@ def boundary_f1(
     mask=None,     # (H,W) bool: score only here
     crop='auto',   # as in `depth_metrics`
 )->dict:           # f1, precision, recall in [0,1]; n = edges of the truth at the lowest factor
-    "Scale-invariant boundary F1 (Bochkovskii et al. 2024, §4), pooled over the four directions; nan where the truth has no edge."
+    "Scale-invariant boundary F1 after Bochkovskii et al. 2024, §4, but pooled over the directions (their program averages them, empty ones and factors as 0: do not compare); nan where the truth has no edge."
     p,t = np.maximum(_np(pred), DEPTH_CAP[0]).astype(float),_np(target).astype(float)
     if p.shape!=t.shape or p.ndim!=2: raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {p.shape} and {t.shape}")
     m = valid_mask(t) & crop_mask(t.shape, crop)
@@ -322,7 +326,7 @@ def fscore(
     to_true, to_pred,  # distances from `cloud_distances`, metres
     tau:float=.05,     # metres: how near is near enough
 )->dict:               # fscore, precision, recall
-    "F-score of two clouds at `tau` (Knapitsch et al. 2017, Tanks and Temples); nan where a cloud is empty."
+    "F-score of two clouds at `tau` (Knapitsch et al. 2017, Tanks and Temples, who first thin both clouds to a grid of tau/2; here every pixel's point counts); nan where a cloud is empty."
     if not len(to_true) or not len(to_pred): return dict.fromkeys(('fscore','precision','recall'), float('nan'))
     p,r = float(np.mean(to_true<tau)),float(np.mean(to_pred<tau))
     return dict(fscore=2*p*r/(p+r) if p+r else 0., precision=p, recall=r)
@@ -379,7 +383,7 @@ def sparsification(
     return total[left]/left
 
 def ause(error, doubt, steps=100)->float:
-    "Area between the sparsification curve and the best possible one, in shares of the mean error: 0 is perfect order (Ilg et al. 2018)."
+    "Area between the sparsification curve and the best possible one, all pixels in one heap, in shares of the mean error: 0 is perfect order (Ilg et al. 2018)."
     mine,best = (sparsification(error, x, steps) for x in (doubt,error))
     return float((mine-best).mean()/mine[0]) if mine[0]>0 else 0.
 

@@ -120,7 +120,7 @@ class Prediction:
     std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it; a Laplace law: 90 % of the truth should lie within 1.63*std_m
 
     def rescale(self, xy, metres:float)->'Prediction':
-        "The same shape at the scale that puts pixel `xy` = (x,y) at a z-depth of `metres`: one tape measure mends a wrong field of view."
+        "The same shape at the scale that puts pixel `xy` = (x,y) at a z-depth of `metres`. The camera stays: what a wrong field of view did to widths, one tape measure does not mend."
         x,y = (int(round(float(v))) for v in xy); h,w = self.depth_m.shape
         if not (0<=x<w and 0<=y<h): raise ValueError(f"pixel (x,y) = ({x},{y}) lies outside the photo, which is {w} wide and {h} high")
         if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
@@ -134,7 +134,7 @@ def _ask_torch(model, x, spread):
     import torch
     w = next(model.parameters(), None); device,kind = (w.device,w.dtype) if w is not None else ('cpu',torch.float32)
     with torch.inference_mode():
-        x = torch.from_numpy(x).to(device, kind, memory_format=torch.channels_last) # a sixth faster on a CPU
+        x = torch.from_numpy(x).to(device, kind, memory_format=torch.channels_last) # the order a CPU prefers
         return [o.float().cpu().numpy() for o in (model(x, spread=True) if spread else (model(x),))]
 
 # %% ../nbs/12_predict.ipynb #c031
@@ -169,7 +169,7 @@ class OnnxNet:
             self.session = ort.InferenceSession(str(path), how, providers=['CPUExecutionProvider'])
             cfg = json.loads(self.session.get_modelmeta().custom_metadata_map['dogdepth'])
         except Exception as e: raise ValueError(f"{path} was not written by `dogdepth export` ({type(e).__name__})") from None
-        self.config,self.extra,self.canonical = cfg,cfg,NYU_CAMERA.resize(240,320).focal
+        self.config,self.extra,self.canonical = cfg,cfg,cfg.get('canonical_focal', NYU_CAMERA.resize(240,320).focal)
     def ask(self, x, spread): # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
         size = (self.config['height'], self.config['width_px'])
         if x.shape[2:]!=size: raise ValueError(f"this .onnx file looks at {size[0]}x{size[1]} pixels, the photo asks for {x.shape[2]}x{x.shape[3]}: crop it to that shape, or export with size=({x.shape[2]},{x.shape[3]})")
@@ -201,7 +201,7 @@ def _video(path): # -> frames as (name, photo, None), and how many
         v.release()
     return frames(), int(v.get(cv2.CAP_PROP_FRAME_COUNT)) or None
 
-def photos_in(source): # -> iterator over (name, photo, camera or None), how many (or None)
+def photos_in(source): # -> iterator over (name, photo, camera or None), how many (or None); a name is a file's without suffix, and two files may share it
     "The photos of a folder, of a film, of a list of files, or of anything that yields photos."
     if isinstance(source, (str,Path)):
         p = Path(source)
@@ -294,7 +294,7 @@ def _as_pipeline(self,
 
 Predictor.stream,Predictor.__call__ = stream,_as_pipeline
 
-# %% ../nbs/12_predict.ipynb #c075
+# %% ../nbs/12_predict.ipynb #c081
 def _half_weights(model):
     "Store every float32 weight of an ONNX graph as float16, with a cast in front of its use: half the file, sums in float32."
     from onnx import helper, numpy_helper, TensorProto
@@ -306,7 +306,7 @@ def _half_weights(model):
         casts.append(helper.make_node('Cast', [name+'_half'], [name], to=TensorProto.FLOAT))
     for c in reversed(casts): g.node.insert(0, c)
 
-# %% ../nbs/12_predict.ipynb #c077
+# %% ../nbs/12_predict.ipynb #c083
 def _split_joins(model):
     "Each convolution of maps that were joined, as the sum of one convolution for each map: the same numbers in an order that suits ONNX Runtime."
     from onnx import helper, numpy_helper
@@ -327,7 +327,7 @@ def _split_joins(model):
         g.initializer.remove(weights[n.input[1]]); gone.add(join.output[0])
     del g.node[:]; g.node.extend(n for n in nodes if n.output[0] not in gone)
 
-# %% ../nbs/12_predict.ipynb #c079
+# %% ../nbs/12_predict.ipynb #c085
 CALIBRATION_ROOMS = range(6) # rendered rooms that show the ranges of the activations; no photo is needed
 
 def _eight_bits(model, floats, config, h, w): # -> the model, weights and activations in 8 bits but for the nodes named in `floats`
@@ -346,7 +346,7 @@ def _eight_bits(model, floats, config, h, w): # -> the model, weights and activa
         finally: log.setLevel(was)
         return onnx.load(f'{tmp}/int8.onnx')
 
-# %% ../nbs/12_predict.ipynb #c080
+# %% ../nbs/12_predict.ipynb #c086
 def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
     "The folded network as a graph of sums, for one picture of h x w."
     import logging, warnings, torch
@@ -360,7 +360,7 @@ def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
     for n in nodes: del n.metadata_props[:]; n.doc_string = '' # which line of Python each came from: a tenth of a megabyte
     return model, [n.name for n in nodes[last+1:]]
 
-# %% ../nbs/12_predict.ipynb #c081
+# %% ../nbs/12_predict.ipynb #c087
 def export_onnx(
     path,              # .onnx file to write
     weights='default', # as for `Predictor`
@@ -371,7 +371,7 @@ def export_onnx(
     "Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."
     if half and int8: raise ValueError("half and int8 are two ways to store the weights: choose one")
     import torch
-    from dogdepth.attention import DepthUNet
+    from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
     try: import onnx, onnxscript; int8 and __import__('onnxruntime')
     except ImportError: raise ImportError("exporting needs packages: pip install 'dogdepth[onnx]'") from None
     net = weights if isinstance(weights, torch.nn.Module) else DepthUNet.from_pretrained(weights)
@@ -380,12 +380,12 @@ def export_onnx(
     if int8: model = _eight_bits(model, after, net.config, h, w)
     elif half: _half_weights(model)
     else: _split_joins(model)
-    model.metadata_props.add(key='dogdepth', value=json.dumps({**net.config, **getattr(net,'extra',{}), 'height':h, 'width_px':w, 'half':half, 'int8':int8}))
+    model.metadata_props.add(key='dogdepth', value=json.dumps({**net.config, **getattr(net,'extra',{}), 'height':h, 'width_px':w, 'half':half, 'int8':int8, 'canonical_focal':CANONICAL_FOCAL}))
     onnx.checker.check_model(model)
     atomic_write(path, model.SerializeToString())
     return Path(path)
 
-# %% ../nbs/12_predict.ipynb #c092
+# %% ../nbs/12_predict.ipynb #c098
 def _untrained(name, size, **kw): # -> a function of a photo
     "A depth network of the package transformers with random weights, at `size`: a peer for speed and memory."
     import torch, transformers
@@ -410,11 +410,11 @@ def _eight(d):
     ask = Predictor().predict_batch
     return lambda img: ask([img]*8)
 
-# %% ../nbs/12_predict.ipynb #c093
+# %% ../nbs/12_predict.ipynb #c099
 ENGINES = { # name -> from the folder of exported files to a function of a photo
     'light, torch':lambda d: Predictor().predict, 'light, torch, bf16':lambda d: Predictor(bf16=True).predict,
     'light, ONNX Runtime':lambda d: Predictor(d/'full.onnx').predict, 'light, ONNX Runtime, 8 bits':lambda d: Predictor(d/'int8.onnx').predict,
-    'light, torch, 8 photos at once, each':_eight, 'published (untrained), 480x640':lambda d: _published()}
+    'light, torch, 8 photos at once, each':_eight, 'light, torch, at 480x640':lambda d: Predictor(size=(480,640)).predict, 'published (untrained), 480x640':lambda d: _published()}
 PEERS = {'Depth Anything V2 Small (untrained), 392x518':lambda d: _depth_anything(), 'GLPN, smallest (untrained), 480x640':lambda d: _untrained('GLPN', (480,640))}
 
 def _peak_mb()->float:
@@ -432,7 +432,7 @@ def _engine(name, folder, turn=1.):
         while not ms or time.perf_counter()<end: t = time.perf_counter(); ask(img); ms.append(1e3*(time.perf_counter()-t))
         print(json.dumps([ms, _peak_mb()]), flush=True)
 
-# %% ../nbs/12_predict.ipynb #c094
+# %% ../nbs/12_predict.ipynb #c100
 def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
     "A process for each name, asked in turn, `n` times around after a round that does not count."
     procs,seen = {},{k:([],0.) for k in names}
@@ -449,7 +449,7 @@ def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
         for p in procs.values(): p.kill(); p.wait(); p.stdin.close(); p.stdout.close()
     return seen
 
-# %% ../nbs/12_predict.ipynb #c095
+# %% ../nbs/12_predict.ipynb #c101
 def bench_model(
     n=9,        # rounds; every contender has a turn in each
     out=None,   # a folder for the CSV, usually results/
@@ -473,7 +473,7 @@ def bench_model(
     if out is not None: write_results(rows, out)
     return rows
 
-# %% ../nbs/12_predict.ipynb #c096
+# %% ../nbs/12_predict.ipynb #c102
 def format_model_rows(rows)->str: # markdown
     "The rows as a table under a line that names the machine; the last column but one compares with the report's network in the same run."
     e = rows[0]; slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))

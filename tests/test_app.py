@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -106,6 +107,14 @@ def test_files_open_elsewhere(me, kind, tmp_path):
     z = np.linspace(1, 3, 80) * it["camera"]["fx"] / 80
     assert high[2] == pytest.approx(-z.min(), abs=0.02) and low[2] == pytest.approx(-z.max(), abs=0.05)  # z towards the viewer
     assert client.delete(path, headers=key).json["files"][kind]["state"] == "none" and client.get(path, headers=key).status_code == 404
+
+
+def test_a_file_deleted_while_the_shelf_is_counted_weighs_nothing(tmp_path):
+    (tmp_path / "there").write_bytes(b"12345")
+    listing = SimpleNamespace(iterdir=lambda: iter([tmp_path / "there", tmp_path / "gone"]))
+    item = lambda folder: A.Item("a", "me", folder, {}, "given", ({}, "given"))
+    assert item(listing).bytes() == item(tmp_path).bytes() == 5
+    assert item(tmp_path / "no folder any more").bytes() == 0
 
 
 def test_field_of_view_changes_depth_and_drops_old_files(me):

@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dogdepth.attention import (ARCHS, CANONICAL_FOCAL, WEIGHTS, ChannelAttention, DepthUNet, LightUNet, Lite0Encoder, SameConv2d, MBConv,
-                                SpatialAttention, folded, network_input)
+                                SpatialAttention, folded, join_early, network_input)
 from dogdepth.depth import NYU_CAMERA
+from dogdepth.unet import decode, resize_like
 
 TINY = dict(light=12, report=4, published=4)   # widths for quick runs
 
@@ -195,7 +196,7 @@ def test_parameters_and_operations():
     with FlopCounterMode(display=False) as f:
         net["light"].eval()(torch.zeros(1, 6, 480, 640, device="meta"))
     assert f.get_total_flops() < 25e9
-    assert n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False)) == 2 * 24 * 6 + 98
+    assert n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False)) == 2 * 16 * 4 + 98
 
 
 @pytest.mark.parametrize("arch", ["light", "report"])
@@ -344,6 +345,62 @@ def test_published_weights_from_several_gpus_load_too(tmp_path):
     assert torch.equal(net.unet.dec1[0].weight, sd["module.dec1.0.weight"].float())
 
 
+# ---- where the coarse map is convolved
+
+
+@pytest.mark.parametrize("size, skip", [((5, 7), (10, 14)), ((8, 10), (15, 20)), ((1, 1), (2, 1)), ((3, 3), (3, 3))])
+def test_an_early_join_is_two_convolutions_and_one_enlargement(size, skip):
+    torch.manual_seed(0)
+    conv, x, s = nn.Conv2d(7, 4, 3, padding=1), torch.randn(2, 5, *size), torch.randn(2, 2, *skip)
+    coarse, fine = nn.Conv2d(5, 4, 3, padding=1, bias=False), nn.Conv2d(2, 4, 3, padding=1)
+    coarse.weight.data, fine.weight.data, fine.bias.data = conv.weight.data[:, :5], conv.weight.data[:, 5:], conv.bias.data
+    want = nn.functional.interpolate(coarse(x), skip, mode="bilinear", align_corners=False) + fine(s)
+    assert torch.allclose(join_early(conv, x, s), want, atol=1e-6)
+    late = conv(torch.cat([resize_like(x, s), s], 1))
+    assert torch.allclose(join_early(conv, x, s), late, atol=1e-5) == (size == skip), "the two are alike only where nothing is enlarged"
+
+
+def test_early_and_late_have_the_same_weights_and_another_answer():
+    torch.manual_seed(0)
+    a, b = LightUNet(widths=(8, 16, 24, 32), early=True).eval(), LightUNet(widths=(8, 16, 24, 32), early=False).eval()
+    b.load_state_dict(a.state_dict())
+    x = torch.rand(1, 6, 64, 96)
+    blocks = [b.get_submodule(f"dec{i+1}") for i in range(4)]
+    *skips, low = b.encoder((x - b.mean) / b.std)
+    assert torch.equal(b.features(x), decode(low, skips, blocks))
+    assert not torch.allclose(a.features(x), b.features(x), rtol=0.05)
+    assert a.features(x).shape == b.features(x).shape == (1, 8, 32, 48)
+
+
+def test_widths_and_work_of_the_two_decoders():
+    def ops(net):
+        with FlopCounterMode(display=False) as f:
+            net.to("meta").eval()(torch.zeros(1, 6, 240, 320, device="meta"))
+        return f.get_total_flops()
+    widths = lambda net: [net.unet.get_submodule(f"dec{i+1}")[0].out_channels for i in range(4)]
+    new, old = DepthUNet("light"), DepthUNet("light", early=False)
+    assert (widths(new), widths(old)) == ([16, 48, 96, 128], [24, 48, 96, 128])
+    assert ops(new) < 0.7 * ops(old)
+    assert DepthUNet("report", width=2).config["early"] is False
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_both_decoders_come_back(tmp_path, early):
+    net, x = tiny("light", early=early), torch.rand(1, 6, 40, 56)
+    net.save_pretrained(tmp_path)
+    again = DepthUNet.from_pretrained(tmp_path)
+    assert torch.equal(again(x), net(x)) and again.config["early"] is early
+
+
+def test_a_config_from_before_the_early_join_is_a_late_one(tmp_path):
+    net, x = tiny("light", early=False), torch.rand(1, 6, 40, 56)
+    net.save_pretrained(tmp_path)
+    cfg = json.loads((tmp_path / "config.json").read_text())
+    del cfg["early"]
+    (tmp_path / "config.json").write_text(json.dumps(cfg))
+    assert torch.equal(DepthUNet.from_pretrained(tmp_path)(x), net(x))
+
+
 # ---- saving and loading
 
 
@@ -397,7 +454,7 @@ def test_truncated_weights(tmp_path, keep):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no config.json in .*nowhere: expected a folder with config.json and model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere: expected .default., .twin., a folder with config.json and model.safetensors"):
         DepthUNet.from_pretrained(tmp_path / "nowhere")
     (saved(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no weights at .*model.safetensors"):
@@ -515,9 +572,9 @@ def shaken(arch, **kw):
     return m.eval()
 
 
-@pytest.mark.parametrize("arch", ["light", "report", "published"])
-def test_folded_answers_the_same_and_has_no_batchnorm_left(arch):
-    m = shaken(arch).double()
+@pytest.mark.parametrize("arch, kw", [("light", {}), ("light", dict(early=False)), ("report", {}), ("published", {})])
+def test_folded_answers_the_same_and_has_no_batchnorm_left(arch, kw):
+    m = shaken(arch, **kw).double()
     f = folded(m)
     x = torch.rand(2, 6, 48, 64, dtype=torch.float64)
     with torch.no_grad():
@@ -590,5 +647,5 @@ def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch
     for local in ("kept", str(tmp_path / "kept")):  # a folder that is there is never looked up
         assert DepthUNet.from_pretrained(local).config["width"] == 2
     for odd in ("../nothing/here", "/nothing/here", "a/b/c", "nothing"):
-        with pytest.raises(FileNotFoundError, match="no config.json"):
+        with pytest.raises(FileNotFoundError, match="no weights at"):
             DepthUNet.from_pretrained(odd)

@@ -388,6 +388,14 @@ def test_evaluate_further(rooms, weights, tmp_path, capsys):
     assert got["interval"]["abs_rel"] == pytest.approx([lo, hi]) and f"abs_rel {lo:.3f} to {hi:.3f}" in out
 
 
+def test_shape_scores_keep_to_the_crop_and_cap_that_were_asked_for(rooms, weights, monkeypatch, capsys):
+    import dogdepth.evaluate as E
+    seen, real = [], E.shape_scores
+    monkeypatch.setattr(E, "shape_scores", lambda *a, **kw: seen.append(kw) or real(*a, **kw))
+    assert main(["evaluate", str(rooms), "--split", "all", "--weights", str(weights), "--shape", "--cap", "0.5", "3", "--crop", "none"]) == 0
+    assert seen and all(tuple(k["cap"]) == (0.5, 3.0) and k["crop"] is None for k in seen)
+
+
 def test_evaluate_takes_test_where_there_is_one_else_val(rooms, weights, tmp_path, capsys):
     assert main(["evaluate", str(rooms), "--weights", str(weights)]) == 0
     assert "split val" in capsys.readouterr().out
@@ -658,7 +666,7 @@ def test_export_refuses_with_one_line_and_leaves_nothing(tmp_path, refused):
     refused("export", "--onnx", str(tmp_path / "a.pt"), match="should end in .onnx")
     refused("export", "--onnx", str(tmp_path / "no" / "a.onnx"), match="no such folder")
     refused("export", "--onnx", str(tmp_path / "a.onnx"), "--size", "8", "8", match="at least 32")
-    refused("export", "--onnx", str(tmp_path / "a.onnx"), "--weights", str(tmp_path / "none"), match="no config.json")
+    refused("export", "--onnx", str(tmp_path / "a.onnx"), "--weights", str(tmp_path / "none"), match="no weights at")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 "Evaluation: perfect for the truth, equal to `depth_metrics` under every protocol, the same on every kind of data set."
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -103,6 +104,30 @@ def test_protocol_and_json(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_ranked_knows_which_way_is_better():
+    base = dict.fromkeys((*METRICS, "log_bias", "boundary_f1", "boundary_f1_8", "f_5cm"), 0.5) | dict(n=9)
+    rows = [base | dict(name=str(i)) for i in range(4)]
+    ev = Evaluation(rows, {}, {})
+    up = [0.2, 0.9, 0.4, 0.6]
+    for key in (*METRICS, "boundary_f1", "boundary_f1_8", "f_5cm"):
+        for r, v in zip(rows, up):
+            r[key] = v
+        more = key.startswith(("delta", "boundary_f1", "f_"))
+        assert ev.ranked(key) == ([1, 3, 2, 0] if more else [0, 2, 3, 1]), key
+    for r, v in zip(rows, (-0.5, 0.1, 0.3, -0.2)):
+        r["log_bias"] = v
+    assert ev.ranked("log_bias") == [1, 3, 2, 0]  # by its size: too near is as bad as too far
+    rows[1]["f_5cm"] = math.nan  # a frame without a value, wherever it stands, is no best and no worst
+    del rows[3]["f_5cm"]
+    assert ev.ranked("f_5cm") == [2, 0]
+    rows[2]["n"] = 0
+    assert ev.ranked("f_5cm") == [0] and ev.ranked("abs_rel") == [0, 3, 1]
+    for odd in ("f_20cm", "absrel", "name", "n", "coverage"):
+        with pytest.raises(ValueError, match=f"cannot tell best from worst by '{odd}': expected one of abs_rel, .*delta3, log_bias, boundary_f1, boundary_f1_8, f_5cm$"):
+            ev.ranked(odd)
+    assert Evaluation([], {}, {}).ranked() == []
+
+
 def test_flip_and_camera_reach_the_predictor():
     ds = items(2)
     p = Noisy(ds)
@@ -126,6 +151,9 @@ def test_errors():
         assert not p.calls  # refused before any work
     with pytest.raises(ValueError, match="data set is empty"):
         evaluate(Noisy(ds), [], progress=False)
+    for path in ("nyu", Path("nyu")):
+        with pytest.raises(ValueError, match="takes a data set, got the path 'nyu'"):
+            evaluate(Noisy(ds), path, progress=False)
     with pytest.raises(ValueError, match=r"room_0/0: the prediction is 24x64, the truth 48x64"):
         evaluate(Noisy(ds, lambda d: d[::2]), ds, progress=False)
     with pytest.raises(ValueError, match="holds .* nan or infinite"):
@@ -172,6 +200,42 @@ def test_by_distance():
     edge = ByDistance((0, 2, 5, 10))
     edge(dict(depth=np.full((2, 2), 2.0, np.float32)), Prediction(np.full((2, 2), 2.0), None, None))
     assert [r["far_m"] for r in edge.table()] == [2]  # a bin owns its far edge
+
+
+def test_by_distance_of_the_prediction():
+    "A law without bias, whatever is predicted: sorted by the truth it seems to play safe, sorted by the prediction it does not."
+    r = np.random.default_rng(0)
+    p = r.choice([1.0, 2.0, 4.0], (200, 300))
+    t = p * np.exp(r.normal(0, 0.35, p.shape))
+    got = {}
+    for by in ("truth", "prediction"):
+        d = ByDistance((0, 1.5, 3, 8), by=by)
+        d(dict(depth=t.astype(np.float32)), Prediction(p.astype(np.float32), None, None))
+        got[by] = d.table()
+        assert sum(x["share"] for x in got[by]) == pytest.approx(1)
+    for k, (x, at) in enumerate(zip(got["prediction"], (1, 2, 4))):
+        m = (p == at) & (t <= 10)
+        assert x["share"] == pytest.approx(m.sum() / (t <= 10).sum())
+        assert x["log_bias"] == pytest.approx(np.log(p / t)[m].mean(), abs=1e-6) and abs(x["log_bias"]) < 0.01, k
+        assert x["abs_rel"] == pytest.approx((abs(p - t) / t)[m].mean(), abs=1e-6)
+    assert got["truth"][0]["log_bias"] > 0.05 and got["truth"][2]["log_bias"] < -0.05
+    with pytest.raises(ValueError, match="by should be 'truth' or 'prediction', got 'pred'"):
+        ByDistance(by="pred")
+
+
+def test_by_distance_honours_its_cap():
+    ds = items()
+    part = ByDistance((0, 2, 5, 10), cap=(1.0, 5.0))
+    ev = evaluate(Noisy(ds, wrong), ds, progress=False, each=part, cap=(1.0, 5.0))
+    rows = part.table()
+    assert [r["far_m"] for r in rows] == [2, 5] and part.sums[:, 0].sum() == ev.summary["n"]
+    assert sum(r["share"] * r["abs_rel"] for r in rows) == pytest.approx(average_metrics(ev.images, "pixel")["abs_rel"])  # truth left out and prediction clamped as there
+    beyond = ByDistance((1, 2, 5), cap=(1e-3, 20.0))
+    beyond(dict(depth=np.array([[0.5, 15.0]], np.float32)), Prediction(np.array([[0.5, 30.0]]), None, None))
+    assert [(r["far_m"], r["mae_m"]) for r in beyond.table()] == [(2, 0), (5, 5)]  # the outer bins take what lies beyond; 30 m are clamped to 20
+    for bad, match in ((dict(cap=(5, 1)), "cap should be"), (dict(crop="garg"), "crop should be one of")):
+        with pytest.raises(ValueError, match=match):
+            ByDistance(**bad)
 
 
 # --- protocols side by side
@@ -272,6 +336,25 @@ def test_bootstrap_of_a_difference():
         bootstrap_interval(made_up([0.1, 0.2], ["room_0001a", "room_0001b"]))
 
 
+@pytest.mark.parametrize("how,said", [(dict(crop="eigen"), "crop None and 'eigen'"), (dict(cap=[1e-3, 5.0]), r"cap \[0.001, 10.0\] and \[0.001, 5.0\]"),
+                                      (dict(average="pixel"), "average 'image' and 'pixel'"), (dict(align="median"), "align None and 'median'"),
+                                      (dict(crop="eigen", align="affine"), "crop None and 'eigen'; align None and 'affine'")])
+def test_a_difference_takes_what_was_measured_alike(how, said):
+    def run(**change):
+        ev = made_up([0.1, 0.2, 0.3], ["a_1", "b_1", "c_1"])
+        ev.protocol |= dict(crop=None, cap=[1e-3, 10.0], average="image", align=None, flip=False, input_size=[240, 320], data="NYUDepth", frames=3) | change
+        return ev
+    with pytest.raises(ValueError, match=f"measured alike, here they differ: {said}$"):
+        bootstrap_interval(run(), other=run(**how))
+    assert bootstrap_interval(run(**how), other=run(**how)) == (0, 0)
+    assert bootstrap_interval(run(), other=run(weights="b", flip=True, input_size=[96, 128], data="list", split=None)) == (0, 0)  # these may differ: they are what is compared
+
+
+def test_bootstrap_names_the_keys_it_knows():
+    with pytest.raises(ValueError, match="key should be one of abs_rel, .*delta3, got 'f_5cm'"):
+        bootstrap_interval(made_up([0.1, 0.2], ["a_1", "b_1"]), "f_5cm")
+
+
 def test_bootstrap_keeps_the_average_of_the_evaluation():
     ev = made_up([0.1, 0.3], ["a_1", "b_1"])
     ev.images[1]["n"] = 10**9
@@ -313,6 +396,10 @@ def test_by_kind():
     assert {k: (r["frames"], r["rooms"]) for k, r in got.items()} == dict(office=(3, 2), kitchen=(1, 1), unknown=(1, 0))
     assert got["office"]["abs_rel"] == pytest.approx(0.2)
     assert list(by_kind(ev, "delta1")) == ["unknown", "kitchen", "office"]  # there more is better
+    with pytest.raises(ValueError, match="cannot tell best from worst by 'f_5cm': expected one of abs_rel"):
+        by_kind(ev, "f_5cm")
+    ev.images[3]["n"] = 0  # the only kitchen has no reading: last, whichever way is better
+    assert list(by_kind(ev)) == ["office", "unknown", "kitchen"] and list(by_kind(ev, "delta1")) == ["unknown", "office", "kitchen"]
 
 
 # --- sharpness and points
@@ -330,6 +417,12 @@ def test_shape_scores_are_the_metrics():
     assert got["f_10cm"] == pytest.approx(fscore(*far, 0.1)["fscore"]) and 0 < got["f_5cm"] < got["f_10cm"] < got["f_20cm"] < 1
     ev = evaluate(Noisy([it]), [it], each=shape_scores, progress=False)
     assert mean_of(ev, got) == dict.fromkeys(got, 1.0)  # the truth
+    near = shape_scores(it, p, cap=(1e-3, 3.5))
+    m = valid_mask(it["depth"], (1e-3, 3.5))
+    assert near["boundary_f1"] == boundary_f1(p.depth_m, it["depth"], m)["f1"] != got["boundary_f1"]
+    assert near["f_10cm"] == pytest.approx(fscore(*cloud_distances(*depth_clouds(p.depth_m, it["depth"], it["camera"], m)), 0.1)["fscore"]) != got["f_10cm"]
+    with pytest.raises(ValueError, match="cap should be"):
+        shape_scores(it, p, cap=(5, 1))
     big = dict(depth=np.full((480, 640), 2.0, np.float32), camera=NYU_CAMERA)
     big["depth"][:, 20:] = 4  # an edge outside the Eigen crop
     assert math.isnan(shape_scores(big, Prediction(big["depth"], NYU_CAMERA, None))["boundary_f1"])
@@ -397,6 +490,10 @@ def test_halves_share_no_room_and_hold_everything():
     assert sides[0] | sides[1] == set(range(8)) and not sides[0] & sides[1] and len(sides[0]) == 4
     assert not {k // 2 for k in sides[0]} & {k // 2 for k in sides[1]}
     assert a.shape[1] + b.shape[1] == 8 * 50
+    assert [k for k, side in enumerate(sample.sides()) if side == 0] == sorted(sides[0])  # frame by frame the same halves
+    uneven = StdSample()
+    uneven.rooms = ["den_1", "den_2", "den_2"]
+    assert uneven.sides() in ([0, 1, 1], [1, 0, 0])
     truths = np.concatenate([a, b], 1)[2]
     assert valid_mask(truths).all()  # holes are not sampled
     again = StdSample(per_frame=50)
@@ -437,6 +534,7 @@ def test_fov_scale():
         focal = 32 / math.tan(math.radians(r["fov_deg"] / 2))
         assert r["scales"] == pytest.approx([0.8] * 3) and r["scale"] == pytest.approx(0.8)
         assert r["untold"] == pytest.approx(0.8 * NYU_CAMERA.resize(48, 64).focal / focal, rel=1e-4)
+        assert r["untolds"] == pytest.approx([r["untold"]] * 3)
         assert r["abs_rel"] == pytest.approx(0.2)
     assert scale_spread([r["scale"] for r in rows]) == pytest.approx(0, abs=1e-6) and scale_spread([r["untold"] for r in rows]) > 0.5
     assert scale_spread([1.0, 1.21]) == pytest.approx(0.1) == scale_spread([2.0, 2.42])
@@ -503,7 +601,6 @@ def test_real_frames(data):
 def test_the_twin_does_what_the_card_says(data):
     "All 105 validation frames: the row of the model card, to the last printed digit, and README's three numbers with it."
     import re
-    from pathlib import Path
 
     from dogdepth.attention import WEIGHTS
     from dogdepth.nyu import NYUDepth

@@ -161,7 +161,9 @@ def test_prediction_is_clamped_truth_is_masked():
     t = np.array([[5.0, 12.0, 0.0, np.nan, np.inf, 1e-3]], np.float32)
     m = depth_metrics(np.array([[99.0, 1, 1, 1, 1, 1]]), t)
     assert m["n"] == 1 and m["abs_rel"] == pytest.approx(1)  # 99 m counts as 10 m
-    assert depth_metrics(np.array([[-3.0]]), np.array([[2.0]]))["abs_rel"] == pytest.approx((2 - 1e-3) / 2)
+    for p in (-3.0, 0.0):  # 0 in a prediction is a guess, and no hole
+        m = depth_metrics(np.array([[p]]), np.array([[2.0]]))
+        assert m["n"] == 1 and m["abs_rel"] == pytest.approx((2 - 1e-3) / 2)
 
 
 def test_delta_is_strict():
@@ -249,6 +251,27 @@ def test_errors(args, kw, match):
         depth_metrics(*args, **kw)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint8])
+def test_a_files_raw_numbers_are_refused(dtype):
+    p, t = (x[0, 0] for x in maps(22))
+    raw = lambda x: np.rint(x * (25 if dtype == np.uint8 else 1000)).astype(dtype)
+    for call in (depth_metrics, metrics.image_metrics):
+        for args in ((raw(p), t), (p, raw(t))):
+            with pytest.raises(ValueError, match=rf"metres as floats, got {np.dtype(dtype)}: .*read_depth"):
+                call(*args)
+    with pytest.raises(ValueError, match="metres as floats, got int32"):
+        depth_metrics(torch.tensor(raw(p).astype(np.int32)), t)
+
+
+def test_millimetres_as_floats_are_refused_and_bad_predictions_are_not():
+    p, t = (x[0, 0] for x in maps(23))
+    with pytest.raises(ValueError, match=r"about a thousand times the truth \(medians \d{4} and \d\.\d\d\): are these millimetres"):
+        depth_metrics(1000 * p, t)
+    assert depth_metrics(1000 * p, t, align="median")["abs_rel"] == pytest.approx(depth_metrics(p, t, align="median")["abs_rel"])  # fitted: no unit is claimed
+    for bad in (p / 1000, 100 * p, 1e6 * p, np.where(np.arange(32) < 12, 1000 * p, p)):  # too near, too far, absurd, and in part
+        assert depth_metrics(bad, t)["n"] == (t > 0).sum()
+
+
 def test_a_prediction_is_asked_for_its_depth():
     from dogdepth.depth import Camera
     from dogdepth.predict import Prediction
@@ -297,6 +320,8 @@ def test_metric_table():
     cells = [[c.strip() for c in x.strip("|").split("|")] for x in lines]
     assert cells[0] == ["", "AbsRel", "RMSE", "log10", "SILog", "δ1", "δ2", "δ3"]
     assert cells[2] == ["a model", "0.100", "0.100", "0.041", "0.00", "1.000", "1.000", "1.000"]
+    said = metrics.metric_table(rows, note="2 maps; no crop")
+    assert said.splitlines() == [*lines, "", "2 maps; no crop"]  # an empty line, or Markdown would make a row of it
     assert "n" in metrics.metric_table(rows, ("abs_rel", "n")).splitlines()[0] and "20" in metrics.metric_table(rows, ("n",))
 
 
@@ -436,6 +461,27 @@ def test_boundary_f1_laws():
     assert metrics.boundary_f1(torch.tensor(p), torch.tensor(t)) == one
 
 
+def four_directions(p, t, factor):
+    "Depth Pro's way to count: precision and recall are averaged over four directions, an empty one as 0, and then make F1."
+    ways = [(np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])]
+    said, true = ([d[a] / d[b] > factor for a, b in ways] for d in (p, t))
+    hit = [(x & y).sum() for x, y in zip(said, true)]
+    prec, rec = (sum(h / max(x.sum(), 1) for h, x in zip(hit, e)) / 4 for e in (said, true))
+    return 2 * prec * rec / (prec + rec) if prec + rec else 0.0
+
+
+def test_depth_pro_counts_otherwise():
+    "What the notebook says of it: a perfect one-row step is 0.25 there and 1 here; a pillar, with an edge on each side, is 1 in both."
+    theirs = lambda p, t: np.average([four_directions(p, t, f) for f in metrics.BOUNDARY_FACTORS], weights=metrics.BOUNDARY_FACTORS)
+    step = np.array([[2.0, 2, 2, 4, 4, 4]])
+    pillar = np.full((9, 9), 4.0)
+    pillar[3:6, 3:6] = 2
+    assert theirs(step, step) == pytest.approx(0.25) and theirs(pillar, pillar) == pytest.approx(1)
+    assert metrics.boundary_f1(step, step)["f1"] == metrics.boundary_f1(pillar, pillar)["f1"] == 1
+    low = np.where(pillar == 2, 3.6, pillar)  # a factor 1.11: an edge for three of the ten factors
+    assert metrics.boundary_f1(low, low)["f1"] == 1 and theirs(low, low) == pytest.approx(metrics.BOUNDARY_FACTORS[:3].sum() / metrics.BOUNDARY_FACTORS.sum())
+
+
 def test_boundary_f1_at_one_threshold():
     "A step of 1.1 is an edge at the first three factors only, and there it is found."
     t = np.array([[2.0, 2.2, 2.2, 4.0]])
@@ -490,6 +536,13 @@ def test_fscore_edges():
         assert math.isnan(metrics.fscore(x, y)["fscore"])
     empty = metrics.cloud_distances(np.zeros((0, 3)), np.ones((2, 3)))
     assert math.isnan(metrics.fscore(*empty)["fscore"])
+
+
+def test_every_point_counts():
+    "No thinning: the same surface, seen by more pixels, weighs more (Tanks and Temples thins first)."
+    t, p = np.array([[0, 0, 1.0], [0, 0, 5.0]]), np.array([[0, 0, 1.0], [0, 0, 6.0]])
+    assert metrics.fscore(*metrics.cloud_distances(p, t))["precision"] == 1 / 2
+    assert metrics.fscore(*metrics.cloud_distances(p[[0, 0, 0, 1]], t))["precision"] == 3 / 4
 
 
 def test_depth_clouds():

@@ -1,6 +1,7 @@
 """Photo in, metres out: laws of the canonical camera, oracles for both resizings, and every kind of input.
 
 Most tests use tiny networks whose answer is known; the real architecture and the bundled weights come at the end."""
+import json
 import subprocess
 import sys
 
@@ -588,17 +589,39 @@ def graph(path):
     return m, [n.op_type for n in m.graph.node]
 
 
-def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(exported):
-    "The full file adds convolutions where the torch program joins maps; both files leave out which line of Python a node came from."
-    full, half = (graph(f) for f in exported)
+@pytest.mark.parametrize("early, added", [(True, 0), (False, 4)])
+def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(tmp_path, early, added):
+    "The full file adds convolutions where the torch program joins maps (a decoder of four blocks, if it joins late); both files leave out which line of Python a node came from."
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from dogdepth.predict import export_onnx
+    torch.manual_seed(0)
+    net = DepthUNet("light", confidence=True, early=early).eval()
+    files = [export_onnx(tmp_path / f"{half}.onnx", net, size=(64, 96), half=half) for half in (False, True)]
+    full, half = (graph(f) for f in files)
     for m, _ in (full, half):
         assert not any(n.metadata_props or n.doc_string for n in m.graph.node)
     made = {n.output[0]: n.op_type for n in full[0].graph.node}
     joined = [n for n in full[0].graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "Concat"]
     assert len(joined) == 1  # the spatial gate's two maps of one channel each stay together
-    assert sum(n.op_type == "Conv" for n in full[0].graph.node) == half[1].count("Conv") + 4  # a decoder of four blocks
+    assert sum(n.op_type == "Conv" for n in full[0].graph.node) == half[1].count("Conv") + added
     rules = [a.s for n in full[0].graph.node if n.op_type == "Resize" for a in n.attribute if a.name == "coordinate_transformation_mode"]
     assert rules.count(b"pytorch_half_pixel") == 2 and rules.count(b"half_pixel") == 4  # two heads, four steps up
+    img = photo(64, 96)
+    np.testing.assert_allclose(Predictor(files[0]).predict(img).depth_m, Predictor(net, size=(64, 96)).predict(img).depth_m, rtol=1e-3)
+
+
+def test_an_onnx_file_says_for_which_camera_it_answers(exported, tmp_path):
+    import onnx
+    m = onnx.load(exported[0])
+    cfg = json.loads(m.metadata_props[0].value)
+    assert cfg["canonical_focal"] == pytest.approx(259.55, abs=0.1)
+    img = photo(480, 640)
+    want = Predictor(exported[0]).predict(img).depth_m
+    for focal, factor in ((2 * cfg["canonical_focal"], 0.5), (None, 1.0)):  # a file from before it was written says nothing, and means NYU's
+        m.metadata_props[0].value = json.dumps({k: v for k, v in {**cfg, "canonical_focal": focal}.items() if v is not None})
+        onnx.save(m, tmp_path / "other.onnx")
+        np.testing.assert_allclose(Predictor(tmp_path / "other.onnx").predict(img).depth_m, factor * want, rtol=1e-4)
 
 
 def test_onnx_file_runs_without_torch(exported):

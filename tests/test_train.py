@@ -2,19 +2,21 @@
 import json
 from dataclasses import asdict, replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.train import (
     EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, answer_at, augment, draw, end_epoch, epoch_batches, fit, fitting_focal, laplace_nll,
-    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, train_step,
-    validate, with_extra, write_log, zoom_item,
+    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, soften, soft_kernel,
+    train_step, validate, with_extra, write_log, zoom_item,
 )
 
 TINY = TrainConfig(arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1)
@@ -141,7 +143,7 @@ def test_zoom_keeps_every_point_in_its_place(s, deg, tx, ty):
 
 
 def test_augmentation_off_is_the_frame_itself(rooms):
-    cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0)
+    cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0, soften=0.0)
     out = augment(rooms[0], cfg, np.random.default_rng(0))
     assert all(np.array_equal(out[k], rooms[0][k]) for k in ("image", "depth")) and out["camera"] == rooms[0]["camera"]
 
@@ -160,6 +162,39 @@ def test_recolour_is_uint8_and_grey_means_grey(rooms):
     assert (np.ptp(g.astype(int), -1) == 0).all()
     assert abs(recolour(img, (1, 1, 1), 1, 1).astype(int) - img).max() <= 1
     assert draw(replace(TINY, grey=1.0), np.random.default_rng(0))["colour"][2] == 0
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.4, 0.7, 1.0])
+def test_softening_is_a_gaussian_blur(rooms, sigma):
+    img, k = rooms[0]["image"], soft_kernel(sigma)
+    assert k.sum() == pytest.approx(1, abs=1e-6) and np.array_equal(k, k[::-1]) and (np.diff(k[4:]) <= 0).all()
+    assert (k * np.arange(-4, 5) ** 2).sum() == pytest.approx(sigma**2, rel=0.02) or sigma < 0.5  # narrow ones are sampled too coarsely for that
+    want = gaussian_filter(img.astype(float), (sigma, sigma, 0), mode="mirror", radius=(4, 4, 0))
+    out = soften(img, sigma)
+    assert out.dtype == np.uint8 and abs(out - want).max() <= 0.51
+    assert soften(img, 0.0) is img
+
+
+def test_half_of_the_pictures_lose_sharpness_and_nothing_else(rooms):
+    cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0, soften=0.5)
+    sigmas = [draw(cfg, np.random.default_rng(s))["sigma"] for s in range(200)]
+    assert 70 < sum(s > 0 for s in sigmas) < 130 and 0.9 < max(sigmas) <= 1.0 and min(s for s in sigmas if s) < 0.1
+    rough = lambda im: cv2.Laplacian(im, cv2.CV_32F).std()
+    for seed, sigma in list(enumerate(sigmas))[:20]:
+        out = augment(rooms[0], cfg, np.random.default_rng(seed))
+        assert np.array_equal(out["depth"], rooms[0]["depth"]) and out["camera"] == rooms[0]["camera"]
+        assert (rough(out["image"]) < 0.99 * rough(rooms[0]["image"])) == (sigma > 0.3)
+    with_and_without = [draw(replace(TINY, soften=x), np.random.default_rng(5)) for x in (0.0, 1.0)]
+    assert all(np.array_equal(a, b) for k in ("flip", "zoom", "box", "colour") for a, b in zip(np.atleast_1d(np.array(with_and_without[0][k], dtype=object)), np.atleast_1d(np.array(with_and_without[1][k], dtype=object)))), "the other dice must not change"
+
+
+def test_a_photo_that_is_not_zoomed_is_as_sharp_as_the_one_that_predict_shrinks():
+    room = render_room(5, 480, 640)
+    cfg = TrainConfig(flip=False, zoom=1.6, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0, soften=0.0, small_first=0.0)
+    kept = Frames([room], cfg, epoch=0).small(0)
+    assert kept["image"].shape == (480, 640, 3)
+    out = zoom_item(kept, 1.0, 0.0, 0.0, 0.0, (240, 320))["image"].astype(int)
+    assert abs(out - cv2.resize(room["image"], (320, 240), interpolation=cv2.INTER_AREA)).max() <= 1
 
 
 @given(st.integers(1, 500), st.data())
@@ -193,6 +228,17 @@ def test_average_of_constant_weights_is_the_weights():
     net.load_state_dict(new)
     young.update(net)
     assert all(torch.allclose(young.avg[k] - first[k], torch.tensor(9 / 11)) for k in first)  # forgets fast while it is young
+
+
+def test_snapshots_keep_every_epoch_and_their_mean_is_one_network(tmp_path, rooms):
+    run = fit(replace(TINY, out=str(tmp_path), snapshots=True, epochs=3), rooms, None, progress=False)
+    kept = [tmp_path / f"epoch-{e}" for e in (1, 2, 3)]
+    models = [type(run.model).from_pretrained(k) for k in kept]
+    assert [m.extra["epoch"] for m in models] == [1, 2, 3] and not (tmp_path / "epoch-4").exists()
+    assert all(torch.equal(v, run.ema.avg[k]) for k, v in models[-1].state_dict().items())
+    key = "unet.final_conv.weight"
+    a, b, c = (m.state_dict()[key] for m in models)
+    assert not torch.equal(a, b) and torch.allclose(mix_weights(kept, [0.2, 0.3, 0.5]).state_dict()[key], 0.2 * a + 0.3 * b + 0.5 * c)
 
 
 def test_only_the_first_process_validates_and_writes(tmp_path, rooms):

@@ -124,7 +124,7 @@ def test_v100_recipe():
 # augmentation on the device
 
 ROOMS = [render_room(s, 60, 80) for s in range(3)]
-PLAIN = dict(flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0)
+PLAIN = dict(flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0, soften=0.0)
 
 
 def both(**kw):
@@ -148,7 +148,7 @@ def test_mirror_on_the_device_is_exact():
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kw", [dict(zoom=1.6), dict(rotate_deg=8.0), dict(flip=True, zoom=2.0, rotate_deg=4.0), dict(colour=0.4, grey=0.5), dict(cut_depth=1.0), dict(small_first=1.0, epochs=1, zoom=1.3)], ids=str)
+@pytest.mark.parametrize("kw", [dict(zoom=1.6), dict(rotate_deg=8.0), dict(flip=True, zoom=2.0, rotate_deg=4.0), dict(colour=0.4, grey=0.5), dict(cut_depth=1.0), dict(soften=1.0), dict(soften=0.5, cut_depth=1.0, colour=0.4), dict(small_first=1.0, epochs=1, zoom=1.3)], ids=str)
 def test_same_dice_same_variant(kw):
     (x, depth, focal), (x2, depth2, focal2) = both(**{**PLAIN, **kw})
     assert x.shape == x2.shape and torch.equal(focal, focal2)                      # the camera, exactly
@@ -173,7 +173,7 @@ def test_numbers_say_where_each_pixel_comes_from():
 
 def test_unknown_camera_stays_unknown_on_the_device():
     n = numbers({**ROOMS[0], "camera_known": False}, TrainConfig(), np.random.default_rng(0), (60, 80))
-    assert n[16] == 0 and n.shape == (17,)
+    assert n[16] == 0 and n.shape == (18,)
 
 
 # tables
