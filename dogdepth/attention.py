@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
            'BUNDLED', 'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder',
-           'join_early', 'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
+           'join_early', 'cut_join', 'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained',
+           'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
@@ -116,13 +117,21 @@ class Lite0Encoder(nn.Module):
 
 # %% ../nbs/06_attention.ipynb #c044
 def join_early(
-    conv:nn.Conv2d, # 3x3, of both maps
-    x:Tensor,       # (B,C,h,w) the coarse map
-    s:Tensor,       # (B,D,H,W) the skip
-)->Tensor:          # (B,nf,H,W)
+    conv,     # 3x3, of both maps; or the two that `cut_join` makes of it
+    x:Tensor, # (B,C,h,w) the coarse map
+    s:Tensor, # (B,D,H,W) the skip
+)->Tensor:    # (B,nf,H,W)
     "`conv` of a coarse map and a skip, the coarse one's share done before it is enlarged."
+    if isinstance(conv, nn.ModuleList): return resize_like(conv[0](x), s)+conv[1](s)
     n = x.shape[1]
     return resize_like(F.conv2d(x, conv.weight[:,:n], padding=1), s)+F.conv2d(s, conv.weight[:,n:], conv.bias, padding=1)
+
+def cut_join(conv:nn.Conv2d, n:int)->nn.ModuleList: # n: channels of the coarse map
+    "The two convolutions that `join_early` does, each with weights of its own: for answering."
+    parts = nn.ModuleList(nn.Conv2d(w.shape[1], w.shape[0], 3, padding=1, bias=b) for w,b in ((conv.weight[:,:n],False), (conv.weight[:,n:],True)))
+    for p,w in zip(parts, (conv.weight[:,:n],conv.weight[:,n:])): p.weight = nn.Parameter(w.detach().clone())
+    parts[1].bias = nn.Parameter(conv.bias.detach().clone())
+    return parts
 
 # %% ../nbs/06_attention.ipynb #c048
 class LightUNet(nn.Module):
@@ -206,7 +215,7 @@ DepthUNet.forward = forward
 def folded(
     model:nn.Module, # left as it is
 )->nn.Module:        # a copy for answering, not for training
-    "Every BatchNorm multiplied into the convolution before it; the same answers, sooner."
+    "Every BatchNorm multiplied into the convolution before it, and what joins early cut in two; the same answers, sooner."
     m = copy.deepcopy(model).eval()
     for mod in m.modules():
         names = list(mod._modules)
@@ -214,6 +223,9 @@ def folded(
             conv,bn = mod._modules[a],mod._modules[b]
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
         if hasattr(mod, 'inplace'): mod.inplace = True # an activation writes over its input: one map less to fetch
+    if getattr(getattr(m, 'unet', None), 'early', False):
+        for i,skip in enumerate(m.unet.encoder.widths[:4]):
+            block = m.unet.get_submodule(f'dec{i+1}'); block[0] = cut_join(block[0], block[0].in_channels-skip)
     return m
 
 # %% ../nbs/06_attention.ipynb #c073

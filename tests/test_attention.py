@@ -580,6 +580,8 @@ def test_folded_answers_the_same_and_has_no_batchnorm_left(arch, kw):
     with torch.no_grad():
         torch.testing.assert_close(f(x), m(x), rtol=1e-9, atol=1e-9)
     assert not any(isinstance(b, nn.BatchNorm2d) for b in f.modules())
+    if m.config["early"]:
+        assert [[c.in_channels for c in f.unet.get_submodule(f"dec{i+1}")[0]] for i in range(4)] == [[24, 16], [48, 24], [64, 40], [320, 112]]
     assert any(isinstance(b, nn.BatchNorm2d) for b in m.modules())
 
 
