@@ -128,10 +128,9 @@ def join_early(
 
 def cut_join(conv:nn.Conv2d, n:int)->nn.ModuleList: # n: channels of the coarse map
     "The two convolutions that `join_early` does, each with weights of its own: for answering."
-    parts = nn.ModuleList(nn.Conv2d(w.shape[1], w.shape[0], 3, padding=1, bias=b) for w,b in ((conv.weight[:,:n],False), (conv.weight[:,n:],True)))
-    for p,w in zip(parts, (conv.weight[:,:n],conv.weight[:,n:])): p.weight = nn.Parameter(w.detach().clone())
-    parts[1].bias = nn.Parameter(conv.bias.detach().clone())
-    return parts
+    coarse,fine = (nn.Conv2d(k, conv.out_channels, 3, padding=1, bias=b, device=conv.weight.device, dtype=conv.weight.dtype) for k,b in ((n,False), (conv.in_channels-n,True)))
+    coarse.load_state_dict(dict(weight=conv.weight[:,:n])); fine.load_state_dict(dict(weight=conv.weight[:,n:], bias=conv.bias))
+    return nn.ModuleList([coarse,fine])
 
 # %% ../nbs/06_attention.ipynb #c048
 class LightUNet(nn.Module):
@@ -295,7 +294,7 @@ def from_pretrained(cls,
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
         return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = json.loads((path/'config.json').read_text()); kw = {'early':False, **{k:cfg[k] for k in CONFIG_KEYS if k not in ('confidence','early') or k in cfg}}; model = cls(**kw)
+    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw)
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
     _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
     model.extra = {k:v for k,v in cfg.items() if k not in kw}

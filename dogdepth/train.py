@@ -191,8 +191,9 @@ def soft_kernel(sigma)->np.ndarray: # (9,) float32, sums to 1; sigma 0: leaves e
 
 def soften(img:np.ndarray, sigma:float)->np.ndarray: # (H,W,3) uint8; pixels
     "The photo as a resized or unfocused one would look."
+    if not sigma: return img
     k = soft_kernel(sigma)
-    return np.rint(cv2.sepFilter2D(img.astype(np.float32), -1, k, k)).astype(np.uint8) if sigma else img
+    return np.rint(cv2.sepFilter2D(img.astype(np.float32), -1, k, k)).astype(np.uint8)
 
 # %% ../nbs/09_train.ipynb #c045
 def answer_box(box, h:int, w:int, focal:float): # box: height, width, top and left, as shares -> y, x, height, width in pixels, and grey levels a metre
@@ -646,7 +647,7 @@ def fit(
     if 0<cfg.limit<len(train_ds): train_ds = Subset(train_ds, np.random.default_rng(cfg.seed).permutation(len(train_ds))[:cfg.limit])
     train_ds = with_extra(train_ds, cfg)
     run = start(cfg, len(train_ds), resume); last = Path(cfg.out)/'last.safetensors'; show = progress and run.rank==0
-    cache = {} if not cfg.workers and len(train_ds)*cfg.height*cfg.width_px*28<4e9 else None # small data sets stay in memory
+    cache = {} if not cfg.workers and len(train_ds)*cfg.height*cfg.width_px*28<4e9 else None # small data sets stay in memory: four times the pixels, 7 bytes each
     saved = time.time()
     while len(run.history)<cfg.epochs:
         epoch = len(run.history); begin,t0,logs = run.step-epoch*run.steps_per_epoch,time.time(),[]
