@@ -36,7 +36,7 @@ def read_study(path)->list: # of dicts, numbers as numbers
     if not Path(path).exists(): return []
     with open(path, newline='', encoding='utf-8') as f: return [{k:NUMBERS.get(k,str)(v) for k,v in r.items()} for r in csv.DictReader(f)]
 
-# %% ../nbs/10_ablation.ipynb #c013
+# %% ../nbs/10_ablation.ipynb #c014
 @dataclass(frozen=True)
 class StudyConfig(TrainConfig):
     "A run of the study: small enough for one core and a minute and a half; every arm starts from these settings."
@@ -59,7 +59,7 @@ class StudyConfig(TrainConfig):
     terms:str='depth grad_global grad_grid ssim' # loss='report': the terms that count
     ssim_sign:int=1          # -1: reward a bad match, as the report's program does
 
-# %% ../nbs/10_ablation.ipynb #c015
+# %% ../nbs/10_ablation.ipynb #c016
 @dataclass(frozen=True)
 class Arm:
     "One version of the network, the data or the recipe, and what it is compared with."
@@ -86,7 +86,7 @@ MAIN = {
     'rooms shared':     Arm('half of each validation room\'s stills are trained on', 'base', dict(frames='nyu, rooms shared')),
 }
 
-# %% ../nbs/10_ablation.ipynb #c017
+# %% ../nbs/10_ablation.ipynb #c018
 REPORT = {
     'report':               Arm('the report\'s network at width 8, climbing, with its loss in metres', '', dict(arch='report', width=8, pretrained=False, bs=4, lr=6e-3, **METRES)),
     'report, no DoG':       Arm('photo alone', 'report', dict(dog=False)),
@@ -108,15 +108,15 @@ LENSES = {
 ARMS = MAIN|REPORT|LENSES
 FAMILIES = dict(light=list(MAIN), report=list(REPORT), lens=list(LENSES)[:4], rendered=list(LENSES)[4:8], walks=list(LENSES)[8:]) # chance is taken to be alike in each
 
-# %% ../nbs/10_ablation.ipynb #c018
+# %% ../nbs/10_ablation.ipynb #c019
 def study_config(name:str, seed:int=0, **changes)->StudyConfig:
-    "The settings of an arm: those of its control, and what it changes."
+    "The settings of an arm: those of its control, and what it changes. `ValueError` for a name that is no arm."
     if name not in ARMS: raise ValueError(f"no arm {name!r}: expected one of {', '.join(ARMS)}")
     a = ARMS[name]
     cfg = study_config(a.control) if a.control else StudyConfig()
     return replace(cfg, **a.change|dict(seed=seed)|changes)
 
-# %% ../nbs/10_ablation.ipynb #c023
+# %% ../nbs/10_ablation.ipynb #c024
 class UpsideDown(nn.Module):
     "The report's loss with the sign that its program gives SSIM: a perfect match costs 1, an inverted one 0."
     def __init__(self): super().__init__(); self.rest = DepthLoss(terms=('depth','grad_global','grad_grid'))
@@ -129,7 +129,7 @@ def study_loss(cfg:StudyConfig)->nn.Module:
     if cfg.loss!='report': return make_loss(cfg)
     return UpsideDown() if cfg.ssim_sign<0 else DepthLoss(terms=cfg.terms.split())
 
-# %% ../nbs/10_ablation.ipynb #c027
+# %% ../nbs/10_ablation.ipynb #c028
 OPEN = Lens(f_number=1., focus_m=6.) # sharpness then falls steadily towards the camera
 
 def _small(items, h, w): return [resize_item(i, h, w) for i in items] # at the network's size, to stay in memory
@@ -153,7 +153,7 @@ def _lenses(h, w, f)->list:
     rooms = WithoutCamera(FolderDepth(data_root()/'defocus_indoor', f'{f}/*.jpg', 'depth_mm/*.png', encoding='mm16'), StudyConfig(height=h, width_px=w))
     return [i|dict(name=i['name'].split('/')[-1], scene=i['name'].split('/')[-1]) for i in rooms]
 
-# %% ../nbs/10_ablation.ipynb #c028
+# %% ../nbs/10_ablation.ipynb #c029
 def share_rooms(train, valid, seed): # -> train, which validation frames are still scored
     "Move half of each validation room's frames into training, in the place of as many random ones: same size, same network, but the rooms are known."
     rng,rooms = np.random.default_rng(seed),{}
@@ -165,7 +165,7 @@ def study_frames(
     cfg:StudyConfig,
     limit:int=0, # so many training frames or rooms at most: for trials
 )->tuple:        # training frames, validation frames, and which of these are scored in this run
-    "The frames an arm trains on, and those it is scored on."
+    "The frames an arm trains on, and those it is scored on. `ValueError` for unknown frames, `FileNotFoundError` where the 81 rooms are not there."
     h,w = cfg.height,cfg.width_px; kind,_,shared = cfg.frames.partition(', ')
     if kind in ('f2.8','f8'): # three folds, so that three seeds score every room once
         items = _lenses(h, w, kind); fold = np.random.default_rng(0).permutation(len(items))%3==cfg.seed%3
@@ -180,7 +180,7 @@ def frame_rows(arms=tuple(ARMS))->list: # rows: kind of frames, number, name, ro
     kinds = {c.frames:c for a in arms if not ARMS[a].control for c in [study_config(a, height=24, width_px=32)]} # names do not depend on the size
     return [dict(frames=k, number=i, name=f['name'], room=place(f['scene'] or f['name'])) for k,c in kinds.items() for i,f in enumerate(study_frames(c)[1])]
 
-# %% ../nbs/10_ablation.ipynb #c034
+# %% ../nbs/10_ablation.ipynb #c037
 def score_frames(model, valid, scored, cfg)->list: # one dict per frame, None where it is not scored
     "`validate`, frame by frame. Where the camera is unknown one factor is fitted first."
     model.eval()
@@ -189,7 +189,7 @@ def score_frames(model, valid, scored, cfg)->list: # one dict per frame, None wh
 
 def _mean(rows): return {k:round(float(np.mean([r[k] for r in rows if r])), 5) for k in KEYS}
 
-# %% ../nbs/10_ablation.ipynb #c035
+# %% ../nbs/10_ablation.ipynb #c038
 def run_arm(
     name:str, seed:int,
     limit:int=0,        # as in `study_frames`
@@ -215,7 +215,7 @@ def run_arm(
                 curve=' '.join(f'{c:.4f}' for c in curve), images=' '.join('-' if r is None else 'nan' if math.isnan(r['abs_rel']) else f"{1e4*r['abs_rel']:.0f}" for r in rows),
                 size=f'{cfg.height}x{cfg.width_px}', amp=str(amp_dtype(cfg.amp, cfg.device)).removeprefix('torch.'), cpu=env['cpu'], torch=env['torch'], date=env['date'])
 
-# %% ../nbs/10_ablation.ipynb #c039
+# %% ../nbs/10_ablation.ipynb #c042
 @contextmanager
 def one_thread():
     "Within: new processes compute with one thread."
@@ -238,7 +238,7 @@ def run_study(
     progress=print,           # called with a line for each run
     **changes,                # as in `run_arm`
 )->list:                      # all rows
-    "Run what is missing. After each run the whole file is written anew under another name and moved into place: a row is there or not."
+    "Run what is missing. After each run the whole file is written anew under another name and moved into place: a row is there or not. `ValueError` where the file holds runs at another size."
     out = Path(out); rows = read_study(out); have = {(r['arm'],r['seed']) for r in rows}
     cfg = study_config('base', **{k:v for k,v in changes.items() if k!='limit'}); size = f'{cfg.height}x{cfg.width_px}'
     if odd := {r['size'] for r in rows}-{size}: raise ValueError(f"{out} holds runs at {', '.join(odd)}, this study is at {size}: choose another file")
@@ -251,7 +251,7 @@ def run_study(
         for f in as_completed([pool.submit(run_arm, *j, **changes) for j in jobs]): done(f.result())
     return rows
 
-# %% ../nbs/10_ablation.ipynb #c042
+# %% ../nbs/10_ablation.ipynb #c045
 def main(argv=None):
     "Run the study, or go on with it."
     p = argparse.ArgumentParser('python -m dogdepth.ablation', description=main.__doc__)
@@ -266,7 +266,7 @@ def main(argv=None):
 
 if __name__=='__main__' and '__file__' in globals(): main()
 
-# %% ../nbs/10_ablation.ipynb #c048
+# %% ../nbs/10_ablation.ipynb #c051
 def images_of(rows, arms)->dict: # (arm, seed) -> (frames,) AbsRel, nan where a frame was not scored
     num = lambda v: math.nan if v in ('-','nan') else float(v)/1e4
     return {(r['arm'],r['seed']):np.array([num(v) for v in r['images'].split()]) for r in rows if r['arm'] in arms}
@@ -277,7 +277,7 @@ def paired(rows, arm:str)->np.ndarray: # (seeds, frames): AbsRel of the arm minu
     return np.array([v-x[control,s] for (a,s),v in sorted(x.items()) if a==arm and (control,s) in x])
 
 def chance(rows, arms, like:str)->tuple: # standard deviation of one run, degrees of freedom
-    "What chance alone does to a run, on the frames that the arm `like` is scored on: the spread that is left when every arm has its mean and every seed has its own (randomised blocks, Fisher 1935)."
+    "What chance does to a run on the frames `like` is scored on: what is left when every arm and every seed has its mean (randomised blocks, Fisher 1935). `ValueError` for fewer than two arms with two seeds."
     on = {s:~np.isnan(v) for (_,s),v in images_of(rows, [like]).items() if not np.isnan(v).all()}
     runs = {(a,s):m for (a,s),v in images_of(rows, arms).items() if s in on and math.isfinite(m:=v[on[s]].mean())}
     x = np.array([[a==b for b in arms]+[s==t for t in on] for a,s in runs], float); df = len(runs)-int(np.linalg.matrix_rank(x)) if runs else 0
@@ -285,7 +285,7 @@ def chance(rows, arms, like:str)->tuple: # standard deviation of one run, degree
     y = np.array(list(runs.values())); left = y-x@np.linalg.lstsq(x, y, rcond=None)[0]
     return float((left@left/df)**.5), df
 
-# %% ../nbs/10_ablation.ipynb #c050
+# %% ../nbs/10_ablation.ipynb #c053
 def smallest_effect(sd:float, n:int, df:int, power:float=.8, level:float=.95)->float:
     "The true difference between two arms of `n` runs that a study finds with this probability."
     from scipy.optimize import brentq
@@ -294,26 +294,29 @@ def smallest_effect(sd:float, n:int, df:int, power:float=.8, level:float=.95)->f
     found = lambda d: nct.sf(q, df, d/se)
     return float(brentq(lambda d: found(d)-power, 0, (q+4)*se)) # beyond, scipy's nct gives nan
 
-# %% ../nbs/10_ablation.ipynb #c053
-def over_rooms(diff, rooms, n:int=2000, seed:int=0, level:float=.95)->tuple: # low, high
-    "Between which values the mean difference falls when the validation rooms are drawn again (percentile bootstrap: Efron 1979)."
-    diff = np.asarray(diff, float); ok = ~np.isnan(diff)
+# %% ../nbs/10_ablation.ipynb #c056
+def over_rooms(
+    diff,   # (frames,) or (seeds, frames), nan where a frame was not scored
+    rooms,  # (frames,) of names
+    n:int=2000, seed:int=0, level:float=.95,
+)->tuple:   # low, high
+    "Between which values the mean (over frames, then over seeds) falls when the validation rooms are drawn again (percentile bootstrap: Efron 1979). `ValueError` for fewer than two rooms."
+    diff = np.atleast_2d(np.asarray(diff, float)); there = ~np.isnan(diff); ok = there.any(0)
     names,which = np.unique(np.asarray(rooms)[ok], return_inverse=True)
     if len(names)<2: raise ValueError(f"an interval needs at least two rooms to draw from, got {len(names)}")
-    total,count = np.bincount(which, diff[ok]),np.bincount(which)
+    total,count = (np.array([np.bincount(which, v, len(names)) for v in x[:,ok]]) for x in (np.where(there, diff, 0), 1.*there)) # (seeds, rooms)
     times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), n)
-    return tuple(float(v) for v in np.percentile(times@total/(times@count), (50*(1-level), 50*(1+level))))
+    with np.errstate(invalid='ignore'): means = np.nanmean((times@total.T)/(times@count.T), 1) # a seed none of whose rooms was drawn has no say
+    return tuple(float(v) for v in np.percentile(means, (50*(1-level), 50*(1+level))))
 
-# %% ../nbs/10_ablation.ipynb #c055
+# %% ../nbs/10_ablation.ipynb #c058
 def holm(p)->np.ndarray:
-    "Probabilities adjusted for the number of questions: all of those below 5 % are right together with 95 % (Holm 1979)."
+    "Probabilities adjusted for the number of questions: among those below 5 % there is a false alarm, even one, in at most 5 % of all studies (Holm 1979)."
     p = np.asarray(p, float); order = np.argsort(p)
     out = np.empty_like(p); out[order] = np.minimum(np.maximum.accumulate((len(p)-np.arange(len(p)))*p[order]), 1)
     return out
 
-# %% ../nbs/10_ablation.ipynb #c058
-def _mean_over(d, axis): return np.ma.masked_invalid(d).mean(axis).filled(np.nan) # of what is there; nan where nothing is
-
+# %% ../nbs/10_ablation.ipynb #c061
 def judge(
     rows, frames,      # of the study, and of `frame_rows`
     level:float=.95,
@@ -325,17 +328,17 @@ def judge(
     for a in [a for a in ARMS if ARMS[a].control]:
         d = paired(rows, a); d = d[~np.isnan(d).all(1)] if len(d) else d; n = len(d)
         if n<2: continue
-        per_seed = _mean_over(d, 1); mean,own = float(per_seed.mean()),float(per_seed.std(ddof=1)/2**.5)
+        per_seed = np.nanmean(d, 1); mean,own = float(per_seed.mean()),float(per_seed.std(ddof=1)/2**.5)
         sd,df = next((chance(rows, f, like=a) for f in FAMILIES.values() if a in f), (own,n-1))
         half = lambda sd,df: float(t.ppf((1+level)/2, df)*sd*(2/n)**.5)
         out[a] = dict(arm=a, control=ARMS[a].control, n=n, per_seed=per_seed, mean=mean, half=half(sd,df), own=half(own,n-1), sd=sd, df=df,
-                      rooms=over_rooms(_mean_over(d, 0), rooms[study_config(a).frames.partition(', ')[0]], level=level), p=float(2*t.sf(abs(mean)/(sd*(2/n)**.5), df)))
+                      rooms=over_rooms(d, rooms[study_config(a).frames.partition(', ')[0]], level=level), p=float(2*t.sf(abs(mean)/(sd*(2/n)**.5), df)))
     for o,p in zip(out.values(), holm([o['p'] for o in out.values()])):
         clear = p<1-level and o['rooms'][0]*o['rooms'][1]>0; lost = sum(bool(r['note']) for r in rows if r['arm']==o['arm'])
-        o |= dict(p_holm=float(p), verdict=f'diverged in {lost} runs' if lost else 'not told from chance' if not clear else 'better' if o['mean']<0 else 'worse')
+        o |= dict(p_holm=float(p), verdict=f"diverged in {lost} run{'s'*(lost>1)}" if lost else 'not told from chance' if not clear else 'better' if o['mean']<0 else 'worse')
     return out
 
-# %% ../nbs/10_ablation.ipynb #c062
+# %% ../nbs/10_ablation.ipynb #c066
 COSTED = ('base','no DoG','no channel gate','no spatial gate','no gates','ReLU','report','report, no DoG','report, flat decoder')
 
 def arm_costs(arms=COSTED, size=(240,320), n:int=12)->list: # rows: parameters, ms from photo to depth, of it the DoG

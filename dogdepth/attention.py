@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'CANONICAL_FOCAL', 'WEIGHTS',
            'BUNDLED', 'network_input', 'ChannelAttention', 'SpatialAttention', 'SameConv2d', 'MBConv', 'Lite0Encoder',
-           'join_early', 'cut_join', 'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres', 'save_pretrained',
-           'from_pretrained']
+           'join_early', 'cut_join', 'JoinBlock', 'LightUNet', 'DepthUNet', 'forward', 'folded', 'metres',
+           'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
@@ -41,7 +41,7 @@ class ChannelAttention(nn.Module):
 
 # %% ../nbs/06_attention.ipynb #c016
 class SpatialAttention(nn.Module):
-    "One gate per place, from the mean and the maximum over channels (Chen et al. 2020, arXiv 2012.01211; report §3.1)."
+    "One gate per place, from the mean and the maximum over channels (the spatial half of CBAM, Woo et al. 2018, §3; report §3.1)."
     def __init__(self, ks:int=7):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, ks, padding=ks//2, bias=False)
@@ -115,7 +115,7 @@ class Lite0Encoder(nn.Module):
         w = torch.zeros_like(self._conv_stem.weight); w[:,:3] = sd['_conv_stem.weight']
         self.load_state_dict({**sd, '_conv_stem.weight':w})
 
-# %% ../nbs/06_attention.ipynb #c044
+# %% ../nbs/06_attention.ipynb #c045
 def join_early(
     conv,     # 3x3, of both maps; or the two that `cut_join` makes of it
     x:Tensor, # (B,C,h,w) the coarse map
@@ -127,14 +127,22 @@ def join_early(
     return resize_like(F.conv2d(x, conv.weight[:,:n], padding=1), s)+F.conv2d(s, conv.weight[:,n:], conv.bias, padding=1)
 
 def cut_join(conv:nn.Conv2d, n:int)->nn.ModuleList: # n: channels of the coarse map
-    "The two convolutions that `join_early` does, each with weights of its own: for answering."
+    "The two convolutions that `join_early` does, each with weights of its own: for answering, and for files whose weights are to be 8 bits."
     coarse,fine = (nn.Conv2d(k, conv.out_channels, 3, padding=1, bias=b, device=conv.weight.device, dtype=conv.weight.dtype) for k,b in ((n,False), (conv.in_channels-n,True)))
     coarse.load_state_dict(dict(weight=conv.weight[:,:n])); fine.load_state_dict(dict(weight=conv.weight[:,n:], bias=conv.bias))
     return nn.ModuleList([coarse,fine])
 
-# %% ../nbs/06_attention.ipynb #c048
+# %% ../nbs/06_attention.ipynb #c050
+class JoinBlock(nn.Sequential):
+    "The layers of a `conv_block`, of which the first joins a coarse map and a skip early."
+    def forward(self, x:Tensor, s:Tensor)->Tensor: # (B,C,h,w) and (B,D,H,W) -> (B,nf,H,W)
+        first,*rest = self
+        x = join_early(first, x, s)
+        for layer in rest: x = layer(x)
+        return x
+
 class LightUNet(nn.Module):
-    "The report's decoder on an EfficientNet-Lite0 encoder, down to half the picture's size; the last step up is an interpolation."
+    "The report's decoder on an EfficientNet-Lite0 encoder; it climbs to half the picture's size, the last step up is an interpolation."
     def __init__(self, ni:int=6, widths=(16,48,96,128), act=nn.SELU, pretrained:bool=False, early:bool=True):
         super().__init__()
         self.early = early # coarse maps are convolved before they are enlarged
@@ -142,17 +150,19 @@ class LightUNet(nn.Module):
         mean,std = (torch.tensor(t+(f,)*(ni-3)).view(1,-1,1,1) for t,f in ((LITE_MEAN,0.),(LITE_STD,1.)))
         self.register_buffer('mean', mean, persistent=False); self.register_buffer('std', std, persistent=False)
         ws = (*widths, self.encoder.widths[-1])
-        for i in range(4): self.add_module(f'dec{i+1}', conv_block(ws[i+1]+self.encoder.widths[i], ws[i], act))
+        for i in range(4):
+            block = conv_block(ws[i+1]+self.encoder.widths[i], ws[i], act)
+            self.add_module(f'dec{i+1}', JoinBlock(*block) if early else block)
     def features(self, x:Tensor)->Tensor: # (B,ni,H,W) -> (B,widths[0],H/2,W/2)
         *skips,x = self.encoder((x-self.mean)/self.std); blocks = [self.get_submodule(f'dec{i+1}') for i in range(4)]
         if not self.early: return decode(x, skips, blocks)
-        for s,block in zip(reversed(skips), reversed(blocks)): x = block[1:](join_early(block[0], x, s))
+        for s,block in zip(reversed(skips), reversed(blocks)): x = block(x, s)
         return x
 
-# %% ../nbs/06_attention.ipynb #c051
+# %% ../nbs/06_attention.ipynb #c053
 ARCHS = ('light','report','published')
 DEFAULT_WIDTH = dict(light=16, report=64, published=64)
-CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence','early') # what config.json holds; the last two may be missing: no
+CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence','early') # what config.json holds; older files lack the last two, which were False
 
 def _check_arch(arch, act, pretrained, confidence):
     if arch not in ARCHS: raise ValueError(f"arch should be one of {ARCHS}, got {arch!r}")
@@ -160,7 +170,7 @@ def _check_arch(arch, act, pretrained, confidence):
     if confidence and arch=='published': raise ValueError("confidence=True goes with arch='light' or 'report': the published program has one output")
     if pretrained and arch!='light': raise ValueError(f"pretrained=True goes with arch='light', got {arch!r}: there are no ImageNet weights for it")
 
-# %% ../nbs/06_attention.ipynb #c052
+# %% ../nbs/06_attention.ipynb #c054
 class DepthUNet(nn.Module):
     "Photo with DoG channels to depth (report §3.1): 'published' is the report's program, 'report' its Fig 3.1, 'light' the same decoder and attentions on an EfficientNet-Lite0 encoder."
     def __init__(self,
@@ -194,11 +204,12 @@ class DepthUNet(nn.Module):
     @property
     def _head(self): return self.final_conv if self.arch=='light' else self.unet.final_conv
 
-# %% ../nbs/06_attention.ipynb #c053
+# %% ../nbs/06_attention.ipynb #c055
 def forward(self,
     x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
     spread:bool=False, # also how far off the answer may be
 )->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
+    "How far every pixel of the photo is; `ValueError` where the input has another shape or there is no confidence head."
     ni = 6 if self.config['dog'] else 3
     check_planes(x, ni, ' in [0,1]', f"`network_input(photo{'' if self.config['dog'] else ', dog=False'})[None]` makes them")
     if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
@@ -210,7 +221,7 @@ def forward(self,
 
 DepthUNet.forward = forward
 
-# %% ../nbs/06_attention.ipynb #c064
+# %% ../nbs/06_attention.ipynb #c068
 def folded(
     model:nn.Module, # left as it is
 )->nn.Module:        # a copy for answering, not for training
@@ -227,7 +238,7 @@ def folded(
             block = m.unet.get_submodule(f'dec{i+1}'); block[0] = cut_join(block[0], block[0].in_channels-skip)
     return m
 
-# %% ../nbs/06_attention.ipynb #c073
+# %% ../nbs/06_attention.ipynb #c077
 CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
 def metres(self:DepthUNet,
@@ -239,7 +250,7 @@ def metres(self:DepthUNet,
 
 DepthUNet.metres = metres
 
-# %% ../nbs/06_attention.ipynb #c076
+# %% ../nbs/06_attention.ipynb #c080
 def _read_state(path:Path)->dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
@@ -260,7 +271,7 @@ def _load(model, sd:dict, path):
     model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
     return model
 
-# %% ../nbs/06_attention.ipynb #c077
+# %% ../nbs/06_attention.ipynb #c081
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
 BUNDLED = 'default','twin' # the same recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms
 
@@ -274,7 +285,7 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
 
 DepthUNet.save_pretrained = save_pretrained
 
-# %% ../nbs/06_attention.ipynb #c078
+# %% ../nbs/06_attention.ipynb #c082
 def _from_hub(name:str)->Path:
     "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
     try: from huggingface_hub import snapshot_download

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BAD_INPUT', 'ROOM', 'ASSETS', 'PAGE_SIDE', 'FILES', 'VERBS', 'Parser', 'guarded', 'staged', 'write_prediction',
            'photo_names', 'predict_flags', 'model_flags', 'do_predict', 'open_dataset', 'writable', 'evaluate_flags',
-           'do_evaluate', 'field_notes', 'add_fields', 'train_flags', 'train_config', 'do_train', 'check_flags',
-           'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get', 'export_flags',
-           'do_export', 'bench_flags', 'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted', 'colour_bar',
-           'demo_truth', 'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'serve_flags', 'do_serve', 'verb_of',
-           'make_parser', 'main']
+           'learned_note', 'do_evaluate', 'field_notes', 'add_fields', 'train_flags', 'train_config', 'do_train',
+           'check_flags', 'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get',
+           'export_flags', 'do_export', 'bench_flags', 'do_bench', 'sample_photos', 'demo_items', 'errors', 'painted',
+           'colour_bar', 'demo_truth', 'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'serve_flags', 'do_serve',
+           'verb_of', 'make_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #c002
 import argparse, os, re, sys, time
@@ -202,7 +202,23 @@ def _further(a, rs):
         r.more['interval'] = {k:bootstrap_interval(r, k) for k in ('abs_rel','rmse','silog','delta1')}
         print('\n95 % of the means of rooms drawn again: '+', '.join(f"{k} {lo:.3f} to {hi:.3f}" for k,(lo,hi) in r.more['interval'].items()))
 
-# %% ../nbs/16_cli.ipynb #c032
+# %% ../nbs/16_cli.ipynb #c033
+def _check_rooms(ds, root):
+    "Refuse an interval over fewer than two rooms, before any work."
+    from dogdepth.nyu import place
+    scenes = ds.scene if hasattr(ds, 'scene') else [f.scene for f in ds.frames] if hasattr(ds, 'frames') else ds.scenes or [None]*len(ds)
+    n = len({place(s) if s else i for i,s in enumerate(scenes)}) # a frame that names no room is a room of its own
+    if n<2: raise ValueError(f"--interval draws rooms again and needs two or more, {root} has {n} in this split: leave it out, or choose another --split")
+
+def learned_note(ev)->str: # of an Evaluation
+    "What has to be said where bundled weights meet rooms that they learned from; '' where they do not."
+    from dogdepth.evaluate import seen_frames
+    w = ev.protocol['weights']; n,twin = seen_frames(ev),seen_frames(ev, 'twin')
+    if not n: return ''
+    other = f"; `--weights twin`, the same recipe, learned from {f'{twin} of them' if twin else 'none of them'}" if twin<n else ''
+    return f"note: by their names, {n} of these {len(ev.images)} frames show rooms of NYU Depth V2 that the {w} weights learned from, so this row is no test of them{other}"
+
+# %% ../nbs/16_cli.ipynb #c034
 def do_evaluate(a):
     from functools import partial
     from dogdepth.metrics import check_protocol
@@ -210,6 +226,7 @@ def do_evaluate(a):
     for h in hows.values(): check_protocol(**{k:v for k,v in h.items() if k!='flip'})
     ds = open_dataset(a.root, a.split)
     if a.json: writable(a.json)
+    if a.interval: _check_rooms(ds, a.root)
     from dogdepth.evaluate import evaluate_protocols, shape_scores
     from dogdepth.predict import Predictor
     each = partial(shape_scores, **{k:first[k] for k in ('crop','cap') if k in first}) if a.shape else None
@@ -218,10 +235,10 @@ def do_evaluate(a):
     r = next(iter(rs.values()))
     if not any(e.summary['n'] for e in rs.values()): raise ValueError("no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(*r.protocol['cap']))
     print(r); _further(a, rs)
-    if a.weights=='default' and r.protocol['data'] in ('NYUDepth','NYULabeled') and r.protocol['split'] in ('train','val'): print("note: the default weights learned from these frames; `--weights twin` is the same recipe without those of --split val", file=sys.stderr)
+    if note := learned_note(r): print(note, file=sys.stderr)
     if a.json: r.write(a.json)
 
-# %% ../nbs/16_cli.ipynb #c034
+# %% ../nbs/16_cli.ipynb #c036
 def field_notes(cls)->dict: # field name -> its comment
     "The comments beside a dataclass's fields, its bases' included."
     import inspect
@@ -248,7 +265,7 @@ def add_fields(
             kind = type(f.default) if f.default is not None else str
             p.add_argument(flag, dest=f.name, type=kind, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=f"{note} (default {f.default!r})")
 
-# %% ../nbs/16_cli.ipynb #c040
+# %% ../nbs/16_cli.ipynb #c042
 def train_flags(p):
     p.add_argument('--resume', action='store_true', help='go on with the run in --out, exactly where it stopped, with its settings')
     p.add_argument('--recipe', choices=('ours','report'), help="defaults to start from: ours, or the report's (its network, loss, Adam, 50 epochs at 480x640)")
@@ -268,11 +285,11 @@ def train_config(a)->'TrainConfig':
     try: return TrainConfig(**json.loads(file.read_text())|said)
     except (json.JSONDecodeError, TypeError) as e: raise ValueError(f"{file} is not the settings of a run ({type(e).__name__})") from None
 
-# %% ../nbs/16_cli.ipynb #c041
+# %% ../nbs/16_cli.ipynb #c043
 def do_train(a):
-    from dogdepth.train import fit, make_datasets, team
+    from dogdepth.train import check_settings, fit, make_datasets, team
     say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
-    cfg = train_config(a); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
+    cfg = train_config(a); check_settings(cfg); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
     train,valid = make_datasets(cfg)
     say(f"{cfg.arch} on {len(train)} frames, {len(valid or ())} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
     try: run = fit(cfg, train, valid, resume=a.resume, progress=sys.stderr.isatty())
@@ -284,7 +301,7 @@ def do_train(a):
     say('  '.join(f"{k} {v}" for k,v in last.items() if k in ('epoch','loss','valid_abs_rel','valid_rmse','valid_delta1')))
     say(f"weights: {run.path}; use them with --weights {run.path}")
 
-# %% ../nbs/16_cli.ipynb #c043
+# %% ../nbs/16_cli.ipynb #c045
 def check_flags(p): p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')
 def do_check(a):
     from dogdepth.nyu import check_dataset
@@ -308,7 +325,7 @@ def do_rooms(a):
     with staged(a.out) as tmp: write_nyu((rooms[i] for i in tqdm(range(a.n), desc='rooms', unit='room', disable=not sys.stderr.isatty(), leave=False)), tmp)
     print(f"{a.n} rooms of {a.size[0]}x{a.size[1]} in {a.out}; train on them: dogdepth train --data {a.out}")
 
-# %% ../nbs/16_cli.ipynb #c044
+# %% ../nbs/16_cli.ipynb #c046
 def pack_flags(p):
     p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout, or nyu_depth_v2_labeled.mat')
     p.add_argument('out', metavar='OUT.h5', help='the file to write')
@@ -329,7 +346,7 @@ def do_get(a):
     path = fetch_labeled(a.to)
     print(f"{path} is whole; score on it: dogdepth evaluate {path}")
 
-# %% ../nbs/16_cli.ipynb #c046
+# %% ../nbs/16_cli.ipynb #c048
 def export_flags(p):
     p.add_argument('--onnx', required=True, metavar='FILE', help='the .onnx file to write')
     p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help='pixels the file will look at (default: what the network was trained at)')
@@ -344,7 +361,7 @@ def do_export(a):
     path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8)
     print(f"{path}, {path.stat().st_size/1e6:.1f} MB: x (1,6,H,W) in [0,1] -> depth (1,1,H,W), metres for the canonical camera; Predictor('{path}') runs it")
 
-# %% ../nbs/16_cli.ipynb #c048
+# %% ../nbs/16_cli.ipynb #c050
 def bench_flags(p):
     p.add_argument('what', choices=('dog','model','video'), help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours; video: 120 frames around a photo, the report's scatter beside ours")
     p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos or rounds to time it on (default 20; model and video take at most 9)')
@@ -365,7 +382,7 @@ def do_bench(a):
         print(format_video_rows(bench_video(min(a.repeat,9), a.out))); return
     print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
 
-# %% ../nbs/16_cli.ipynb #c050
+# %% ../nbs/16_cli.ipynb #c052
 def sample_photos()->list: # of items; `depth` is None where nobody measured it, `about` says what it is
     "Photos that need no download: a motorcycle with depth from stereo, a cup of coffee, a rendered room."
     from skimage import data
@@ -383,7 +400,7 @@ def sample_photos()->list: # of items; `depth` is None where nobody measured it,
 
 ROOM = 8 # the seed of the drawn one
 
-# %% ../nbs/16_cli.ipynb #c056
+# %% ../nbs/16_cli.ipynb #c058
 def demo_items()->list:
     "`sample_photos`, and NYU validation frames where there are any."
     import contextlib, io
@@ -396,7 +413,7 @@ def demo_items()->list:
     except (FileNotFoundError, ValueError) as e: print(f"no NYU frames: {_reason(e)}"); return items
     return items + [f|dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip(), about=f"NYU Depth V2, {f['name']}: a room the default weights learned from (their twin did not). Its depth was measured by a Kinect; the data set's authors filled the holes.") for f in frames]
 
-# %% ../nbs/16_cli.ipynb #c058
+# %% ../nbs/16_cli.ipynb #c060
 def errors(pred, truth)->dict: # pred, truth: (H,W) metres
     "How far off, in the words of the demo; {} where there is no truth."
     import numpy as np
@@ -407,7 +424,7 @@ def errors(pred, truth)->dict: # pred, truth: (H,W) metres
     m,a = depth_metrics(pred, truth), depth_metrics(pred, truth, align='median')
     return dict(abs_rel=m['abs_rel'], median_m=float(np.median(np.abs(pred-truth)[ok])), delta1=m['delta1'], rmse=m['rmse'], scaled_abs_rel=a['abs_rel'], known=float((truth>0).mean()))
 
-# %% ../nbs/16_cli.ipynb #c062
+# %% ../nbs/16_cli.ipynb #c064
 def painted(
     x,             # (H,W); nan = not known
     lo:float, hi:float,
@@ -426,7 +443,7 @@ def colour_bar(lo:str, hi:str, mid:str='', cmap='turbo')->str: # HTML
     stops = ', '.join(to_hex(colormaps[cmap](k/16)) for k in range(17))
     return f'<div class="bar"><i style="background:linear-gradient(90deg, {stops})"></i><span><b>{lo}</b><b>{mid}</b><b>{hi}</b></span></div>'
 
-# %% ../nbs/16_cli.ipynb #c063
+# %% ../nbs/16_cli.ipynb #c065
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else Path('../dogdepth/assets').resolve()
 PAGE_SIDE = 900 # pixels: the longer side of a picture on the page
 
@@ -449,7 +466,7 @@ def _grid(depth, side=160)->str: # JSON for the page
     mm = np.rint(np.clip(np.nan_to_num(d), 0, 65.535)*1000).astype('<u2')
     return json.dumps(dict(height=d.shape[0], width=d.shape[1], mm=base64.b64encode(mm.tobytes()).decode()))
 
-# %% ../nbs/16_cli.ipynb #c064
+# %% ../nbs/16_cli.ipynb #c066
 def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there is no truth
     "The second row of a photo: the truth, where the prediction is wrong, and numbers."
     import numpy as np
@@ -464,7 +481,7 @@ def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there i
                  numbers='\n'.join(f'        <dt>{k}</dt><dd>{v}</dd>' for k,v in rows),
                  note=item.get('note','')+' One known distance sets the scale: <code>dogdepth predict --known X Y METRES</code>.')
 
-# %% ../nbs/16_cli.ipynb #c066
+# %% ../nbs/16_cli.ipynb #c068
 def _filled(fig, camera, plotly_fov=45):
     "The figure seen from where the photo fills the view."
     import numpy as np
@@ -492,7 +509,7 @@ def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
                  near=f'{lo:.1f}', far=f'{hi:.1f}', depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), points=len(fig.data[0].x), files=files,
                  truth=demo_truth(folder, item, r, e, lo, hi, shape), figure=fig.to_json().replace('<','\\u003c'), grid=_grid(r.depth_m), **shape)
 
-# %% ../nbs/16_cli.ipynb #c067
+# %% ../nbs/16_cli.ipynb #c069
 def demo_page(folder, shown, title='From one photograph to a room in metres', command='dogdepth demo', note='')->Path:
     "Write index.html and the files it shows; `shown` is a list of (item, Prediction, seconds)."
     from html import escape
@@ -510,7 +527,7 @@ def demo_page(folder, shown, title='From one photograph to a room in metres', co
     (folder/'index.html').write_text(page, encoding='utf-8')
     return folder/'index.html'
 
-# %% ../nbs/16_cli.ipynb #c068
+# %% ../nbs/16_cli.ipynb #c070
 def demo_flags(p):
     p.add_argument('--out', default='out', metavar='DIR', help='folder for the page (default out)')
     model_flags(p)
@@ -531,7 +548,7 @@ def do_demo(a):
     print(f"\n{Path(a.out)}: {len(files)} files, {sum(f.stat().st_size for f in files)/1e6:.0f} MB, {time.perf_counter()-start:.0f} s in all.\n"
           f"Open {Path(a.out)/'index.html'} in a browser: photo, depth, and the room to turn. No network is needed.")
 
-# %% ../nbs/16_cli.ipynb #c070
+# %% ../nbs/16_cli.ipynb #c072
 def serve_flags(p):
     p.add_argument('--host', default='127.0.0.1', metavar='H', help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)')
     p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
@@ -553,7 +570,7 @@ def do_serve(a):
     try: serve(app, a.host, a.port, ready=lambda url: print(f"{url}  Ctrl-C stops it and deletes what visitors left", flush=True))
     except OSError as e: raise ValueError(f"cannot listen on {a.host} port {a.port} ({e.strerror}): choose another --port or --host") from None
 
-# %% ../nbs/16_cli.ipynb #c073
+# %% ../nbs/16_cli.ipynb #c075
 VERBS = {
     'predict':  ('a photo becomes depth in metres, and 3D files', 'dogdepth predict room.jpg --out rooms --fov 70 --glb', predict_flags, do_predict),
     'evaluate': ('score weights on a data set with known depth', 'dogdepth evaluate data/nyu --split val --json scores.json', evaluate_flags, do_evaluate),
@@ -578,7 +595,7 @@ def _add_verbs(p, verbs, argv):
         q.epilog = f'example:\n  {v[1]}'; q.set_defaults(run=v[3])
         if asked: v[2](q)
 
-# %% ../nbs/16_cli.ipynb #c074
+# %% ../nbs/16_cli.ipynb #c076
 def verb_of(argv)->str: # 'dogdepth data check'
     "The part of a command line that names the verb."
     words,verbs = ['dogdepth'],VERBS

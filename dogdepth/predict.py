@@ -10,6 +10,7 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'PHO
 
 # %% ../nbs/12_predict.ipynb #c002
 import json, re, subprocess, sys, tempfile, time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,24 +26,26 @@ MAX_ASPECT = 20  # beyond this a strip, not a room
 
 def as_rgb(
     img, # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
-)->np.ndarray: # (H,W,3) uint8 RGB
+)->np.ndarray: # (H,W,3) uint8 RGB, an array of its own
     "The picture as the rest of the library knows pictures; transparent parts become white."
     if isinstance(img, (str, Path)): raise ValueError(f"predict takes a picture, got the path {str(img)!r}: read it with `img,camera = load_photo(path)`")
+    if img is None or isinstance(img, (bytes,dict)): raise ValueError(f"a picture should be an array or a PIL image, got {type(img).__name__}: `load_photo` reads files")
+    if hasattr(img, 'detach'): img = img.detach().cpu() # a torch tensor
     if isinstance(img, Image.Image):
         if img.mode[0] in 'IF': raise ValueError(f"a picture should have 8 bits a channel, got one of mode {img.mode!r}: scale it to 0..255 first")
         img = ImageOps.exif_transpose(img); img = img.convert('RGBA' if img.mode in ('P','LA','PA','RGBA') else 'RGB') # upright, as `load_photo` reads it
     x = np.asarray(img)
     if x.ndim==2: x = x[...,None]
-    if x.ndim!=3 or x.shape[2] not in (1,3,4): raise ValueError(f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}")
+    if x.ndim!=3 or x.shape[2] not in (1,3,4): raise ValueError(f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}"+(": `.permute(1,2,0)` of a tensor, `.transpose(1,2,0)` of an array" if x.ndim==3 and x.shape[0] in (1,3,4) else ": pass one picture at a time, or a list of them to `predict_batch`" if x.ndim==4 else ''))
     if min(x.shape[:2])<MIN_SIDE: raise ValueError(f"an image should be at least {MIN_SIDE} pixels each way, got {x.shape[0]}x{x.shape[1]}")
     if max(x.shape[:2])>MAX_ASPECT*min(x.shape[:2]): raise ValueError(f"an image should be at most {MAX_ASPECT} times as long as it is wide, got {x.shape[0]}x{x.shape[1]}: cut it into pieces")
     if x.dtype!=np.uint8:
-        if x.dtype.kind!='f' or not (x.min()>=0 and x.max()<=1): raise ValueError(f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}")
+        if x.dtype.kind!='f' or not (x.min()>=0 and x.max()<=1): raise ValueError(f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}: divide by what stands for white, for instance 255 or 65535")
         x = np.rint(x*255).astype(np.uint8)
     if x.shape[2]==4:
         a = x[...,3:]/255
         x = np.rint(x[...,:3]*a+255*(1-a)).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(x, 3, 2) if x.shape[2]==1 else x)
+    return np.array(np.repeat(x, 3, 2) if x.shape[2]==1 else x, order='C')
 
 # %% ../nbs/12_predict.ipynb #c012
 STEP = 16 # the sides of the network's input are multiples of this
@@ -61,10 +64,11 @@ def network_size(
 FILM_DIAGONAL_MM = 43.267 # of a 36x24 mm frame; "35 mm equivalent" compares diagonals (CIPA DCG-001)
 UNIT_MM = {2:25.4, 3:10., 4:1., 5:.001} # EXIF FocalPlaneResolutionUnit
 
-def _exif(path)->dict:
+def _exif(photo)->dict: # path, or PIL image
     "The numbers of a photo's EXIF block that tell about the lens; those that are missing, zero or no number are left out."
     names = dict(f35=0xA405, f_mm=0x920A, px_per_unit=0xA20E, unit=0xA210, w=0xA002, h=0xA003)
-    try: tags = Image.open(path).getexif().get_ifd(0x8769)
+    try:
+        with nullcontext(photo) if isinstance(photo, Image.Image) else Image.open(photo) as im: tags = im.getexif().get_ifd(0x8769)
     except Exception: return {} # EXIF is a hint: a broken block is no reason to refuse a photo
     def num(v):
         try: return float(v)
@@ -74,11 +78,11 @@ def _exif(path)->dict:
 def _a_lens(f, width)->bool: return f>0 and 5<=2*np.degrees(np.arctan(width/2/f))<=150 # 5 to 150 degrees across
 
 def exif_focal(
-    path,
+    photo,                 # path, or PIL image as it was opened
     height:int, width:int, # of the upright photo, pixels
 )->float|None:             # focal length in pixels, or None
     "The focal length that the camera noted: as 35 mm equivalent, or in mm beside the sensor's pixels per mm. None where it notes none, or an impossible one."
-    e = _exif(path); f = None
+    e = _exif(photo); f = None
     if 'f35' in e: f = e['f35']/FILM_DIAGONAL_MM*np.hypot(height, width)
     elif 'f_mm' in e and 'px_per_unit' in e:
         shrunk = max(height, width)/max(e.get('w',0), e.get('h',0)) if 'w' in e or 'h' in e else 1
@@ -94,17 +98,21 @@ def default_camera(height:int, width:int)->Camera:
 
 # %% ../nbs/12_predict.ipynb #c023
 def load_photo(
-    path,           # JPEG, PNG, WebP, ...
+    path,           # JPEG, PNG, WebP, ...: its path, an open file, or a PIL image as it was opened
     fov:float=None, # degrees across the photo, if you know it
     fx:float=None,  # or the focal length, in pixels of this photo
 )->tuple:           # (H,W,3) uint8 RGB upright, Camera
     "A photo and its camera: from `fov` or `fx`, else from its EXIF block, else `default_camera`."
     if fov is not None and fx is not None: raise ValueError(f"give fov or fx, not both (got fov={fov}, fx={fx})")
-    if not isinstance(path, (str,Path)) and not hasattr(path, 'read'): raise ValueError(f"load_photo takes a path, got {type(path).__name__}: a picture in memory goes to predict as it is")
+    if isinstance(path, str) and '://' in path: raise ValueError(f"load_photo reads files and downloads nothing, got {path!r}: save the photo first")
+    if hasattr(path, 'read'):
+        try: path = Image.open(path)
+        except OSError as e: raise ValueError(f"this file is no photo (JPEG, PNG, ...) that can be read ({e})") from None
+    if not isinstance(path, (str,Path,Image.Image)): raise ValueError(f"load_photo takes a path, got {type(path).__name__}: a picture in memory goes to predict as it is")
     if any(not isinstance(v, (int,float,np.number)) for v in (fov,fx) if v is not None): raise ValueError(f"fov and fx are numbers, got fov={fov!r}, fx={fx!r}")
-    img = read_image(path)
+    img = path if isinstance(path, Image.Image) else read_image(path)
     try: img = as_rgb(img); h,w = img.shape[:2]
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    except (ValueError, OSError) as e: raise ValueError(f"{path}: {e}" if isinstance(path, (str,Path)) else str(e)) from None
     if fov is not None: return img, Camera.from_fov(fov, h, w)
     if fx is not None and not _a_lens(fx, w): raise ValueError(f"fx is a focal length in pixels of this photo, {w} wide: {w/2/np.tan(np.radians(75)):.0f} to {w/2/np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}")
     f = fx or exif_focal(path, h, w)
@@ -121,7 +129,8 @@ class Prediction:
 
     def rescale(self, xy, metres:float)->'Prediction':
         "The same shape at the scale that puts pixel `xy` = (x,y) at a z-depth of `metres`. The camera stays: what a wrong field of view did to widths, one tape measure does not mend."
-        x,y = (int(round(float(v))) for v in xy); h,w = self.depth_m.shape
+        try: (x,y),metres,(h,w) = (int(round(float(v))) for v in xy),float(metres),self.depth_m.shape
+        except (TypeError, ValueError, OverflowError): raise ValueError(f"rescale takes a pixel (x,y) and its distance in metres, numbers all three, got {xy!r} and {metres!r}") from None
         if not (0<=x<w and 0<=y<h): raise ValueError(f"pixel (x,y) = ({x},{y}) lies outside the photo, which is {w} wide and {h} high")
         if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
         s = metres/float(self.depth_m[y,x])
@@ -169,7 +178,8 @@ class OnnxNet:
             self.session = ort.InferenceSession(str(path), how, providers=['CPUExecutionProvider'])
             cfg = json.loads(self.session.get_modelmeta().custom_metadata_map['dogdepth'])
         except Exception as e: raise ValueError(f"{path} was not written by `dogdepth export` ({type(e).__name__})") from None
-        self.config,self.extra,self.canonical = cfg,cfg,cfg.get('canonical_focal', NYU_CAMERA.resize(240,320).focal)
+        self.path,self.config,self.extra,self.canonical = Path(path).resolve(),cfg,cfg,cfg.get('canonical_focal', NYU_CAMERA.resize(240,320).focal)
+    def __reduce__(self): return OnnxNet,(self.path,) # copies and other processes open the file again
     def ask(self, x, spread): # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
         size = (self.config['height'], self.config['width_px'])
         if x.shape[2:]!=size: raise ValueError(f"this .onnx file looks at {size[0]}x{size[1]} pixels, the photo asks for {x.shape[2]}x{x.shape[3]}: crop it to that shape, or export with size=({x.shape[2]},{x.shape[3]})")
@@ -177,13 +187,17 @@ class OnnxNet:
     def metres(self, out, focal): return out*np.float32(10/255) if self.config['arch']=='published' else out*(focal/np.float32(self.canonical))
 
 # %% ../nbs/12_predict.ipynb #c033
+def _taken(img): # -> (H,W,3) uint8 of its own, and the Camera that a PIL image notes, or None
+    f = exif_focal(img, img.height, img.width) if isinstance(img, Image.Image) else None
+    return load_photo(img) if f else (as_rgb(img),None)
+
 def _with_cameras(imgs, cameras):
-    "Checked photos and a camera for each."
-    imgs = [as_rgb(i) for i in imgs]
+    "Checked photos and a camera for each; a PIL image may bring its own."
+    pairs = [_taken(i) for i in imgs]; imgs,own = [i for i,_ in pairs],[c for _,c in pairs]
     cams = list(cameras) if isinstance(cameras, (list,tuple)) else [cameras]*len(imgs)
     if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
     if odd := [c for c in cams if c is not None and not isinstance(c, Camera)]: raise ValueError(f"a camera should be a Camera or None, got {type(odd[0]).__name__}: Camera.from_fov(fov, height, width) makes one")
-    cams = [default_camera(*i.shape[:2]) if c is None else c for i,c in zip(imgs,cams)]
+    cams = [c or o or default_camera(*i.shape[:2]) for i,c,o in zip(imgs,cams,own)]
     for i,c in zip(imgs,cams):
         if (c.height,c.width)!=i.shape[:2]: raise ValueError(f"the camera belongs to {c.height}x{c.width} pixels, the photo has {i.shape[0]}x{i.shape[1]}: pass `camera.resize(h,w)`")
     return imgs,cams
@@ -207,9 +221,13 @@ def photos_in(source): # -> iterator over (name, photo, camera or None), how man
         p = Path(source)
         if not p.exists(): raise FileNotFoundError(f"no such folder or file: {p}")
         if p.is_file() and p.suffix.lower() not in PHOTO_SUFFIXES: return _video(p)
-        source = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES) if p.is_dir() else [p]
+        source = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.') if p.is_dir() else [p]
         if not source: raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
-    read = lambda k,s: (Path(s).stem,*load_photo(s)) if isinstance(s, (str,Path)) else (f'{k:05d}', s, None)
+    if getattr(source, 'ndim', 4)!=4 or not hasattr(source, '__iter__'): raise ValueError(f"photos come from a folder, a film, a list of files, or anything that yields photos, got {type(source).__name__}: one photo goes to predict")
+    def read(k, s):
+        if isinstance(s, (str,Path)): return Path(s).stem,*load_photo(s)
+        try: return f'{k:05d}',*_taken(s) # copied now: a camera may write its next frame into the same memory
+        except ValueError as e: raise ValueError(f"photo {k}: {e}") from None
     return (read(k,s) for k,s in enumerate(source)), len(source) if hasattr(source,'__len__') else None
 
 # %% ../nbs/12_predict.ipynb #c036
@@ -221,22 +239,39 @@ def _torch_model(weights, device, bf16):
     asked = device or best_device()
     try: device = torch.device(asked); torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, TypeError) as e: raise ValueError(f"device {asked!r} cannot be used here ({str(e).splitlines()[0]}): leave it out, or pass 'cpu'") from None
-    if isinstance(weights, torch.nn.Module): net = copy.deepcopy(weights) if bf16 else weights
+    if isinstance(weights, torch.nn.Module): net = copy.deepcopy(weights) # the caller's goes on as it is
+    elif not isinstance(weights, (str,Path)): raise ValueError(f"weights should be a name, a path or a DepthUNet, got {type(weights).__name__}: leave them out for those that came with dogdepth")
     else: net = folded(DepthUNet.from_pretrained(weights))
+    if not hasattr(net, 'config'): raise ValueError(f"a network in memory should be a DepthUNet, got {type(net).__name__}")
     return net.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last).eval(), device
 
 # %% ../nbs/12_predict.ipynb #c037
 def _size(size)->tuple:
     "(H,W) as whole numbers, or `ValueError`."
-    ok = isinstance(size, (tuple,list)) and len(size)==2 and all(isinstance(s, (int,np.integer)) and s>=STEP for s in size)
+    ok = isinstance(size, (tuple,list,np.ndarray)) and len(size)==2 and all(isinstance(s, (int,np.integer)) and s>=STEP for s in size)
     if not ok: raise ValueError(f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance (240,320); got {size!r}")
     return tuple(int(s) for s in size)
+
+def _check_bs(bs):
+    if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"bs is how many photos go in at once, 1 or more, got {bs!r}")
+
+def _parts(it, n:int):
+    "Lists of `n`; what came before an error is handed out before it."
+    part = []
+    try:
+        for x in it:
+            part.append(x)
+            if len(part)==n: yield part; part = []
+    except Exception:
+        if part: yield part
+        raise
+    if part: yield part
 
 # %% ../nbs/12_predict.ipynb #c038
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
     def __init__(self,
-        weights='default', # 'default' or 'twin' (both bundled; the twin did not see NYU's validation rooms), a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet
+        weights='default', # 'default' or 'twin' (both bundled; the twin did not see NYU's validation rooms), a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet (copied as it is now)
         device=None,       # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
         size=None,         # (H,W) the network looks at; None: what it was trained at
         bf16=False):       # sums in bfloat16: sooner where the processor can, two digits instead of seven
@@ -245,14 +280,14 @@ class Predictor:
             self.model,self.device = OnnxNet(weights),SimpleNamespace(type='cpu')
         else: self.model,self.device = _torch_model(weights, device, bf16)
         self.weights = str(weights) if onnx or isinstance(weights, (str,Path)) else 'a model in memory'
-        self.size = _size(size or (self.model.config['height'], self.model.config['width_px']))
+        self.size = _size(size if size is not None else (self.model.config['height'], self.model.config['width_px']))
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
         flip=False,   # average with the mirrored photo: twice the time, a little better
         bs=8)->list:  # photos in one forward; -> Predictions in the same order
         "Many photos at once, grouped by the size the network sees; the same depth as one by one."
-        if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"bs is how many photos go in at once, 1 or more, got {bs!r}")
+        _check_bs(bs)
         if getattr(imgs, 'ndim', 0)==3 or isinstance(imgs, (str,Path,Image.Image)): raise ValueError("predict_batch takes a list of photos; one photo goes to predict")
         imgs,cams = _with_cameras(imgs, cameras); groups,res = {},[None]*len(imgs)
         for k,i in enumerate(imgs): groups.setdefault(network_size(*i.shape[:2], self.size), []).append(k)
@@ -273,24 +308,25 @@ def stream(self,
     flip=False, bs=8,
     progress=True): # a bar
     "Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`."
-    from itertools import islice
     from tqdm.auto import tqdm
-    names_photos,n = photos_in(source)
-    with tqdm(total=n, unit='photo', disable=not progress) as bar:
-        while part := list(islice(names_photos, bs)):
-            cams = [c if camera is None else camera for _,_,c in part]
-            for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)): bar.update(); yield name,p
+    _check_bs(bs); names_photos,n = photos_in(source)
+    def answers():
+        with tqdm(total=n, unit='photo', disable=not progress) as bar:
+            for part in _parts(names_photos, bs):
+                cams = [c if camera is None else camera for _,_,c in part]
+                for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)): bar.update(); yield name,p
+    return answers()
 
 def _as_pipeline(self,
-    images,       # a photo, a path, or a list of them
-    camera=None): # Camera; None: the file's own, or `default_camera`
+    images,       # a photo, a path, or several: a list, an array (B,H,W,3), or anything that yields them
+    camera=None): # Camera, or a list of them; None: the file's own, or `default_camera`
     "The answer that depth-estimation pipelines give: {'predicted_depth': (H,W) float tensor, here in metres, 'depth': PIL image, 255 = 10 m}; a list of them for a list."
     import torch
-    many = isinstance(images, (list,tuple))
-    pairs = [load_photo(i) if isinstance(i, (str,Path)) else (i,None) for i in (images if many else [images])]
-    ps = self.predict_batch([i for i,_ in pairs], [camera or c for _,c in pairs])
+    one = isinstance(images, (str,Path,Image.Image)) or getattr(images, 'ndim', 4)!=4 or not hasattr(images, '__iter__')
+    pairs = [load_photo(i) if isinstance(i, (str,Path)) else _taken(i) for i in ([images] if one else images)]
+    ps = self.predict_batch([i for i,_ in pairs], [c for _,c in pairs] if camera is None else camera)
     out = [dict(predicted_depth=torch.from_numpy(p.depth_m), depth=Image.fromarray(np.clip(p.depth_m*25.5, 0, 255).astype(np.uint8))) for p in ps]
-    return out if many else out[0]
+    return out[0] if one else out
 
 Predictor.stream,Predictor.__call__ = stream,_as_pipeline
 
@@ -370,12 +406,13 @@ def export_onnx(
 )->Path:
     "Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."
     if half and int8: raise ValueError("half and int8 are two ways to store the weights: choose one")
+    if Path(path).is_dir(): raise ValueError(f"{path} is a folder: name the .onnx file to write in it")
     import torch
     from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
     try: import onnx, onnxscript; int8 and __import__('onnxruntime')
     except ImportError: raise ImportError("exporting needs packages: pip install 'dogdepth[onnx]'") from None
     net = weights if isinstance(weights, torch.nn.Module) else DepthUNet.from_pretrained(weights)
-    h,w = size or (net.config['height'], net.config['width_px'])
+    h,w = _size(size if size is not None else (net.config['height'], net.config['width_px']))
     model,after = _onnx_graph(net, h, w)
     if int8: model = _eight_bits(model, after, net.config, h, w)
     elif half: _half_weights(model)

@@ -302,6 +302,22 @@ def test_rooms_interval_is_that_of_the_evaluation_chapter():
         A.over_rooms([.1, .2], ["a", "a"])
 
 
+def test_rooms_interval_is_about_the_mean_that_is_reported():
+    "Seeds that score different frames: the mean over seeds of their means, room by room, as a plain loop has it."
+    rng = np.random.default_rng(7)
+    d, rooms = rng.normal(.01, .02, (3, 24)), np.array([f"r{i % 8}" for i in range(24)])
+    d[:, 0] = [.3, np.nan, np.nan]  # a frame that one seed alone has scored
+    d[1:, 1::2], d[0, 2::2] = np.nan, np.nan
+    names, draw, means = np.unique(rooms), np.random.default_rng(0), []
+    for times in draw.multinomial(8, np.full(8, 1 / 8), 500):
+        w = times[np.searchsorted(names, rooms)]
+        with np.errstate(invalid="ignore"):
+            means.append(np.nanmean([(w[ok] * x[ok]).sum() / w[ok].sum() for x in d for ok in [~np.isnan(x)]]))
+    assert np.allclose(A.over_rooms(d, rooms, n=500), np.percentile(means, (2.5, 97.5)))
+    full = rng.normal(.01, .02, (3, 24))
+    assert np.allclose(A.over_rooms(full, rooms), A.over_rooms(full.mean(0), rooms)), "all frames scored: the mean over seeds may come first"
+
+
 @pytest.mark.parametrize("n, df", [(3, 26), (3, 4), (10, 117)])
 def test_smallest_effect_against_made_up_studies(n, df):
     sd, rng = .01, np.random.default_rng(7)
@@ -330,7 +346,7 @@ def test_verdicts():
     assert A.judge(one_room, FRAMES)["no DoG"]["verdict"] == "not told from chance"
     lost = [r | (dict(note="diverged: x", images=" ".join(["nan"] * 6), abs_rel=math.nan) if (r["arm"], r["seed"]) == ("no DoG", 2) else {}) for r in rows]
     o = A.judge(lost, FRAMES)["no DoG"]
-    assert o["n"] == 2 and o["verdict"] == "diverged in 1 runs"
+    assert o["n"] == 2 and o["verdict"] == "diverged in 1 run"
     assert "no DoG" not in A.judge([r for r in rows if r["arm"] != "no DoG" or r["seed"] == 0], FRAMES), "one seed is no comparison"
 
 
@@ -379,3 +395,15 @@ def test_the_stored_study_is_the_study_of_the_code():
             assert r["steps"] == r["train_frames"] // cfg.bs * cfg.epochs
             assert math.isclose(np.mean([float(v) for v in r["images"].split() if v != "-"]) / 1e4, r["abs_rel"], abs_tol=1e-4)
             assert len(r["curve"].split()) == (0 if r["control"] else cfg.epochs)
+
+
+def test_the_answer_that_never_looks(data):
+    "The dashed line of the page: the median depth of each pixel over every fifth training frame, on all validation frames and on every third."
+    import cv2
+    from dogdepth.metrics import image_metrics
+    from dogdepth.nyu import NYUDepth, resize_item
+    train, valid = NYUDepth(split="train"), NYUDepth(split="val")
+    d = np.stack([resize_item(train[i], 96, 128)["depth"] for i in range(0, len(train), 5)])
+    never = cv2.resize(np.nanmedian(np.where(d > 0, d, np.nan), 0).astype(np.float32), (640, 480))
+    scores = [image_metrics(never, valid[i]["depth"])["abs_rel"] for i in range(len(valid))]
+    assert abs(np.mean(scores) - .399) < .001 and abs(np.mean(scores[::3]) - .409) < .001

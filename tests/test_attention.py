@@ -360,6 +360,16 @@ def test_an_early_join_is_two_convolutions_and_one_enlargement(size, skip):
     assert torch.allclose(join_early(conv, x, s), late, atol=1e-5) == (size == skip), "the two are alike only where nothing is enlarged"
 
 
+def test_an_early_block_is_called_and_named_like_a_late_one():
+    "What watches a block from outside (hooks, checkpointing, exporters) sees it only where it is called; what loads weights knows its layers by name."
+    early, late, seen = tiny("light"), tiny("light", early=False), []
+    assert list(early.state_dict()) == list(late.state_dict())
+    for i in range(4):
+        early.unet.get_submodule(f"dec{i+1}").register_forward_hook(lambda m, x, out: seen.append(out.shape[1]))
+    early(torch.rand(1, 6, 32, 48))
+    assert seen == [96, 72, 36, 12]
+
+
 def test_early_and_late_have_the_same_weights_and_another_answer():
     torch.manual_seed(0)
     a, b = LightUNet(widths=(8, 16, 24, 32), early=True).eval(), LightUNet(widths=(8, 16, 24, 32), early=False).eval()

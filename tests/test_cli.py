@@ -406,10 +406,33 @@ def test_evaluate_takes_test_where_there_is_one_else_val(rooms, weights, tmp_pat
     assert "1 frames of NYUDepth, split test" in capsys.readouterr().out
 
 
-def test_evaluate_says_when_the_weights_know_the_frames(rooms, capsys):
-    for weights, told in (("default", True), ("twin", False)):
-        assert main(["evaluate", str(rooms), "--split", "val", "--weights", weights]) == 0
-        assert ("note: the default weights learned from these frames; `--weights twin`" in capsys.readouterr().err) is told
+def test_evaluate_says_when_the_weights_know_the_frames(rooms, weights, tmp_path, capsys):
+    "By the names of the rooms: rendered rooms are nobody's, two of these four are NYU's validation rooms, one a training room."
+    def said(root, *words):
+        capsys.readouterr()
+        assert main(["evaluate", str(root), *words]) == 0
+        return capsys.readouterr().err
+    nyu = tmp_path / "nyu"
+    write_nyu([r | dict(scene=s) for r, s in zip(Rooms(4, 48, 64), ("bedroom_0014", "bedroom_0004", "kitchen_0052", "den_0001"))], nyu)
+    (nyu / "val_scenes.txt").write_text("bedroom_0014\nkitchen_0052\n")
+    note = "note: by their names, {} of these {} frames show rooms of NYU Depth V2 that the {} weights learned from, so this row is no test of them{}\n"
+    twin = "; `--weights twin`, the same recipe, learned from {} of them"
+    assert said(nyu, "--split", "val") == note.format(2, 2, "default", twin.format("none"))
+    assert said(nyu, "--split", "all") == note.format(3, 4, "default", twin.format(1))
+    assert said(nyu, "--split", "train", "--weights", "twin") == note.format(1, 2, "twin", "")
+    assert said(nyu, "--split", "val", "--weights", "twin") == said(rooms, "--split", "all") == said(nyu, "--split", "all", "--weights", str(weights)) == ""
+    assert main(["data", "pack", str(nyu), str(tmp_path / "n.h5")]) == 0
+    assert said(tmp_path / "n.h5") == note.format(3, 4, "default", twin.format(1))
+
+
+def test_an_interval_needs_two_rooms_and_says_so_before_the_work(weights, tmp_path, refused, monkeypatch):
+    import dogdepth.evaluate as E
+    write_nyu([r | dict(scene=s) for r, s in zip(Rooms(3, 48, 64), ("den_0001a", "den_0001b", "den_0002"))], tmp_path / "ds")
+    (tmp_path / "ds/val_scenes.txt").write_text("den_0001\n")
+    assert main(["data", "pack", str(tmp_path / "ds"), str(tmp_path / "v.h5"), "--split", "val"]) == 0
+    monkeypatch.setattr(E, "evaluate_protocols", lambda *a, **kw: pytest.fail("the frames were predicted first"))
+    for words in ((tmp_path / "ds", "--split", "val"), (tmp_path / "ds", "--split", "train"), (tmp_path / "v.h5",)):
+        refused("evaluate", *words, "--weights", weights, "--interval", "--json", tmp_path / "s.json", match="--interval draws rooms again and needs two or more, .* has 1 in this split")
 
 
 def write_mat(path, n=3):
@@ -458,7 +481,7 @@ def test_missing_folder(words, tmp_path, refused):
 
 
 @pytest.mark.parametrize("words, match", [
-    (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640"),
+    (["--cap", "5", "1"], "cap"), (["--json", "no/such/folder/e.json"], "no such folder"), (["--json", "."], "is a folder"), (["--split", "test"], "nyu2_test.csv"), (["--crop", "eigen"], "480x640.*--crop none"),
     (["--split", "all", "--cap", "100", "200"], r"no pixel of the truth lies between 100 and 200 m.*--cap"), (["--split", "all", "--cap", "0.001", "0.002", "--interval", "--shape"], "between 0.001 and 0.002 m"),
     (["--protocols", "--flip"], "leave --flip, --crop"), (["--protocols", "--cap", "1", "5"], "leave --flip"), (["--average", "pixel", "--protocols"], "leave --flip")])
 def test_bad_flags_of_evaluate(words, match, rooms, weights, refused):
@@ -590,6 +613,13 @@ def test_train_then_resume(rooms, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "lr was" in err and err.count("\n") == 1
     assert main(["predict", str(next(rooms.rglob("*.jpg"))), "--out", str(tmp_path / "o"), "--weights", str(run / "best")]) == 0
+
+
+def test_a_bad_setting_is_refused_before_anything_is_said(rooms, tmp_path, capsys):
+    for words in (["--epochs", "0"], ["--lr", "-1"]):
+        assert main(["train", "--data", str(rooms), "--out", str(tmp_path / "run"), *TINY, *words]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and words[0][2:] in err and err.count("\n") == 1 and not left(tmp_path)
 
 
 @pytest.mark.parametrize("words, match", [

@@ -272,6 +272,21 @@ def test_millimetres_as_floats_are_refused_and_bad_predictions_are_not():
         assert depth_metrics(bad, t)["n"] == (t > 0).sum()
 
 
+def test_millimetres_in_both_are_refused_and_a_far_truth_is_not():
+    p, t = (x[0, 0] for x in maps(24))
+    for kw in ({}, dict(cap=(1e-3, 5.0)), dict(align="median")):
+        with pytest.raises(ValueError, match=r"most of the truth lies beyond \d+ m \(its median is \d{4}\), and the cap is \d+: are these millimetres"):
+            depth_metrics(1000 * p, 1000 * t, **kw)
+    with pytest.raises(ValueError, match="are these millimetres"):
+        depth_metrics(p, 1000 * t)
+    assert depth_metrics(20 * p, 20 * t)["n"] < (t > 0).sum()  # outdoors: legal, and left out
+    assert depth_metrics(1000 * p, 1000 * t, cap=(1e-3, 1e5))["n"] == (t > 0).sum()  # who says so means it
+    assert depth_metrics(p, np.where(np.arange(32) < 12, 1000 * t, t))["n"] > 0  # a part is not most
+    assert depth_metrics(p, t, cap=(1e-3, 2e-3))["n"] == 0  # a tiny cap makes no millimetres of metres
+    far = np.where(t > 0, np.inf, 0)
+    assert depth_metrics(p, far)["n"] == 0  # no reading at all
+
+
 def test_a_prediction_is_asked_for_its_depth():
     from dogdepth.depth import Camera
     from dogdepth.predict import Prediction
@@ -369,7 +384,7 @@ def test_silog_knobs():
 def test_single_function_errors():
     with pytest.raises(ValueError, match=r"target should have the prediction's shape \(4, 5\), got \(3, 5\)"):
         metrics.abs_rel(T, T[:3])
-    with pytest.raises(ValueError, match=r"mask should be bool, got float32"):
+    with pytest.raises(ValueError, match=r"mask should be bool and shaped like target, \(4, 5\); got float32"):
         metrics.abs_rel(T, T, T)
 
 
@@ -407,27 +422,25 @@ def test_fit_floor_plane_finds_what_made_the_rooms():
 # --- boundaries
 
 def boundary_oracle(p, t, mask):
-    "Loop over pixels and their four neighbours, as the definition is written."
+    "Loop over pixels and their four neighbours, as the definition is written: precision and recall averaged over directions, one without an edge as 0, then F1; factors weighted by themselves."
     factors = [1.05 + 0.2 * k / 9 for k in range(10)]
-    score = weight = 0.0
-    n = None
+    score, n = 0.0, None
     h, w = t.shape
     for f in factors:
-        hit = said = true = 0
-        for y in range(h):
-            for x in range(w):
-                for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        precision = recall = edges = 0
+        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+            hit = said = true = 0
+            for y in range(h):
+                for x in range(w):
                     j = y + dy, x + dx
                     if not (0 <= j[0] < h and 0 <= j[1] < w and mask[y, x] and mask[j]):
                         continue
                     a, b = p[j] / p[y, x] > f, t[j] / t[y, x] > f
                     hit, said, true = hit + (a and b), said + a, true + b
-        n = true if n is None else n
-        if true:
-            precision, recall = hit / said if said else 0, hit / true
-            score += f * (2 * precision * recall / (precision + recall) if precision + recall else 0)
-            weight += f
-    return score / weight if weight else math.nan, n
+            precision, recall, edges = precision + hit / max(said, 1) / 4, recall + hit / max(true, 1) / 4, edges + true
+        n = edges if n is None else n
+        score += f * (2 * precision * recall / (precision + recall) if precision + recall else 0)
+    return score / sum(factors) if n else math.nan, n
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -461,36 +474,69 @@ def test_boundary_f1_laws():
     assert metrics.boundary_f1(torch.tensor(p), torch.tensor(t)) == one
 
 
-def four_directions(p, t, factor):
-    "Depth Pro's way to count: precision and recall are averaged over four directions, an empty one as 0, and then make F1."
+def depth_pro(p, t):
+    "Depth Pro's program in other words: on 1/depth, whole arrays, no holes; precision and recall are means over four directions, F1 a mean over ten factors."
     ways = [(np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])]
-    said, true = ([d[a] / d[b] > factor for a, b in ways] for d in (p, t))
-    hit = [(x & y).sum() for x, y in zip(said, true)]
-    prec, rec = (sum(h / max(x.sum(), 1) for h, x in zip(hit, e)) / 4 for e in (said, true))
-    return 2 * prec * rec / (prec + rec) if prec + rec else 0.0
+    factors, f1 = np.linspace(1.05, 1.25, 10), []
+    for f in factors:
+        said, true = ([(1 / d)[a] / (1 / d)[b] > f for a, b in ways] for d in (p, t))
+        hit = [(x & y).sum() for x, y in zip(said, true)]
+        prec, rec = (sum(h / max(x.sum(), 1) for h, x in zip(hit, e)) / 4 for e in (said, true))
+        f1.append(2 * prec * rec / (prec + rec) if prec + rec else 0.0)
+    return np.sum(np.array(f1) * factors / factors.sum())
 
 
-def test_depth_pro_counts_otherwise():
-    "What the notebook says of it: a perfect one-row step is 0.25 there and 1 here; a pillar, with an edge on each side, is 1 in both."
-    theirs = lambda p, t: np.average([four_directions(p, t, f) for f in metrics.BOUNDARY_FACTORS], weights=metrics.BOUNDARY_FACTORS)
+@pytest.mark.parametrize("seed", range(5))
+def test_boundary_f1_is_depth_pros(seed):
+    "Rendered rooms, answers of many kinds: the same number as their program, to rounding."
+    from dogdepth.rooms import render_room
+    r = np.random.default_rng(seed)
+    t = render_room(seed, 60, 80)["depth"].astype(float)
+    field = np.exp(np.cumsum(0.03 * r.standard_normal(t.shape), 1))
+    for p in (t, t * field, t * np.exp(0.1 * r.standard_normal(t.shape)), np.roll(t, 1, 1), np.full_like(t, 2), 1 / t, np.maximum(t.T[:60, :60], 1)):
+        q = t[: p.shape[0], : p.shape[1]]
+        assert metrics.boundary_f1(p, q)["f1"] == pytest.approx(depth_pro(p, q), abs=1e-12)
+
+
+def test_boundary_f1_of_an_empty_direction():
+    "A direction or a factor without a true edge scores 0, as in their program: a one-row step is worth 1/4, a pillar 1, a shallow one the share of the factors that it reaches."
     step = np.array([[2.0, 2, 2, 4, 4, 4]])
     pillar = np.full((9, 9), 4.0)
     pillar[3:6, 3:6] = 2
-    assert theirs(step, step) == pytest.approx(0.25) and theirs(pillar, pillar) == pytest.approx(1)
-    assert metrics.boundary_f1(step, step)["f1"] == metrics.boundary_f1(pillar, pillar)["f1"] == 1
     low = np.where(pillar == 2, 3.6, pillar)  # a factor 1.11: an edge for three of the ten factors
-    assert metrics.boundary_f1(low, low)["f1"] == 1 and theirs(low, low) == pytest.approx(metrics.BOUNDARY_FACTORS[:3].sum() / metrics.BOUNDARY_FACTORS.sum())
+    for x, want in ((step, 0.25), (pillar, 1), (low, metrics.BOUNDARY_FACTORS[:3].sum() / metrics.BOUNDARY_FACTORS.sum())):
+        assert metrics.boundary_f1(x, x)["f1"] == pytest.approx(want) == pytest.approx(depth_pro(x, x))
 
 
 def test_boundary_f1_at_one_threshold():
-    "A step of 1.1 is an edge at the first three factors only, and there it is found."
+    "A step of 1.1 is an edge at the first three factors only, and there it is found; of four directions only one has edges."
     t = np.array([[2.0, 2.2, 2.2, 4.0]])
     p = np.array([[2.0, 2.2, 2.2, 2.2]])
     f = metrics.BOUNDARY_FACTORS
     low = f < 1.1
     assert low.sum() == 3
-    assert metrics.boundary_f1(p, t)["f1"] == pytest.approx((f * low).sum() * (2 * 1 / (1 + 2)) / f.sum())
-    assert metrics.boundary_f1(p, t)["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum())
+    got = metrics.boundary_f1(p, t)
+    assert got["f1"] == pytest.approx((f * low).sum() * (2 * 1 / (1 + 2)) / f.sum() / 4)
+    assert got["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum() / 4) and got["precision"] == pytest.approx((f * low).sum() / f.sum() / 4)
+
+
+def test_maps_of_edges_and_points_are_checked():
+    t = np.full((4, 6), 2.0, np.float32)
+    cam = NYU_CAMERA.resize(4, 6)
+    for call in (lambda p, m=None: metrics.boundary_f1(p, t, m), lambda p, m=None: metrics.depth_clouds(p, t, cam, m)):
+        for m in (np.ones((4, 6), np.uint8), np.ones((4, 6)), np.ones((4, 5), bool), np.ones(6, bool)):
+            with pytest.raises(ValueError, match=rf"mask should be bool and shaped like target, \(4, 6\); got {m.dtype}, "):
+                call(t, m)
+        with pytest.raises(ValueError, match="the prediction holds 1 nan or infinite values at pixels that count, of 24"):
+            call(np.where(np.arange(24).reshape(4, 6) == 5, np.nan, t))
+        with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
+            call(t[:3])
+    for f in (lambda m: metrics.depth_steps(t, m), lambda m: metrics.image_metrics(t, t, m), lambda m: METRICS["rmse"](t, t, m)):
+        with pytest.raises(ValueError, match="mask should be bool and shaped like target"):
+            f(np.ones((4, 6), np.uint8))
+    for bad in (np.full((3, 3), np.nan), np.ones(3), np.ones((3, 2))):
+        with pytest.raises(ValueError, match=r"pred should be points \(N,3\) in metres, all of them finite"):
+            metrics.cloud_distances(bad, np.ones((3, 3)))
 
 
 def test_boundary_f1_holes_and_crop():
@@ -504,7 +550,7 @@ def test_boundary_f1_holes_and_crop():
     bad = np.where(s > 0, s, np.nan)  # a hole in the prediction where the truth has one too
     s[:, 3] = 2
     assert metrics.boundary_f1(bad, s)["n"] == 4
-    with pytest.raises(ValueError, match="holds nan or infinite"):
+    with pytest.raises(ValueError, match="holds 8 nan or infinite"):
         metrics.boundary_f1(np.where(s == 4, np.nan, s), s)
     for p, q in ((s, s[:3]), (s[None], s[None])):
         with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
@@ -655,13 +701,18 @@ def test_confidence_errors():
             f(p, s, t, law="cauchy")
         with pytest.raises(ValueError, match="shape"):
             f(p, s, t[:5])
-    with pytest.raises(ValueError, match="level should lie between 0 and 1, got 90"):
-        metrics.coverage(p, s, t, level=90)
+    for f in (metrics.coverage, metrics.calibrate):
+        with pytest.raises(ValueError, match="level should lie between 0 and 1, got 90: 90 % is 0.9$"):
+            f(p, s, t, level=90)
     with pytest.raises(ValueError, match="nothing to calibrate on"):
         metrics.calibrate(p, s, t * 0)
     for e, d in (([], []), ([1, 2], [1])):
         with pytest.raises(ValueError, match="of one length, 1 or more"):
             metrics.sparsification(e, d)
+    for e, d in (([1, np.nan, 3], [1, 2, 3]), ([1, 2, 3], [1, np.nan, 3]), ([1, np.inf, 3], [1, 2, 3]), ([1, -1, 3], [1, 2, 3])):
+        for f in (metrics.sparsification, metrics.ause):
+            with pytest.raises(ValueError, match="errors should be 0 or more, and both finite: 1 of 3 pairs are not"):
+                f(e, d)
 
 
 def test_confidence_takes_masks_holes_and_torch():

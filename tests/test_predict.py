@@ -31,6 +31,9 @@ class Net(torch.nn.Module):
         self.seen.append(x.clone())
         return self.f(x)
 
+    def __deepcopy__(self, memo):
+        return self  # a Predictor takes a copy; these tests want to see what that was shown
+
     metres = DepthUNet.metres
 
 
@@ -790,3 +793,156 @@ def test_calls_that_go_wrong_say_how_to_go_right(tmp_path):
             load_photo(tmp_path / "a.png", **kw)
     with pytest.raises(ValueError, match="load_photo takes a path, got ndarray"):
         load_photo(photo())
+
+
+def test_a_camera_may_write_its_next_frame_into_the_same_memory():
+    "Frames of a generator that reuses its buffer stay what they were; a Prediction keeps a picture of its own."
+    frames = [photo(seed=k) for k in range(5)]
+
+    def camera():
+        buffer = np.empty_like(frames[0])
+        for f in frames:
+            np.copyto(buffer, f)
+            yield buffer
+
+    q = Predictor(Net(brightness))
+    for got in ([p for _, p in q.stream(camera(), bs=3, progress=False)], q.predict_batch(camera())):
+        assert len(got) == 5
+        for f, p in zip(frames, got):
+            assert np.array_equal(p.image, f)
+            np.testing.assert_allclose(p.depth_m, q.predict(f).depth_m, rtol=1e-5)
+    for f, a in zip(frames, q(camera())):
+        np.testing.assert_allclose(a["predicted_depth"].numpy(), q.predict(f).depth_m, rtol=1e-5)
+    img = photo()
+    assert not np.shares_memory(q.predict(img).image, img) and not np.shares_memory(as_rgb(img), img)
+
+
+def test_stream_leaves_litter_alone_and_hands_out_what_came_before_an_error(tmp_path):
+    for k in range(3):
+        Image.fromarray(photo(seed=k)).save(tmp_path / f"p{k}.png")
+    (tmp_path / "._p0.png").write_bytes(b"what another system leaves on a stick")
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    q = Predictor(Net(brightness))
+    assert [n for n, _ in q.stream(tmp_path, progress=False)] == ["p0", "p1", "p2"]
+    (tmp_path / "q.jpg").write_bytes(b"broken")
+    for source, match in ((tmp_path, "q.jpg"), ([photo(), photo(), photo(), np.zeros((3, 3))], "photo 3: an image should be at least 8")):
+        got = []
+        with pytest.raises(ValueError, match=match):
+            for name, _ in q.stream(source, progress=False):
+                got.append(name)
+        assert len(got) == 3
+
+
+def test_stream_refuses_at_once(tmp_path):
+    q = Predictor(Net(brightness))
+    for source in (photo(), Image.fromarray(photo()), None, 3):
+        with pytest.raises(ValueError, match="photos come from a folder, a film, a list .*one photo goes to predict"):
+            q.stream(source)
+    for bs in (0, -1, 2.0):
+        with pytest.raises(ValueError, match="bs is how many photos go in at once"):
+            q.stream([photo()], bs=bs)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        q.stream(tmp_path / "nowhere")
+    assert len(list(q.stream(np.stack([photo()] * 2), progress=False))) == 2
+
+
+def test_a_pil_image_brings_its_lens(tmp_path):
+    "As a path does: whoever opens the file himself gets the same metres."
+    f = save(tmp_path / "tele.jpg", photo(), f35=77)
+    q, cam = Predictor(Net(brightness)), load_photo(f)[1]
+    assert cam.fx == pytest.approx(77 * np.hypot(48, 64) / np.hypot(36, 24), rel=1e-4)
+    assert q.predict(Image.open(f)).camera == cam and q.predict_batch([photo(), Image.open(f)])[1].camera == cam
+    assert next(q.stream([Image.open(f)], progress=False))[1].camera == cam
+    np.testing.assert_array_equal(q(Image.open(f))["predicted_depth"], q(f)["predicted_depth"])
+    assert q.predict(Image.open(f), NYU_CAMERA.resize(48, 64)).camera == NYU_CAMERA.resize(48, 64)  # who knows better is heard
+    assert q.predict(Image.fromarray(photo())).camera == default_camera(48, 64)
+    lying = save(tmp_path / "lying.jpg", np.rot90(photo()), orientation=6, f35=26)
+    assert q.predict(Image.open(lying)).camera == load_photo(lying)[1] and load_photo(lying)[1].height == 48
+
+
+def test_load_photo_reads_open_files_and_closes_its_own(tmp_path):
+    import io
+    import warnings
+    f = save(tmp_path / "a.jpg", photo(), f35=30)
+    img, cam = load_photo(f)
+    for given in (io.BytesIO(f.read_bytes()), Image.open(f)):
+        got = load_photo(given)
+        assert np.array_equal(got[0], img) and got[1] == cam
+    for broken in (b"no photo", f.read_bytes()[:400]):
+        with pytest.raises(ValueError):
+            load_photo(io.BytesIO(broken))
+    with pytest.raises(ValueError, match="downloads nothing"):
+        load_photo("https://example.org/a.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        import gc
+        import sys as system
+        bad, hook = [], system.unraisablehook
+        system.unraisablehook = bad.append
+        try:
+            load_photo(f)
+            gc.collect()
+        finally:
+            system.unraisablehook = hook
+    assert not bad
+
+
+def test_a_predictor_takes_a_copy_of_a_network():
+    net = DepthUNet("light", height=64, width_px=96).train()
+    p = Predictor(net)
+    before = p.predict(photo()).depth_m
+    assert net.training and not p.model.training
+    with torch.no_grad():
+        for w in net.parameters():
+            w.mul_(0.5)
+    np.testing.assert_array_equal(p.predict(photo()).depth_m, before)
+
+
+def test_weights_that_are_none():
+    for w in (None, 3, {}):
+        with pytest.raises(ValueError, match="weights should be a name, a path or a DepthUNet, got"):
+            Predictor(w)
+    with pytest.raises(ValueError, match="should be a DepthUNet, got Conv2d"):
+        Predictor(torch.nn.Conv2d(3, 1, 1))
+    assert Predictor(Net(constant(1.0)), size=np.array([48, 64])).size == (48, 64)
+
+
+def test_a_picture_that_is_none_says_what_to_do():
+    q = Predictor(Net(constant(1.0)))
+    with pytest.raises(ValueError, match=r"permute\(1,2,0\)"):
+        q.predict(torch.zeros(3, 48, 64))
+    with pytest.raises(ValueError, match="divide by"):
+        q.predict(np.zeros((48, 64, 3), np.uint16))
+    for x in (None, b"jpeg", {}):
+        with pytest.raises(ValueError, match="an array or a PIL image, got"):
+            q.predict(x)
+    assert q.predict(torch.rand(48, 64, 3, requires_grad=True)).depth_m.shape == (48, 64)
+    out = q(np.stack([photo()] * 2), camera=[None, NYU_CAMERA.resize(48, 64)])
+    assert len(out) == 2
+
+
+def test_rescale_wants_numbers():
+    p = Predictor(Net(constant(2.0))).predict(photo())
+    for xy, m in (((float("nan"), 2), 1), (5, 1), ((1,), 1), ((1, 2), "far"), ((1, 2), None), ((float("inf"), 1), 1)):
+        with pytest.raises(ValueError, match="a pixel .x,y. and its distance in metres"):
+            p.rescale(xy, m)
+
+
+def test_onnx_predictor_can_be_copied_and_pickled(exported):
+    import copy
+    import pickle
+    q = Predictor(exported[0])
+    want = q.predict(photo()).depth_m
+    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        np.testing.assert_array_equal(other.predict(photo()).depth_m, want)
+
+
+def test_export_refuses_before_it_works(tmp_path):
+    from dogdepth.predict import export_onnx
+    for size in (240, (0, 0), (240.0, 320.0), (-32, 32), ("a", "b")):
+        with pytest.raises(ValueError, match="size is what the network looks at"):
+            export_onnx(tmp_path / "a.onnx", size=size)
+    with pytest.raises(ValueError, match="is a folder"):
+        export_onnx(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from dogdepth.rooms import Rooms, render_room
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.train import (
     EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, answer_at, augment, draw, end_epoch, epoch_batches, fit, fitting_focal, laplace_nll,
-    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, save_checkpoint, show_answer, size_at, soften, soft_kernel,
+    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, recompute_blocks, save_checkpoint, show_answer, size_at, soften, soft_kernel,
     train_step, validate, with_extra, write_log, zoom_item,
 )
 
@@ -555,6 +555,36 @@ def test_checkpointing_changes_no_bit(tmp_path, rooms, change):
     runs = [fit(replace(TINY, **{**change, "checkpointing": c, "out": str(tmp_path / str(c))}), rooms, None, progress=False, stop_after=3) for c in (True, False)]
     a, b = map(state, runs)
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("arch, early", [("light", True), ("light", False), ("report", False), ("published", False)])
+def test_checkpointing_computes_every_block_again(arch, early):
+    "A block that is left out gives the same gradients and saves no memory: only counting shows it. The encoder's first layer stands outside all blocks."
+    torch.manual_seed(0)
+    model, runs = DepthUNet(arch, width=6, early=early), {}
+    recompute_blocks(model)
+    for n, m in model.named_modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.register_forward_pre_hook(lambda *a, n=n: runs.update({n: runs.get(n, 0) + 1}))
+    model.train()(torch.rand(2, 6, 64, 96)).mean().backward()
+    assert len(runs) > 15 and {n for n, k in runs.items() if k != 2} == ({"unet.encoder._bn0"} if arch == "light" else set())
+
+
+def test_a_checkpoint_that_names_no_early_join_and_no_softening_had_none(tmp_path, rooms):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    cfg = replace(TINY, out=str(tmp_path), early=False, soften=0.0)
+    fit(cfg, rooms, None, progress=False, stop_after=1)
+    path = tmp_path / "last.safetensors"
+    with safe_open(path, "pt") as f:
+        meta = json.loads(f.metadata()["dogdepth"])
+    meta["config"] = {k: v for k, v in meta["config"].items() if k not in ("early", "soften")}
+    save_file(load_file(path), path, metadata={"dogdepth": json.dumps(meta)})
+    for change, words in ((dict(soften=0.5), "soften was 0.0, is 0.5"), (dict(early=True), "early was False, is True")):
+        with pytest.raises(ValueError, match=words):
+            fit(replace(cfg, **change), rooms, None, progress=False, resume=True)
+    assert fit(cfg, rooms, None, progress=False, resume=True, stop_after=2).step == 2
 
 
 def test_a_kill_between_the_last_step_and_the_validation_loses_no_epoch(tmp_path, rooms):
