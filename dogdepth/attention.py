@@ -273,15 +273,18 @@ def _load(model, sd:dict, path):
 
 # %% ../nbs/06_attention.ipynb #c081
 WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
-BUNDLED = 'default','twin' # the same recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms
+BUNDLED = 'default','twin','scratch' # one recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms; and without ImageNet, on the twin's pairs (10_ablation)
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
-    "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra` goes into config.json."
+    "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra`, and what came with the weights when they were loaded, goes into config.json."
     from safetensors.torch import save
+    if odd := [k for k in extra if k in CONFIG_KEYS]: raise ValueError(f"{', '.join(odd)} is of the network itself and is saved as it is: choose another name for what is to stand beside it")
+    try: config = json.dumps({**self.config, **getattr(self,'extra',{}), **extra}, indent=1)
+    except TypeError as e: raise ValueError(f"what is to stand in config.json should be plain numbers, texts, lists and dicts ({e}): .item() and .tolist() make them so") from None
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     sd = {k:(v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in self.state_dict().items()}
     atomic_write(folder/'model.safetensors', save(sd, metadata={'format':'pt'}))
-    atomic_write(folder/'config.json', json.dumps({**self.config, **extra}, indent=1).encode())
+    atomic_write(folder/'config.json', config.encode())
 
 DepthUNet.save_pretrained = save_pretrained
 
@@ -290,22 +293,22 @@ def _from_hub(name:str)->Path:
     "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
     try: from huggingface_hub import snapshot_download
     except ImportError: raise FileNotFoundError(f"no folder {name!r} here. If it is the name of a model on a hub: pip install huggingface_hub") from None
-    try: return Path(snapshot_download(name, allow_patterns=['config.json','model.safetensors','README.md']))
+    try: return Path(snapshot_download(name, allow_patterns=['config.json','model.safetensors','README.md','LICENSE*']))
     except Exception as e: raise FileNotFoundError(f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''})") from None
 
 def from_pretrained(cls,
-    path='default', # 'default' or 'twin', which saw no validation room; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
+    path='default', # 'default'; 'twin', which saw no validation room; 'scratch', which saw none and no ImageNet; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
 )->DepthUNet:       # in eval mode, float32, on the CPU
     "Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done."
     name,path = str(path),WEIGHTS/str(path) if str(path) in BUNDLED else Path(path)
     if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name): path = _from_hub(name)
-    if not path.exists(): raise FileNotFoundError(f"no weights at {path}: expected 'default', 'twin', a folder with config.json and model.safetensors, or a file saved by the published program")
+    if not path.exists(): raise FileNotFoundError(f"no weights at {path}: expected 'default', 'twin', 'scratch', a folder with config.json and model.safetensors, or a file saved by the published program")
     if path.is_file():
         sd = _read_state(path)
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
         return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw)
+    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw); float(cfg.get('spread_scale',1))
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
     _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
     model.extra = {k:v for k,v in cfg.items() if k not in kw}

@@ -118,7 +118,7 @@ def predict_flags(p):
     model_flags(p)
 
 def model_flags(p):
-    p.add_argument('--weights', default='default', metavar='W', help="'twin' (saw no NYU validation room), a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
+    p.add_argument('--weights', default='default', metavar='W', help="'twin' (saw no NYU validation room), 'scratch' (nor ImageNet), a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
     p.add_argument('--device', metavar='D', help='cuda, mps or cpu (default: the first of these that is there)')
 
 # %% ../nbs/16_cli.ipynb #c026

@@ -271,7 +271,7 @@ def _parts(it, n:int):
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
     def __init__(self,
-        weights='default', # 'default' or 'twin' (both bundled; the twin did not see NYU's validation rooms), a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet (copied as it is now)
+        weights='default', # bundled: 'default', 'twin' (did not see NYU's validation rooms), 'scratch' (nor ImageNet); a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet (copied as it is now)
         device=None,       # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
         size=None,         # (H,W) the network looks at; None: what it was trained at
         bf16=False):       # sums in bfloat16: sooner where the processor can, two digits instead of seven

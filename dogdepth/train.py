@@ -676,5 +676,5 @@ def mix_weights(
     if len(models)!=len(shares) or abs(sum(shares)-1)>1e-6: raise ValueError(f"shares should be {len(models)} numbers that add up to 1, got {list(shares)}")
     if any(m.config!=models[0].config for m in models): raise ValueError(f"only networks of one configuration can be mixed: {', '.join(map(str,folders))} differ")
     states = [m.state_dict() for m in models]; out = models[-1]
-    out.load_state_dict({k:sum(a*s[k] for a,s in zip(shares,states)) if v.is_floating_point() else v for k,v in states[-1].items()})
+    out.load_state_dict({k:sum(a*s[k] for a,s in zip(shares,states)) if v.is_floating_point() else v for k,v in states[-1].items()}); out.extra = {} # what was found for one of them does not hold for the mean
     return out.eval()

@@ -639,6 +639,30 @@ def test_a_config_from_before_the_second_head_still_loads(tmp_path):
     assert DepthUNet.from_pretrained(tmp_path).config["confidence"] is False
 
 
+def test_what_came_with_weights_stays_with_them(tmp_path):
+    "Loaded, saved and loaded again, a network is as sure of itself as before."
+    net = DepthUNet("report", width=2)
+    net.save_pretrained(tmp_path / "a", spread_scale=0.9, epoch=3)
+    DepthUNet.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b", epoch=4)
+    assert DepthUNet.from_pretrained(tmp_path / "b").extra == dict(spread_scale=0.9, epoch=4)
+
+
+def test_a_folder_is_not_left_half_written(tmp_path):
+    net = DepthUNet("report", width=2)
+    for extra, match in ((dict(score=np.float32(1)), "plain numbers.*item"), (dict(arch="light2"), "arch is of the network itself")):
+        with pytest.raises(ValueError, match=match):
+            net.save_pretrained(tmp_path / "a", **extra)
+        assert not (tmp_path / "a").exists()
+    net.save_pretrained(tmp_path / "b", spread_scale="wide")
+    with pytest.raises(ValueError, match="not a dogdepth configuration"):
+        DepthUNet.from_pretrained(tmp_path / "b")
+
+
+def test_weights_from_scratch_never_met_imagenet():
+    net = DepthUNet.from_pretrained("scratch")
+    assert net.config["arch"] == "light" and net.extra["train"]["pretrained"] is False and net.extra["train"]["init"] == ""
+
+
 def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch):
     import sys
     import types
@@ -652,7 +676,7 @@ def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch
     hub = types.SimpleNamespace(snapshot_download=lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path / "kept"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert DepthUNet.from_pretrained("someone/rooms").config["width"] == 2
-    assert asked == [("someone/rooms", ["config.json", "model.safetensors", "README.md"])]
+    assert asked == [("someone/rooms", ["config.json", "model.safetensors", "README.md", "LICENSE*"])]
     hub.snapshot_download = lambda *a, **k: (_ for _ in ()).throw(OSError("no such repository"))
     with pytest.raises(FileNotFoundError, match="no such repository"):
         DepthUNet.from_pretrained("someone/else")

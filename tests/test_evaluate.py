@@ -754,3 +754,20 @@ def test_the_twin_does_what_the_card_says(data):
     assert s["abs_rel"] < 0.162 and s["rmse"] < 0.565 and s["delta1"] > 0.77
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert [float(v) for v in re.search(r"\| twin of the default weights \| ([\d.]+) \| ([\d.]+) m \| ([\d.]+) \|", readme).groups()] == [row[0], row[1], row[4]]
+
+
+def test_an_evaluation_read_again_is_the_same(tmp_path):
+    from dogdepth.evaluate import Evaluation
+    from dogdepth.metrics import depth_metrics
+    ev = Evaluation([{"name": "a", "scene": "kitchen_0001", "abs_rel": 0.1, "n": 5}, {"name": "b", "scene": "", "abs_rel": float("nan"), "n": 0}],
+                    depth_metrics(np.full((8, 8), 1.1), np.ones((8, 8)), crop=None), dict(split="val", cap=(0.001, 10.0), input_size=(240, 320), weights="twin", crop=None, average="image", align=None, flip=False, data="x", frames=2), {"shape": {"f": 1.0}})
+    ev.write(tmp_path / "a.json")
+    got = Evaluation.read(tmp_path / "a.json")
+    assert got.protocol == ev.protocol and got.summary == ev.summary and got.more == ev.more
+    assert got.images[0] == ev.images[0] and np.isnan(got.images[1]["abs_rel"]) and str(got) == str(ev)
+    for text in ("", "[]", "{}", '{"protocol": {}, "summary": {}}', '{"protocol": {}, "summary": {}, "images": 3}'):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(ValueError, match="was not written by `Evaluation.write`"):
+            Evaluation.read(tmp_path / "b.json")
+    with pytest.raises(FileNotFoundError):
+        Evaluation.read(tmp_path / "none.json")

@@ -173,9 +173,18 @@ def test_wheel_holds_the_library_and_nothing_else(wheel):
     lib = {p.relative_to(ROOT).as_posix() for p in tree() if p.relative_to(ROOT).parts[0] == "dogdepth"}
     packed = {n for n in wheel["names"] if ".dist-info/" not in n}
     assert packed == lib, f"missing {sorted(lib - packed)}, too many {sorted(packed - lib)}"
-    need = ["py.typed", "cli.py", "weights/LICENSE.md", "weights/default/config.json", "weights/default/model.safetensors",
-            "weights/twin/config.json", "weights/twin/model.safetensors"]
+    need = ["py.typed", "cli.py", *(f"weights/{n}/{f}" for n in ("default", "twin", "scratch") for f in ("config.json", "model.safetensors", "README.md", "LICENSE.md"))]
     assert not [n for n in need if f"dogdepth/{n}" not in packed]
+
+
+def test_weights_lie_as_model_hubs_take_them():
+    "One licence, a copy beside each; a card whose front matter points at nothing outside its folder."
+    folders = [p.parent for p in (ROOT / "dogdepth/weights").glob("*/config.json")]
+    assert sorted(p.name for p in folders) == ["default", "scratch", "twin"]
+    assert len({(p / "LICENSE.md").read_text() for p in folders}) == 1
+    for p in folders:
+        head = (p / "README.md").read_text().split("---")[1]
+        assert "license: other" in head and "license_link: LICENSE.md" in head and "datasets" not in head, p.name  # a hub checks names of data sets; NYU's has no official one
 
 
 def test_wheel_metadata(wheel):
