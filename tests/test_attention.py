@@ -464,7 +464,7 @@ def test_truncated_weights(tmp_path, keep):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere: expected .default., .twin., a folder with config.json and model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere: expected .default., .twin., .scratch., a folder with config.json and model.safetensors"):
         DepthUNet.from_pretrained(tmp_path / "nowhere")
     (saved(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no weights at .*model.safetensors"):
