@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'EIGEN_CROP', 'HEADINGS', 'EYE_M', 'BOUNDARY_FACTORS', 'check_mask', 'counted', 'abs_rel', 'sq_rel', 'rmse',
            'rmse_log', 'log10', 'log_bias', 'delta', 'delta1', 'delta2', 'delta3', 'silog', 'check_protocol',
-           'crop_mask', 'align_depth', 'check_answer', 'check_truth', 'image_metrics', 'average_metrics',
+           'crop_mask', 'align_depth', 'check_answer', 'check_unit', 'image_metrics', 'average_metrics',
            'depth_metrics', 'metric_table', 'baseline_maps', 'floor_plane', 'fit_floor_plane', 'depth_steps',
            'boundary_f1', 'depth_clouds', 'cloud_distances', 'fscore', 'check_level', 'half_width', 'coverage', 'nll',
            'constant_std', 'sparsification', 'ause', 'calibrate']
@@ -145,7 +145,7 @@ def check_answer(p):
     bad = int((~np.isfinite(p)).sum())
     if bad: raise ValueError(f"the prediction holds {bad} nan or infinite values at pixels that count, of {p.size}: a model that diverged, or a hole left unfilled")
 
-def check_truth(t, cap=DEPTH_CAP):
+def check_unit(t, cap=DEPTH_CAP):
     "Refuse a truth of which most lies absurdly far beyond the cap: it has another unit. One that is merely far is legal, and left out."
     seen,far = t[np.isfinite(t)&(t>0)],max(30*cap[1], 300)
     if 2*(seen>far).sum()>len(seen): raise ValueError(f"most of the truth lies beyond {far:g} m (its median is {np.median(seen):.0f}), and the cap is {cap[1]:g}: are these millimetres? Divide them by 1000")
@@ -159,7 +159,7 @@ def image_metrics(
     "One image's row of the table; without a pixel that counts n is 0 and the rest is nan. A prediction of 0 is scored as `cap[0]`, not left out."
     for x in (pred,target): check_metres(_np(x))
     m = valid_mask(target, cap) & crop_mask(target.shape, crop)
-    check_truth(_np(target), cap)
+    check_unit(_np(target), cap)
     p,t = counted(pred, target, m if mask is None else m & check_mask(mask, m.shape))
     if len(t)==0: return {k:float('nan') for k in (*METRICS,'log_bias')} | dict(n=0)
     check_answer(p)

@@ -187,9 +187,8 @@ class OnnxNet:
     def metres(self, out, focal): return out*np.float32(10/255) if self.config['arch']=='published' else out*(focal/np.float32(self.canonical))
 
 # %% ../nbs/12_predict.ipynb #c033
-def _taken(img): # -> (H,W,3) uint8 of its own, and the Camera that a PIL image notes, or None
-    f = exif_focal(img, img.height, img.width) if isinstance(img, Image.Image) else None
-    return load_photo(img) if f else (as_rgb(img),None)
+def _taken(img): # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, or None
+    return load_photo(img) if isinstance(img, Image.Image) else (as_rgb(img),None)
 
 def _with_cameras(imgs, cameras):
     "Checked photos and a camera for each; a PIL image may bring its own."
@@ -246,8 +245,9 @@ def _torch_model(weights, device, bf16):
     return net.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last).eval(), device
 
 # %% ../nbs/12_predict.ipynb #c037
-def _size(size)->tuple:
-    "(H,W) as whole numbers, or `ValueError`."
+def _size(size, cfg)->tuple:
+    "(H,W) as whole numbers, or `ValueError`; None: what the network of these settings was trained at."
+    if size is None: size = cfg['height'],cfg['width_px']
     ok = isinstance(size, (tuple,list,np.ndarray)) and len(size)==2 and all(isinstance(s, (int,np.integer)) and s>=STEP for s in size)
     if not ok: raise ValueError(f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance (240,320); got {size!r}")
     return tuple(int(s) for s in size)
@@ -280,7 +280,7 @@ class Predictor:
             self.model,self.device = OnnxNet(weights),SimpleNamespace(type='cpu')
         else: self.model,self.device = _torch_model(weights, device, bf16)
         self.weights = str(weights) if onnx or isinstance(weights, (str,Path)) else 'a model in memory'
-        self.size = _size(size if size is not None else (self.model.config['height'], self.model.config['width_px']))
+        self.size = _size(size, self.model.config)
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
@@ -412,7 +412,7 @@ def export_onnx(
     try: import onnx, onnxscript; int8 and __import__('onnxruntime')
     except ImportError: raise ImportError("exporting needs packages: pip install 'dogdepth[onnx]'") from None
     net = weights if isinstance(weights, torch.nn.Module) else DepthUNet.from_pretrained(weights)
-    h,w = _size(size if size is not None else (net.config['height'], net.config['width_px']))
+    h,w = _size(size, net.config)
     model,after = _onnx_graph(net, h, w)
     if int8: model = _eight_bits(model, after, net.config, h, w)
     elif half: _half_weights(model)

@@ -627,11 +627,12 @@ def end_epoch(run:Run, logs:list, seconds:float, valid_ds)->dict: # the epoch's 
     cfg,epoch = run.cfg,run.step//run.steps_per_epoch
     row = dict(epoch=epoch, step=run.step, seconds=round(seconds,1), **{k:round(v,5) for k,v in mean_of_all(mean_of(logs)).items()})
     if run.rank: run.history.append(row); return row # the first of several processes judges and writes
+    model = run.averaged(); keep = lambda folder: model.save_pretrained(folder, train=asdict(cfg), epoch=epoch)
     if valid_ds is not None and (epoch%cfg.valid_every==0 or run.step==run.total):
-        model = run.averaged(); row |= {f'valid_{k}':round(v,5) for k,v in validate(model, valid_ds, cfg, run.device).items()}
-        if run.best is None or row['valid_rmse_log']<run.best: run.best = row['valid_rmse_log']; model.save_pretrained(run.path, train=asdict(cfg), epoch=epoch)
-    elif valid_ds is None: run.averaged().save_pretrained(run.path, train=asdict(cfg), epoch=epoch)
-    if cfg.snapshots: run.averaged().save_pretrained(Path(cfg.out)/f'epoch-{epoch}', train=asdict(cfg), epoch=epoch)
+        row |= {f'valid_{k}':round(v,5) for k,v in validate(model, valid_ds, cfg, run.device).items()}
+        if run.best is None or row['valid_rmse_log']<run.best: run.best = row['valid_rmse_log']; keep(run.path)
+    elif valid_ds is None: keep(run.path)
+    if cfg.snapshots: keep(Path(cfg.out)/f'epoch-{epoch}')
     run.history.append(row); write_log(Path(cfg.out)/'log.csv', run.history)
     return row
 

@@ -235,7 +235,8 @@ def test_snapshots_keep_every_epoch_and_their_mean_is_one_network(tmp_path, room
     kept = [tmp_path / f"epoch-{e}" for e in (1, 2, 3)]
     models = [type(run.model).from_pretrained(k) for k in kept]
     assert [m.extra["epoch"] for m in models] == [1, 2, 3] and not (tmp_path / "epoch-4").exists()
-    assert all(torch.equal(v, run.ema.avg[k]) for k, v in models[-1].state_dict().items())
+    for m in (models[-1], DepthUNet.from_pretrained(tmp_path / "best")):  # where nothing validates, the last is the best
+        assert m.extra["epoch"] == 3 and all(torch.equal(v, run.ema.avg[k]) for k, v in m.state_dict().items())
     key = "unet.final_conv.weight"
     a, b, c = (m.state_dict()[key] for m in models)
     assert not torch.equal(a, b) and torch.allclose(mix_weights(kept, [0.2, 0.3, 0.5]).state_dict()[key], 0.2 * a + 0.3 * b + 0.5 * c)
@@ -482,10 +483,10 @@ def test_mixed_weights(tmp_path):
     models = [replace(TINY, seed=s) for s in range(3)]
     for i, c in enumerate(models):
         torch.manual_seed(i)
-        c.make().save_pretrained(tmp_path / str(i))
+        c.make().save_pretrained(tmp_path / str(i), spread_scale=0.5 + i)
     names, shares = [tmp_path / str(i) for i in range(3)], [0.2, 0.3, 0.5]
     states, mixed = [DepthUNet.from_pretrained(n).state_dict() for n in names], mix_weights(names, shares)
-    assert not mixed.training
+    assert not mixed.training and mixed.extra == {}  # a factor of spread that was found for one does not hold for the mean
     for k, v in mixed.state_dict().items():
         want = sum(a * s[k] for a, s in zip(shares, states)) if v.is_floating_point() else states[-1][k]
         assert torch.allclose(v, want, atol=1e-6), k
@@ -654,12 +655,17 @@ def test_two_processes_are_one_that_takes_their_parts_in_turn(tmp_path):
     r = torchrun(2, *flags, f"--out={tmp_path / 'two'}", cwd=tmp_path)
     assert r.returncode == 0, r.stderr[-2000:]
     cfg = TrainConfig(**FLAGS, pretrained=False, accumulate=2, out=str(tmp_path / "one"))
-    one = fit(cfg, Rooms(8, 32, 48, seed=0), Rooms(1, 32, 48, seed=8), progress=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                                                      # as in each of the two: sums in another order would differ in their last bits,
+    try:                                                                          # which Adam makes whole steps of where a gradient is nothing else
+        one = fit(cfg, Rooms(8, 32, 48, seed=0), Rooms(1, 32, 48, seed=8), progress=False)
+    finally:
+        torch.set_num_threads(threads)
     other = Run(cfg, 8)
     load_two = torch_load(tmp_path / "two" / "last.safetensors")
     for k, v in one.model.state_dict().items():
         if "running" not in k and "tracked" not in k:                             # each process averages and counts its own half: weights agree, these cannot
-            assert torch.allclose(v.float(), load_two[f"model.{k}"].float(), atol=2e-5), k
+            assert torch.allclose(v.float(), load_two[f"model.{k}"].float(), atol=1e-6), k
     assert not torch.equal(one.model.state_dict()["unet.enc1.1.running_mean"], load_two["model.unet.enc1.1.running_mean"])
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best", "config.json", "last.safetensors", "log.csv"]  # one process writes
     rows = [(tmp_path / d / "log.csv").read_text().splitlines()[1].split(",") for d in ("one", "two")]
