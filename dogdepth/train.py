@@ -6,11 +6,11 @@
 __all__ = ['WHOLE', 'RANGES', 'SOFTEST', 'FREE', 'BEFORE', 'EXTRA', 'lr_at', 'ModelConfig', 'DataConfig', 'TrainConfig',
            'check_settings', 'report', 'v100', 'zoom_matrix', 'zoom_camera', 'zoom_item', 'recolour', 'soft_kernel',
            'soften', 'answer_box', 'show_answer', 'draw', 'augment', 'size_at', 'another', 'numbers', 'augment_batch',
-           'Frames', 'make_optimizer', 'make_loss', 'best_device', 'amp_dtype', 'EMA', 'team', 'join', 'mean_of_all',
-           'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal', 'laplace_nll', 'loss_of',
-           'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate', 'save_checkpoint', 'load_checkpoint',
-           'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed', 'make_datasets',
-           'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
+           'Frames', 'make_optimizer', 'make_loss', 'best_device', 'amp_dtype', 'EMA', 'freeze_norms', 'team', 'join',
+           'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal', 'laplace_nll',
+           'loss_of', 'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate', 'save_checkpoint',
+           'load_checkpoint', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed',
+           'make_datasets', 'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
 
 # %% ../nbs/09_train.ipynb #c002
 import csv, io, json, math, os, shutil, time
@@ -96,7 +96,8 @@ class TrainConfig(DataConfig):
     out:str='runs/light'     # folder for checkpoints, log and weights
     epochs:int=50            # times through the data
     bs:int=8                 # images a step, of all processes together
-    accumulate:int=1         # parts that a step's images are cut into, one after the other: less memory, the same gradient (but BatchNorm sees a part at a time)
+    accumulate:int=1         # parts that a step's images are cut into, one after the other: less memory, the same gradient (but BatchNorm sees a part at a time, unless `frozen_norm`)
+    frozen_norm:bool=False   # BatchNorm normalises by the averages that `init` brought, not by the batch, and leaves them alone: for the end of a training
     checkpointing:bool=False # keep only what enters each block and compute the rest again on the way back: less memory, the same weights, about a third more work
     lr:float=1e-3            # highest learning rate
     encoder_lr:float=.5      # light: times lr, for the pretrained encoder
@@ -126,6 +127,7 @@ def check_settings(cfg:TrainConfig):
         if k in WHOLE: check_whole(WHOLE[k], **{k:v})
         if k in RANGES and not (isinstance(v, Real) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
         if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
+    if cfg.frozen_norm and not cfg.init: raise ValueError("frozen_norm keeps the averages of BatchNorm as they are, and fresh weights have none: name weights in `init`, or leave it out")
     if cfg.split_by not in ('scene','frame','none'): raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
 
 # %% ../nbs/09_train.ipynb #c027
@@ -350,7 +352,13 @@ class EMA:
             if v.is_floating_point(): self.avg[k].lerp_(v, 1-d)
             else: self.avg[k].copy_(v)
 
-# %% ../nbs/09_train.ipynb #c071
+# %% ../nbs/09_train.ipynb #c075
+def freeze_norms(model:nn.Module):
+    "The BatchNorms of a model in training normalise by the averages they have, and leave them alone."
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d): m.eval()
+
+# %% ../nbs/09_train.ipynb #c078
 def team()->tuple: # this process's number, how many there are
     "One of one, unless torchrun started us."
     return int(os.environ.get('RANK', 0)),int(os.environ.get('WORLD_SIZE', 1))
@@ -367,7 +375,7 @@ def mean_of_all(d:dict)->dict:
     t = torch.tensor(list(d.values()), device='cuda' if dist.get_backend()=='nccl' else 'cpu'); dist.all_reduce(t)
     return dict(zip(d, (t/team()[1]).tolist()))
 
-# %% ../nbs/09_train.ipynb #c073
+# %% ../nbs/09_train.ipynb #c080
 @contextmanager
 def looking_again(block:nn.Module):
     "Within: the BatchNorms of `block` leave their running averages alone."
@@ -382,7 +390,7 @@ def recompute_blocks(model:DepthUNet):
     blocks = [m for m in model.unet.children() if isinstance(m, nn.Sequential)]+[m for m in model.modules() if isinstance(m, MBConv)]
     for b in blocks: b.forward = partial(checkpoint, b.forward, use_reentrant=False, context_fn=lambda b=b: (nullcontext(),looking_again(b)))
 
-# %% ../nbs/09_train.ipynb #c076
+# %% ../nbs/09_train.ipynb #c083
 def beginning(cfg:TrainConfig)->DepthUNet:
     "Fresh weights, or those that `init` names."
     model = cfg.make(cfg.pretrained and not cfg.init)
@@ -392,7 +400,7 @@ def beginning(cfg:TrainConfig)->DepthUNet:
         model.load_state_dict(old.state_dict())
     return model
 
-# %% ../nbs/09_train.ipynb #c077
+# %% ../nbs/09_train.ipynb #c084
 class Run:
     "A training under way: model, optimiser, average, position."
     def __init__(self, cfg:TrainConfig, n:int): # n: frames to train on
@@ -424,14 +432,14 @@ class Run:
         m.load_state_dict(self.ema.avg if self.ema else self.model.state_dict())
         return m.eval()
 
-# %% ../nbs/09_train.ipynb #c079
+# %% ../nbs/09_train.ipynb #c086
 def fitting_focal(out, target)->torch.Tensor: # (B,1,1,1) pixels
     "The focal length that suits each answer best, for photos of an unknown camera: their scale then costs nothing, only their shape does."
     m = valid_mask(target)
     off = masked_mean(torch.where(m, target, 1).log()-torch.where(m, out, 1).log(), m)
     return CANONICAL_FOCAL*off.exp().view(-1,1,1,1)
 
-# %% ../nbs/09_train.ipynb #c082
+# %% ../nbs/09_train.ipynb #c089
 def laplace_nll(
     metres, spread, # (B,1,H,W) the answer, and the Laplace scale of its logarithm
     target, mask,   # (B,1,H,W) metres; bool
@@ -440,7 +448,7 @@ def laplace_nll(
     e = (torch.where(mask, metres, 1).log()-torch.where(mask, target, 1).log()).abs()
     return masked_mean(e/spread+(2*spread).log(), mask).mean()
 
-# %% ../nbs/09_train.ipynb #c085
+# %% ../nbs/09_train.ipynb #c092
 def loss_of(run:Run, x, target, focal): # tensors of a batch -> loss, its parts
     "Forward in 16 bits where asked, the loss in 32, always; the published loss speaks levels (255 = 10 m)."
     unsure = run.model.config['confidence']
@@ -455,12 +463,13 @@ def loss_of(run:Run, x, target, focal): # tensors of a batch -> loss, its parts
     if unsure: nll = laplace_nll(metres.detach(), spread, target, mask); loss,parts = loss+nll,{**parts, 'nll':nll.detach()}
     return loss,parts
 
-# %% ../nbs/09_train.ipynb #c086
+# %% ../nbs/09_train.ipynb #c093
 def train_step(run:Run, x, target, focal, names)->dict: # the losses, as numbers
     "Predict, compare, differentiate, part by part; then one step."
     cfg,k,logs = run.cfg,run.cfg.accumulate,[]
     for g in run.opt.param_groups: g['lr'] = cfg.lr*g['top']*lr_at(run.step, run.total, cfg.schedule)
     run.model.train(); run.opt.zero_grad(set_to_none=True)
+    if cfg.frozen_norm: freeze_norms(run.model)
     if not valid_mask(target).any(): raise ValueError(f"no pixel of {', '.join(names)} lies between 0.001 and 10 m: is the depth in metres?")
     for i,part in enumerate(zip(*(t.chunk(k) for t in (x,target,focal)))):
         torch.manual_seed(cfg.seed*1_000_003+run.step+500_009*(i*run.team+run.rank)) # chance is tied to the step and the part, so resuming changes nothing
@@ -480,7 +489,7 @@ def train_step(run:Run, x, target, focal, names)->dict: # the losses, as numbers
 
 def mean_of(logs:list)->dict: return {k:float(np.mean([l[k] for l in logs])) for k in logs[0]} if logs else {}
 
-# %% ../nbs/09_train.ipynb #c091
+# %% ../nbs/09_train.ipynb #c098
 @torch.inference_mode()
 def answer_at(model:DepthUNet, ds, i:int, cfg:TrainConfig, device:str='cpu')->tuple: # the frame, (H,W) metres at its own size, is its camera known
     "What `model`, in eval mode, says of frame `i`, which is read once. Where the camera is unknown the scale is the canonical camera's."
@@ -501,7 +510,7 @@ def validate(model:DepthUNet, ds, cfg:TrainConfig, device:str='cpu')->dict: # me
     if not rows: check_truth(ds)
     return {k:float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
-# %% ../nbs/09_train.ipynb #c094
+# %% ../nbs/09_train.ipynb #c101
 def save_checkpoint(run:Run, path):
     "All a run needs to go on, in one safetensors file; all or nothing."
     from safetensors.torch import save
@@ -511,9 +520,9 @@ def save_checkpoint(run:Run, path):
     meta = dict(config=asdict(run.cfg), step=run.step, history=run.history, best=run.best, ema_n=run.ema.n if run.ema else 0, scaler=run.scaler.state_dict())
     atomic_write(path, save({k:v.detach().cpu().contiguous() for k,v in t.items()}, metadata={'dogdepth':json.dumps(meta)}))
 
-# %% ../nbs/09_train.ipynb #c095
+# %% ../nbs/09_train.ipynb #c102
 FREE = {'out','data','save_minutes','snapshots','workers','device','checkpointing'} # what may change when a run goes on
-BEFORE = dict(early=False, soften=0.) # what checkpoints did that do not name these
+BEFORE = dict(early=False, soften=0., frozen_norm=False) # what checkpoints did that do not name these
 
 def load_checkpoint(run:Run, path):
     "Put `run` back where `save_checkpoint` found it; `ValueError` where the file or the recipe is another."
@@ -521,7 +530,8 @@ def load_checkpoint(run:Run, path):
     try:
         with safe_open(path, 'pt') as f: meta,t = json.loads(f.metadata()['dogdepth']), {k:f.get_tensor(k) for k in f.keys()}
     except Exception as e: raise ValueError(f"{path} is not a dogdepth checkpoint ({type(e).__name__})") from None
-    was = {**BEFORE, **meta['config']}; odd = {k:(v, getattr(run.cfg,k,None)) for k,v in was.items() if k not in FREE and v!=getattr(run.cfg,k,None)}
+    free = FREE|({'epochs'} if run.cfg.schedule=='constant' and not run.cfg.small_first else set()) # neither rate nor size asks how long it takes: it may take longer
+    was = {**BEFORE, **meta['config']}; odd = {k:(v, getattr(run.cfg,k,None)) for k,v in was.items() if k not in free and v!=getattr(run.cfg,k,None)}
     if odd: raise ValueError(f"{path} belongs to another recipe: {', '.join(f'{k} was {a!r}, is {b!r}' for k,(a,b) in odd.items())}. Choose another `out`, or the same settings")
     part = lambda p: {k.removeprefix(p):v for k,v in t.items() if k.startswith(p)}
     run.model.load_state_dict(part('model.'))
@@ -534,7 +544,7 @@ def load_checkpoint(run:Run, path):
     run.scaler.load_state_dict(meta['scaler'])
     run.step,run.history,run.best = meta['step'],meta['history'],meta['best']
 
-# %% ../nbs/09_train.ipynb #c097
+# %% ../nbs/09_train.ipynb #c104
 class WithoutCamera:
     "Frames of an unknown camera, cut to the network's shape: training takes their shape and leaves their scale alone."
     def __init__(self, ds, cfg:ModelConfig): self.ds,self.shape = ds,(cfg.height,cfg.width_px)
@@ -566,7 +576,7 @@ def with_extra(train, cfg:ModelConfig):
     if odd := set(names)-set(EXTRA): raise ValueError(f"extra should name some of {', '.join(EXTRA)}, joined by +, got {cfg.extra!r}: {', '.join(sorted(odd))}?")
     return torch.utils.data.ConcatDataset([train, *(EXTRA[n](cfg) for n in names)]) if names else train
 
-# %% ../nbs/09_train.ipynb #c098
+# %% ../nbs/09_train.ipynb #c105
 class Subset:
     "The frames `idx` of a data set."
     def __init__(self, ds, idx): self.ds,self.idx = ds,list(idx)
@@ -597,7 +607,7 @@ def epoch_batches(cfg:TrainConfig, n:int, epoch:int)->np.ndarray: # (n//bs, bs) 
     order = np.random.default_rng((cfg.seed, epoch, 12345)).permutation(n)
     return order[:n//cfg.bs*cfg.bs].reshape(-1, cfg.bs)
 
-# %% ../nbs/09_train.ipynb #c099
+# %% ../nbs/09_train.ipynb #c106
 def check_folder(out:Path, need_mb:int=1024):
     "Say before training starts, not after, that nothing can be saved."
     try: out.mkdir(parents=True, exist_ok=True); atomic_write(out/'.writable', b'x'); (out/'.writable').unlink()
@@ -610,7 +620,7 @@ def write_log(path, rows:list):
     w.writeheader(); w.writerows(rows)
     atomic_write(path, f.getvalue().encode())
 
-# %% ../nbs/09_train.ipynb #c100
+# %% ../nbs/09_train.ipynb #c107
 def start(cfg:TrainConfig, n:int, resume:bool)->Run: # n: frames
     "A new run in an empty folder, or the one that lies there; never one over the other."
     out = Path(cfg.out); last = out/'last.safetensors'; first = team()[0]==0
@@ -636,7 +646,7 @@ def end_epoch(run:Run, logs:list, seconds:float, valid_ds)->dict: # the epoch's 
     run.history.append(row); write_log(Path(cfg.out)/'log.csv', run.history)
     return row
 
-# %% ../nbs/09_train.ipynb #c102
+# %% ../nbs/09_train.ipynb #c109
 def fit(
     cfg:TrainConfig=TrainConfig(),
     train_ds=None, valid_ds=None, # sequences of items; None: what the config names
@@ -667,7 +677,7 @@ def fit(
         if show: tqdm.write('  '.join(f'{k} {v}' for k,v in row.items() if k in ('epoch','seconds','loss','valid_abs_rel','valid_rmse','valid_delta1')))
     return run
 
-# %% ../nbs/09_train.ipynb #c116
+# %% ../nbs/09_train.ipynb #c123
 def mix_weights(
     folders, # of weights of one architecture, of which one was trained from the other or both from a third
     shares,  # one each; they add up to 1

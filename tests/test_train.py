@@ -522,6 +522,41 @@ def test_two_parts_are_one_batch_where_nothing_looks_across_it(rooms, loss):
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1, a.abs().max().item())) for a, b in zip(*grads, strict=True))
 
 
+def averages(model):
+    return {k: v.clone() for k, v in model.named_buffers() if "running" in k or "tracked" in k}
+
+
+def test_frozen_norm_leaves_the_averages_alone_and_learns(tmp_path, rooms):
+    first = fit(replace(TINY, out=str(tmp_path / "a")), rooms, rooms[:1], progress=False)
+    cfg = replace(TINY, out=str(tmp_path / "b"), init=str(tmp_path / "a/best"), frozen_norm=True)
+    run = fit(cfg, rooms, rooms[:1], progress=False)
+    begun, ended = DepthUNet.from_pretrained(tmp_path / "a/best"), DepthUNet.from_pretrained(tmp_path / "b/best")
+    assert len(averages(begun)) > 15 and any(not torch.equal(v, averages(first.model)[k]) for k, v in averages(Run(TINY, 6).model).items())  # a run without it moves them
+    for m in (run.model, ended, run.averaged()):
+        assert all(torch.equal(v, averages(m)[k]) for k, v in averages(begun).items())
+    trained = dict(ended.named_parameters())
+    assert all(not torch.equal(v, trained[k]) for k, v in begun.named_parameters() if "bn" in k or k.endswith((".1.weight", ".4.weight")))  # its weights still learn, BatchNorm's own among them
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_norm_makes_parts_the_same_step_as_the_whole(tmp_path, rooms, checkpointing):
+    fit(replace(TINY, out=str(tmp_path / "a")), rooms, rooms[:1], progress=False)
+    grads = {}
+    for frozen in (True, False):
+        for k in (1, 2):
+            cfg = replace(TINY, bs=4, accumulate=k, clip=0.0, ema=0.0, optimizer="adam", flip=False, init=str(tmp_path / "a/best"), frozen_norm=frozen, checkpointing=checkpointing)
+            run = Run(cfg, 6)
+            train_step(run, *batch_of(rooms, cfg, 4))
+            grads[frozen, k] = [p.grad for p in run.model.parameters() if p.grad is not None]
+    same = {f: all(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1, a.abs().max().item())) for a, b in zip(grads[f, 1], grads[f, 2], strict=True)) for f in (True, False)}
+    assert same == {True: True, False: False}
+
+
+def test_frozen_norm_needs_averages():
+    with pytest.raises(ValueError, match="frozen_norm keeps the averages of BatchNorm as they are, and fresh weights have none: name weights in `init`"):
+        Run(replace(TINY, frozen_norm=True), 6)
+
+
 def test_parts_and_processes_throw_their_own_dice(rooms, monkeypatch):
     "Stochastic depth may not leave out the same blocks in every part of a step, and the same step of the same part always does."
     import dogdepth.train as train
@@ -571,21 +606,34 @@ def test_checkpointing_computes_every_block_again(arch, early):
     assert len(runs) > 15 and {n for n, k in runs.items() if k != 2} == ({"unet.encoder._bn0"} if arch == "light" else set())
 
 
-def test_a_checkpoint_that_names_no_early_join_and_no_softening_had_none(tmp_path, rooms):
+def test_a_checkpoint_that_does_not_name_a_younger_setting_went_without_it(tmp_path, rooms):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    cfg = replace(TINY, out=str(tmp_path), early=False, soften=0.0)
+    fit(replace(TINY, out=str(tmp_path / "start"), early=False), rooms, None, progress=False)
+    cfg = replace(TINY, out=str(tmp_path / "run"), init=str(tmp_path / "start/best"), early=False, soften=0.0)
     fit(cfg, rooms, None, progress=False, stop_after=1)
-    path = tmp_path / "last.safetensors"
+    path = tmp_path / "run/last.safetensors"
     with safe_open(path, "pt") as f:
         meta = json.loads(f.metadata()["dogdepth"])
-    meta["config"] = {k: v for k, v in meta["config"].items() if k not in ("early", "soften")}
+    meta["config"] = {k: v for k, v in meta["config"].items() if k not in ("early", "soften", "frozen_norm")}
     save_file(load_file(path), path, metadata={"dogdepth": json.dumps(meta)})
-    for change, words in ((dict(soften=0.5), "soften was 0.0, is 0.5"), (dict(early=True), "early was False, is True")):
+    for change, words in ((dict(soften=0.5), "soften was 0.0, is 0.5"), (dict(early=True), "early was False, is True"), (dict(frozen_norm=True), "frozen_norm was False, is True")):
         with pytest.raises(ValueError, match=words):
             fit(replace(cfg, **change), rooms, None, progress=False, resume=True)
     assert fit(cfg, rooms, None, progress=False, resume=True, stop_after=2).step == 2
+
+
+def test_only_a_run_that_does_not_ask_how_long_may_be_made_longer(tmp_path, rooms):
+    cfg = replace(TINY, schedule="constant", small_first=0.0)
+    fit(replace(cfg, out=str(tmp_path / "a"), epochs=1), rooms, None, progress=False)
+    a, b = (fit(replace(cfg, out=str(tmp_path / d), epochs=3), rooms, None, progress=False, resume=d == "a") for d in "ab")
+    assert a.step == b.step == 9 and all(torch.equal(v, state(b)[k]) for k, v in state(a).items())
+    for other in (replace(TINY, small_first=0.0), replace(cfg, small_first=0.5)):  # the rate, or the size, was planned for one epoch
+        out = str(tmp_path / f"{other.schedule}-{other.small_first}")
+        fit(replace(other, out=out, epochs=1), rooms, None, progress=False)
+        with pytest.raises(ValueError, match="epochs was 1, is 3"):
+            fit(replace(other, out=out, epochs=3), rooms, None, progress=False, resume=True)
 
 
 def test_a_kill_between_the_last_step_and_the_validation_loses_no_epoch(tmp_path, rooms):
