@@ -660,7 +660,8 @@ def test_a_folder_is_not_left_half_written(tmp_path):
 
 def test_weights_from_scratch_never_met_imagenet():
     net = DepthUNet.from_pretrained("scratch")
-    assert net.config["arch"] == "light" and net.extra["train"]["pretrained"] is False and net.extra["train"]["init"] == ""
+    assert net.config["arch"] == "light" and not any(run["pretrained"] for run in net.extra["train"])
+    assert [run["init"] for run in net.extra["train"]] == ["", "run 1", "run 2"]  # each from the one before, and the first from nothing
 
 
 def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch):
