@@ -206,8 +206,7 @@ def _further(a, rs):
 def _check_rooms(ds, root):
     "Refuse an interval over fewer than two rooms, before any work."
     from dogdepth.nyu import place
-    scenes = ds.scene if hasattr(ds, 'scene') else [f.scene for f in ds.frames] if hasattr(ds, 'frames') else ds.scenes or [None]*len(ds)
-    n = len({place(s) if s else i for i,s in enumerate(scenes)}) # a frame that names no room is a room of its own
+    n = len({place(s) if s else i for i,s in enumerate(ds.scene)}) # a frame that names no room is a room of its own
     if n<2: raise ValueError(f"--interval draws rooms again and needs two or more, {root} has {n} in this split: leave it out, or choose another --split")
 
 def learned_note(ev)->str: # of an Evaluation

@@ -140,12 +140,20 @@ def _side(frames, root, split, split_by, seed):
     if not side: raise ValueError(f"no frame of {root} falls into split={split!r}: it needs at least two scenes, and scene names that exist in {root/'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)")
     return side
 
+class _Frames:
+    "What data sets with a list of `frames` have in common."
+    @property
+    def scene(self)->list: return [f.scene for f in self.frames] # one a frame
+    @property
+    def scenes(self)->list: return sorted({s for s in self.scene if s})
+    def __len__(self): return len(self.frames)
+
 def _item(f, image, depth, camera):
     h,w = depth.shape
     return dict(image=image, depth=depth, camera=camera if (camera.height,camera.width)==(h,w) else camera.resize(h,w), scene=f.scene, name=f.name)
 
 # %% ../nbs/02_nyu.ipynb #c043
-class NYUDepth:
+class NYUDepth(_Frames):
     "NYU Depth V2 in the Kaggle edition's layout: `ds[i]` is a dict of image, depth (m), camera, scene, name (Silberman et al. 2012; report §2.1)."
     def __init__(self,
         root=None,          # folder with data/nyu2_train.csv, data/nyu2_test.csv; None: DOGDEPTH_DATA/nyu
@@ -164,9 +172,6 @@ class NYUDepth:
         self.frames = [f for k in want for f in read_list(have[k], self.root)]
         if split in ('train','val'): self.frames = _side(self.frames, self.root, split, split_by, seed)
 
-    @property
-    def scenes(self)->list: return sorted({f.scene for f in self.frames if f.scene})
-    def __len__(self): return len(self.frames)
     def __getitem__(self, i:int)->dict:
         f = self.frames[i]
         image,depth = _read_pair(f, self.encoding)
@@ -262,7 +267,9 @@ class NYULabeled(_H5):
         f = self.file
         return ''.join(map(chr, np.asarray(f[f[key][0,i]]).ravel())) if key in f else None
     @property
-    def scenes(self)->list: return sorted({self._text('scenes',i) for i in self.index}-{None})
+    def scene(self)->list: return [self._text('scenes',i) for i in self.index] # one a frame
+    @property
+    def scenes(self)->list: return sorted({s for s in self.scene if s})
     @property
     def scene_types(self)->list: return [self._text('sceneTypes',i) for i in self.index]
     def __len__(self): return len(self.index)
@@ -407,7 +414,7 @@ class PackedDepth(_H5):
     def __init__(self, path):
         self.path = _open_h5(path, "a cache written by `pack` (dogdepth data pack ROOT OUT.h5)", ('image','depth','camera','scene','name'))
         self.camera = [Camera(*c[:4].tolist(), *map(int,c[4:])) for c in self.file['camera'][:]]
-        self.scene,self.name = ([s.decode() for s in self.file[k][:]] for k in ('scene','name'))
+        self.scene,self.name = ([s.decode() or None for s in self.file[k][:]] for k in ('scene','name')) # one a frame
         self.close()
     @property
     def scenes(self)->list: return sorted({s for s in self.scene if s})
@@ -416,7 +423,7 @@ class PackedDepth(_H5):
         if not -len(self)<=i<len(self): raise IndexError(f"frame {i} of {len(self)}")
         i %= len(self)
         depth = self.file['depth'][i].astype(np.float32)/1000
-        return dict(image=self.file['image'][i], depth=depth, camera=self.camera[i], scene=self.scene[i] or None, name=self.name[i])
+        return dict(image=self.file['image'][i], depth=depth, camera=self.camera[i], scene=self.scene[i], name=self.name[i])
     def __repr__(self): return f"PackedDepth({self.path.name!r}): {len(self)} frames of {self.camera[0].height}x{self.camera[0].width}"
 
 # %% ../nbs/02_nyu.ipynb #c097
@@ -655,7 +662,7 @@ def _same_shape(a, b, what):
     if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
 
 # %% ../nbs/02_nyu.ipynb #c117
-class FolderDepth:
+class FolderDepth(_Frames):
     "Your own RGB-D frames (a phone, a RealSense, TUM) as the same items as those of `NYUDepth`."
     def __init__(self,
         root,                 # folder
@@ -673,9 +680,6 @@ class FolderDepth:
         if given and len(photos)!=len(maps): raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
         self.frames = [_own_frame(self.root,*p) for p in (zip(photos,maps) if given else pair_files(photos,maps))]
 
-    @property
-    def scenes(self)->list: return sorted({f.scene for f in self.frames})
-    def __len__(self): return len(self.frames)
     def __getitem__(self, i:int)->dict:
         f = self.frames[i]
         image,depth = _read_pair(f, self.encoding, self.scale)

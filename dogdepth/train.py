@@ -113,7 +113,7 @@ class TrainConfig(DataConfig):
     valid_every:int=2        # epochs between validations
     save_minutes:float=5.    # minutes between checkpoints
     snapshots:bool=False     # keep the averaged weights of every epoch, in out/epoch-N: for `mix_weights`
-    seed:int=0               # of weights, order and augmentation
+    seed:int=0               # of weights, order and augmentation; begin again from `init` with another than those weights had, or the same pictures come again
     device:str=''            # '': cuda, mps or cpu, whichever is there
 
 # %% ../nbs/09_train.ipynb #c025

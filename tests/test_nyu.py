@@ -300,6 +300,7 @@ def test_labeled_items(mat):
             assert np.array_equal(got["image"], its[i]["image"]) and np.array_equal(got["depth"], its[i]["depth"])
             assert (got["scene"], got["name"], got["camera"]) == (SCENES[i], f"{i:05d}", its[i]["camera"])
             assert got["depth"].dtype == np.float32 and got["image"].flags.writeable
+        assert ds.scene == [SCENES[i] for i in idx]
     assert NYULabeled(path.parent).split == "test"  # the folder will do
     assert ds.scenes == sorted(SCENES) and ds.scene_types[2] == "office"
     assert "6 frames" in repr(ds)
@@ -389,6 +390,7 @@ def test_pack_round_trip(root, tmp_path):
         assert np.array_equal(a["depth"] == 0, b["depth"] == 0)
         assert (a["scene"], a["name"], a["camera"]) == (b["scene"], b["name"], b["camera"])
         assert a["depth"].dtype == np.float32 and a["image"].flags.writeable and isinstance(a["camera"].height, int)
+    assert packed.scene == ds.scene == [f["scene"] for f in ds]
     assert packed[-1]["name"] == ds[-1]["name"]
     for i in (15, -16):
         with pytest.raises(IndexError, match="of 15"):
@@ -676,6 +678,7 @@ def folder(tmp_path):
 
 def test_folder_items(folder):
     ds = FolderDepth(folder)
+    assert ds.scene == [f["scene"] for f in ds]
     assert len(ds) == 2 and [it["name"] for it in ds] == ["2", "10"] and ds.scenes == ["mine"] and "2 frames" in repr(ds)
     it = ds[0]
     assert np.abs(it["depth"] - room(2)["depth"]).max() < 0.00051 and it["image"].shape == (H, W, 3)

@@ -508,15 +508,15 @@ def batch_of(rooms, cfg, n):
 
 @pytest.mark.parametrize("loss, checkpointing", [("log", False), ("log", True), ("report", False), ("published", False)])
 def test_two_parts_are_one_batch_where_nothing_looks_across_it(tmp_path, rooms, loss, checkpointing):
-    "With BatchNorm held, two halves give the gradient of the whole, the published loss's division by the batch included; without, they do not."
+    "With BatchNorm held, two halves say the losses and give the gradient of the whole, the published loss's division by the batch included; without, they do not."
     fit(replace(TINY, out=str(tmp_path / "a")), rooms, rooms[:1], progress=False)
     for frozen in (True, False):
         grads = []
         for k in (1, 2):
             cfg = replace(TINY, bs=4, accumulate=k, loss=loss, clip=0.0, ema=0.0, optimizer="adam", flip=False, init=str(tmp_path / "a/best"), frozen_norm=frozen, checkpointing=checkpointing)
             run = Run(cfg, 6)
-            train_step(run, *batch_of(rooms, cfg, 4))
-            grads.append([p.grad for p in run.model.parameters() if p.grad is not None])
+            said = train_step(run, *batch_of(rooms, cfg, 4))
+            grads.append([torch.tensor(list(said.values()))] + [p.grad for p in run.model.parameters() if p.grad is not None])
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * max(1, a.abs().max().item())) for a, b in zip(*grads, strict=True)) is frozen
 
 
