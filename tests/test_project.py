@@ -9,12 +9,13 @@ import subprocess
 import sys
 import zipfile
 from email.parser import Parser
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,6 +230,15 @@ def test_constraints_pin_every_requirement():
     assert not wrong, f"not pinned, or pinned outside its range in settings.ini: {wrong}"
     wrong = sorted(n for n in closure(r.name for r in wanted) - set(pins) if not n.startswith(("nvidia-", "cuda-", "triton")))  # torch pins those
     assert not wrong, f"dependencies of dependencies that are not pinned: {wrong}. Freeze a fresh .venv."
+
+
+def test_pins_admit_the_least_python():
+    "What is pinned installs on the oldest Python that the README promises, its first patch release too (Debian 12 has 3.11.2)."
+    least = f"{settings()['min_python']}.0"
+    pins = {canonicalize_name(s.partition("==")[0]) for line in read("constraints.txt").splitlines() if (s := line.partition("#")[0].strip())}
+    pinned = [d for d in distributions() if canonicalize_name(d.name) in pins]
+    wrong = {d.name: d.metadata["Requires-Python"] for d in pinned if least not in SpecifierSet(d.metadata["Requires-Python"] or "")}
+    assert len(pinned) > 100 and not wrong, f"these need a newer Python than {least}, pin an older version of them: {wrong}"
 
 
 def test_version_agrees_everywhere():
