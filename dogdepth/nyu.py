@@ -140,12 +140,15 @@ def _side(frames, root, split, split_by, seed):
     if not side: raise ValueError(f"no frame of {root} falls into split={split!r}: it needs at least two scenes, and scene names that exist in {root/'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)")
     return side
 
-class _Frames:
+class _Scenes:
+    "The rooms of a data set that knows the `scene` of each frame."
+    @property
+    def scenes(self)->list: return sorted({s for s in self.scene if s})
+
+class _Frames(_Scenes):
     "What data sets with a list of `frames` have in common."
     @property
     def scene(self)->list: return [f.scene for f in self.frames] # one a frame
-    @property
-    def scenes(self)->list: return sorted({s for s in self.scene if s})
     def __len__(self): return len(self.frames)
 
 def _item(f, image, depth, camera):
@@ -210,7 +213,7 @@ def sample_frames(
     return [resize_item(ds[i], *size) for i in order[:n]]
 
 # %% ../nbs/02_nyu.ipynb #c072
-class _H5:
+class _H5(_Scenes):
     "An HDF5 file that each process opens for itself, on first use: safe to pickle and to fork."
     _file = _pid = None
     @property
@@ -268,8 +271,6 @@ class NYULabeled(_H5):
         return ''.join(map(chr, np.asarray(f[f[key][0,i]]).ravel())) if key in f else None
     @property
     def scene(self)->list: return [self._text('scenes',i) for i in self.index] # one a frame
-    @property
-    def scenes(self)->list: return sorted({s for s in self.scene if s})
     @property
     def scene_types(self)->list: return [self._text('sceneTypes',i) for i in self.index]
     def __len__(self): return len(self.index)
@@ -416,8 +417,6 @@ class PackedDepth(_H5):
         self.camera = [Camera(*c[:4].tolist(), *map(int,c[4:])) for c in self.file['camera'][:]]
         self.scene,self.name = ([s.decode() or None for s in self.file[k][:]] for k in ('scene','name')) # one a frame
         self.close()
-    @property
-    def scenes(self)->list: return sorted({s for s in self.scene if s})
     def __len__(self): return len(self.name)
     def __getitem__(self, i:int)->dict:
         if not -len(self)<=i<len(self): raise IndexError(f"frame {i} of {len(self)}")

@@ -219,8 +219,12 @@ def test_installing_the_library_brings_no_notebook_tools(wheel):
     assert {"nbdev", "jupyterlab", "pytest"} <= closure(["nbdev", "jupyterlab", "pytest"])  # and the walk does see them
 
 
+def constraints():
+    return [s for line in read("constraints.txt").splitlines() if (s := line.partition("#")[0].strip())]
+
+
 def test_constraints_pin_every_requirement():
-    lines = [s for line in read("constraints.txt").splitlines() if (s := line.partition("#")[0].strip())]
+    lines = constraints()
     wrong = [s for s in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", s)]
     assert not wrong, f"each line should be name==version: {wrong}"
     pins = {canonicalize_name(n): v for n, _, v in (s.partition("==") for s in lines)}
@@ -235,7 +239,7 @@ def test_constraints_pin_every_requirement():
 def test_pins_admit_the_least_python():
     "What is pinned installs on the oldest Python that the README promises, its first patch release too (Debian 12 has 3.11.2)."
     least = f"{settings()['min_python']}.0"
-    pins = {canonicalize_name(s.partition("==")[0]) for line in read("constraints.txt").splitlines() if (s := line.partition("#")[0].strip())}
+    pins = {canonicalize_name(s.partition("==")[0]) for s in constraints()}
     pinned = [d for d in distributions() if canonicalize_name(d.name) in pins]
     wrong = {d.name: d.metadata["Requires-Python"] for d in pinned if least not in SpecifierSet(d.metadata["Requires-Python"] or "")}
     assert len(pinned) > 100 and not wrong, f"these need a newer Python than {least}, pin an older version of them: {wrong}"
