@@ -239,7 +239,10 @@ def run_study(
     **changes,                # as in `run_arm`
 )->list:                      # all rows
     "Run what is missing. After each run the whole file is written anew under another name and moved into place: a row is there or not. `ValueError` where the file holds runs at another size."
-    out = Path(out); rows = read_study(out); have = {(r['arm'],r['seed']) for r in rows}
+    out = Path(out)
+    if odd := set(arms)-set(ARMS): raise ValueError(f"no arm {', '.join(sorted(odd))}: choose from {', '.join(ARMS)}")
+    if not out.parent.is_dir(): raise FileNotFoundError(f"no folder {out.parent} for {out.name}: make it first")
+    rows = read_study(out); have = {(r['arm'],r['seed']) for r in rows}
     cfg = study_config('base', **{k:v for k,v in changes.items() if k!='limit'}); size = f'{cfg.height}x{cfg.width_px}'
     if odd := {r['size'] for r in rows}-{size}: raise ValueError(f"{out} holds runs at {', '.join(odd)}, this study is at {size}: choose another file")
     jobs = [j for j in study_jobs(arms, seeds) if j not in have]

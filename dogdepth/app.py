@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'LANGUAGES', 'MAGIC', 'READ', 'TURNS', 'GRID', 'FILES', 'MADE', 'site', 'CSP', 'HEADERS', 'Limits', 'words',
-           'Refused', 'sniff', 'double_faced', 'decoded', 'clean_photo', 'lens_of', 'attend', 'Died', 'Late', 'Failed',
-           'Helper', 'Inline', 'set_up_decoder', 'decode', 'rehearse', 'set_up_predictor', 'photo_of', 'depth_job',
-           'file_job', 'lock', 'sweep', 'own_folder', 'Job', 'Item', 'Shelf', 'Bench', 'close', 'Desk', 'desk',
-           'language', 'known_name', 'key_for', 'visitor_of_key', 'guard', 'strict', 'sorry', 'on_error', 'uploaded',
-           'field_of_view', 'seconds_to_wait', 'patiently', 'about', 'answer', 'in_decoder', 'predict', 'items', 'mine',
-           'item', 'delete', 'change', 'kind_of', 'make', 'cancel', 'take', 'page', 'sample', 'sample_jpeg', 'openapi',
-           'create_app', 'make_server', 'serve']
+           'Refused', 'most', 'sniff', 'double_faced', 'decoded', 'clean_photo', 'lens_of', 'attend', 'Died', 'Late',
+           'Failed', 'Helper', 'Inline', 'set_up_decoder', 'decode', 'rehearse', 'set_up_predictor', 'photo_of',
+           'depth_job', 'file_job', 'lock', 'sweep', 'own_folder', 'Job', 'Item', 'Shelf', 'Bench', 'close', 'Desk',
+           'desk', 'language', 'known_name', 'key_for', 'visitor_of_key', 'guard', 'strict', 'sorry', 'on_error',
+           'uploaded', 'field_of_view', 'seconds_to_wait', 'patiently', 'about', 'answer', 'in_decoder', 'predict',
+           'items', 'mine', 'item', 'delete', 'change', 'kind_of', 'make', 'cancel', 'take', 'page', 'sample',
+           'sample_jpeg', 'openapi', 'create_app', 'make_server', 'serve']
 
 # %% ../nbs/15_app.ipynb #c002
 import hashlib, hmac, io, ipaddress, json, os, queue, re, secrets, shutil, socket, subprocess, sys, tempfile, threading, time, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path, PurePosixPath
 import cv2, flask, numpy as np
 from PIL import Image, ImageOps
@@ -32,7 +33,7 @@ class Limits:
     upload_mb:float = 20.   # MB in one upload
     megapixels:float = 50.  # million pixels in one photo
     side:int = 1280         # pixels: photos are shrunk until their longer side is this
-    photos:int = 12         # photos one visitor may keep
+    photos:int = 12         # photos one visitor may keep (a visitor is a cookie or a key: without either it is a new one)
     all_photos:int = 400    # photos of all visitors together
     jobs:int = 16           # jobs of one visitor that may wait
     queue:int = 80          # jobs of all visitors that may wait
@@ -42,6 +43,10 @@ class Limits:
     decode_s:float = 10.    # seconds a photo may take to decode
     memory_mb:float = 2000. # MB that decoding may take
     job_s:float = 120.      # seconds a job may take
+    def __post_init__(self):
+        least = dict(side=32, photos=1, all_photos=1, jobs=1, queue=1)
+        for k,v in asdict(self).items():
+            if not (isinstance(v, Real) and least.get(k, 1e-6)<=v<float('inf')): raise ValueError(f"{k} should be a number, {least.get(k, 'above 0')}{' or more' if k in least else ''}, got {v!r}")
 
 # %% ../nbs/15_app.ipynb #c020
 ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../dogdepth').resolve())/'assets'/'app'
@@ -58,6 +63,8 @@ class Refused(Exception):
         super().__init__(status, why, values)
         self.status,self.why,self.values = status,why,values
     def sentence(self, lang='en')->str: return words(lang)['refused'][self.why].format(**self.values)
+
+def most(limits)->dict: return dict(most=limits.megapixels, man=f'{100*limits.megapixels:,.0f}') # in millions, and in ten thousands, by which Korean counts
 
 # %% ../nbs/15_app.ipynb #c023
 MAGIC = [('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('WEBP',8,b'WEBP'), ('GIF',0,b'GIF8'), ('BMP',0,b'BM'), ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'),
@@ -80,9 +87,9 @@ def decoded(data:bytes, kind:str, limits:Limits)->tuple: # a PIL image at most a
     "Look at the header, refuse what is too large, and only then decode."
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); im = Image.open(io.BytesIO(data), formats=[kind])
-    except Image.DecompressionBombError: raise Refused(413, 'too_large_to_decode', most=limits.megapixels) from None # beyond what Pillow itself opens
+    except Image.DecompressionBombError: raise Refused(413, 'too_large_to_decode', **most(limits)) from None # beyond what Pillow itself opens
     w,h = im.size
-    if w*h>limits.megapixels*1e6: raise Refused(413, 'too_many_pixels', w=w, h=h, most=limits.megapixels)
+    if w*h>limits.megapixels*1e6: raise Refused(413, 'too_many_pixels', w=w, h=h, **most(limits))
     if min(w,h)<32 or max(w,h)>8*min(w,h): raise Refused(422, 'odd_shape', w=w, h=h)
     if im.mode.startswith('I') or im.mode=='F': raise Refused(422, 'not_8_bit')
     try: turn = im.getexif().get(0x0112, 1)
@@ -105,7 +112,7 @@ def clean_photo(
     if kind not in READ: raise Refused(415, 'kind_not_read', kind=kind)
     if double_faced(data): raise Refused(422, 'double_faced')
     try: im,(w,h),turn = decoded(data, kind, limits)
-    except MemoryError: raise Refused(413, 'too_large_to_decode', most=limits.megapixels) from None
+    except MemoryError: raise Refused(413, 'too_large_to_decode', **most(limits)) from None
     except Refused: raise
     except Exception: raise Refused(422, 'damaged') from None # Pillow raises many kinds
     if turn in TURNS: im = im.transpose(getattr(Image.Transpose, TURNS[turn]))
@@ -319,7 +326,10 @@ class Item:
     born:float=field(default_factory=time.monotonic)
     depth:dict|None=None        # what `depth_job` says
     jobs:dict=field(default_factory=dict) # kind -> the last Job
-    def has(self, kind): return (self.folder/FILES[kind][0]).is_file()
+    def size(self, kind): # bytes; None where it is not there (any more)
+        try: return (self.folder/FILES[kind][0]).stat().st_size
+        except FileNotFoundError: return None
+    def has(self, kind): return self.size(kind) is not None
     def bytes(self):
         def size(p):
             try: return p.stat().st_size
@@ -568,7 +578,7 @@ def field_of_view(value)->float|None: # degrees
     "A number of degrees that a lens can have, or a refusal."
     if value is None: return None
     try: fov = float(value) if not isinstance(value, bool) else 0.
-    except (TypeError, ValueError): fov = 0.
+    except (TypeError, ValueError, OverflowError): fov = 0.
     if not 5<=fov<=150: raise Refused(422, 'bad_fov')
     return fov
 
@@ -591,9 +601,9 @@ def about(item:Item)->dict:
     "A photo and the state of its jobs, as JSON."
     d,cam = desk(),Camera(**item.camera); jobs = dict(item.jobs); first = jobs.get('depth')
     def state(j, kind):
-        ready = item.has(kind) and (j is None or j.over)
+        n = item.size(kind); ready = n is not None and (j is None or j.over)
         r = dict(state='done' if ready else j.state if j else 'none')
-        if ready: r |= dict(url=f'/api/items/{item.id}/files/{kind}', bytes=(item.folder/FILES[kind][0]).stat().st_size)
+        if ready: r |= dict(url=f'/api/items/{item.id}/files/{kind}', bytes=n)
         elif j and not j.over: r |= dict(progress=round(j.share, 3))
         elif j and j.why: r |= dict(error=j.why, message=words(language())['refused'].get(j.why, j.why))
         return r
@@ -658,13 +668,13 @@ def change(id):
     "Another field of view: the depth is found again, and what was made of the old one goes."
     it,d = mine(id),desk(); flask.request.max_content_length = 512 # one number
     body = flask.request.get_json()
-    if not isinstance(body, dict) or set(body)!={'fov'}: raise Refused(422, 'bad_fov')
+    if not isinstance(body, dict) or set(body)!={'fov'} or isinstance(body['fov'], str): raise Refused(422, 'bad_fov')
     fov = field_of_view(body['fov']); h,w = it.camera['height'],it.camera['width']
     with d.shelf.lock:
         d.bench.room_for(it.owner)
-        for j in it.jobs.values(): d.bench.cancel(j)
-        for k in MADE: (it.folder/FILES[k][0]).unlink(missing_ok=True)
-        it.jobs = {}
+        for j in list(it.jobs.values()): d.bench.cancel(j)
+        for k in (*MADE,'depth','grid'): (it.folder/FILES[k][0]).unlink(missing_ok=True) # no depth of one lens beside the camera of another
+        it.jobs,it.depth = {},None
         it.camera,it.lens = it.first if fov is None else (asdict(Camera.from_fov(fov, h, w)), 'given')
         job = d.bench.add(it, 'depth')
     patiently([job])
@@ -779,6 +789,6 @@ def serve(app, host='127.0.0.1', port=8000, ready=lambda url: None):
     try:
         server = make_server(app, host, port); d.warm(); d.bench.ready.wait()
         if d.bench.trouble: raise ValueError(d.bench.trouble)
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port or server.effective_port}")
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port or getattr(server, 'effective_port', None) or server.effective_listen[0][1]}")
         server.run(); server.close()
     finally: d.close()

@@ -191,7 +191,7 @@ class DepthUNet(nn.Module):
         self.arch,light,ni,early = arch,arch=='light',6 if dog else 3,early and arch=='light'
         if width is None: width = 24 if light and not early else DEFAULT_WIDTH[arch]
         check_whole(1, width=width); check_whole(32, height=height, width_px=width_px)
-        climb = climb and arch!='published'
+        climb = light or climb and arch!='published'
         self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence, early)))
         ws = tuple(width*k//3 for k in ((3,9,18,24) if early else (3,6,12,16)))
         self.unet = LightUNet(ni, ws, ACTS[act], pretrained, early) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
@@ -276,7 +276,7 @@ WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('
 BUNDLED = 'default','twin','scratch' # one recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms; and without ImageNet, on the twin's pairs (10_ablation)
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
-    "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra`, and what came with the weights when they were loaded, goes into config.json."
+    "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra`, and what came with the weights when they were loaded, goes into config.json, and their licence lies beside."
     from safetensors.torch import save
     if odd := [k for k in extra if k in CONFIG_KEYS]: raise ValueError(f"{', '.join(odd)} is of the network itself and is saved as it is: choose another name for what is to stand beside it")
     try: config = json.dumps({**self.config, **getattr(self,'extra',{}), **extra}, indent=1)
@@ -285,6 +285,8 @@ def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):
     sd = {k:(v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in self.state_dict().items()}
     atomic_write(folder/'model.safetensors', save(sd, metadata={'format':'pt'}))
     atomic_write(folder/'config.json', config.encode())
+    for name,text in getattr(self,'terms',{}).items():
+        if not (folder/name).exists(): atomic_write(folder/name, text)
 
 DepthUNet.save_pretrained = save_pretrained
 
@@ -295,6 +297,11 @@ def _from_hub(name:str)->Path:
     except ImportError: raise FileNotFoundError(f"no folder {name!r} here. If it is the name of a model on a hub: pip install huggingface_hub") from None
     try: return Path(snapshot_download(name, allow_patterns=['config.json','model.safetensors','README.md','LICENSE*']))
     except Exception as e: raise FileNotFoundError(f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''})") from None
+
+def _check_config(cfg):
+    if odd := [k for k in ('dog','climb','channel_attention','spatial_attention','confidence','early') if not isinstance(cfg[k], bool)]: raise ValueError(f"{', '.join(odd)} should be true or false")
+    s = cfg.get('spread_scale', 1.)
+    if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0<s<float('inf'): raise ValueError(f"spread_scale should be a number above 0, got {s!r}")
 
 def from_pretrained(cls,
     path='default', # 'default'; 'twin', which saw no validation room; 'scratch', which saw none and no ImageNet; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
@@ -308,10 +315,10 @@ def from_pretrained(cls,
         if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
         return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
     if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw); float(cfg.get('spread_scale',1))
+    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw); _check_config(cfg)
     except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
     _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
-    model.extra = {k:v for k,v in cfg.items() if k not in kw}
+    model.extra,model.terms = {k:v for k,v in cfg.items() if k not in kw},{p.name:p.read_bytes() for p in sorted(path.glob('LICENSE*')) if p.is_file()}
     return model.eval()
 
 DepthUNet.from_pretrained = classmethod(from_pretrained)

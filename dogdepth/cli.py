@@ -45,8 +45,13 @@ def guarded(
     debug=False,  # show the traceback too
 )->int:           # 0 worked, 2 bad input, 1 failed, 130 Ctrl-C
     "Run, and turn whatever is raised into one line on stderr and an exit code."
-    try: return run() or 0
-    except SystemExit as e: return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
+    def whole():
+        try: code = run() or 0
+        except SystemExit as e: code = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
+        try: sys.stdout.flush() # now, while there still is somebody to say that it failed
+        except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); raise
+        return code
+    try: return whole()
     except KeyboardInterrupt: print(f"{who}: stopped", file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 1 # `| head` has seen enough
     except Exception as e:
@@ -57,16 +62,19 @@ def guarded(
 # %% ../nbs/16_cli.ipynb #c015
 @contextmanager
 def staged(out):
-    "A hidden folder whose files move into `out` when the block ends well; when it does not, nothing is left, not even `out`."
+    "A hidden folder whose files move into `out` when the block ends well; when it does not, nothing is left, not even `out`. They move one by one, pages last: only a stop in that instant leaves some of them."
     import shutil, tempfile
     out = Path(out); near = out
     while not near.exists(): near = near.parent
-    if not near.is_dir(): raise ValueError(f"{near} is a file; --out wants a folder")
+    if not near.is_dir(): raise ValueError(f"{near} is a file, and a folder is wanted")
     try: tmp = Path(tempfile.mkdtemp(prefix='.dogdepth-', dir=near))
     except OSError as e: raise ValueError(f"cannot write to {near} ({e.strerror}): choose another --out") from None
     try:
         yield tmp
-        for p in sorted((p for p in tmp.rglob('*') if p.is_file()), key=lambda p: (p.suffix=='.html', p)): # a page after its pictures
+        files = sorted((p for p in tmp.rglob('*') if p.is_file()), key=lambda p: (p.suffix=='.html', p)) # a page after its pictures
+        for p in files:
+            if (out/p.relative_to(tmp)).is_dir(): raise ValueError(f"{out/p.relative_to(tmp)} is a folder, and a file of this name is to be written: choose another place")
+        for p in files:
             to = out/p.relative_to(tmp); to.parent.mkdir(parents=True, exist_ok=True); os.replace(p, to)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
@@ -78,9 +86,10 @@ def write_prediction(
     "Depth as 16-bit millimetres and as a picture with its colour bar, the camera, and 3D files or a film on request."
     import json
     from dataclasses import asdict
-    from dogdepth.depth import show_depth, write_depth
+    import numpy as np
+    from dogdepth.depth import MM16_MAX_M, show_depth, write_depth
     folder = Path(folder)
-    write_depth(folder/f'{name}_depth.png', pred.depth_m)
+    write_depth(folder/f'{name}_depth.png', np.minimum(pred.depth_m, MM16_MAX_M))
     show_depth(pred.depth_m, size=4).savefig(folder/f'{name}_depth_color.png', dpi=150)
     (folder/f'{name}_camera.json').write_text(json.dumps(asdict(pred.camera)|dict(fov_deg=round(pred.camera.fov_deg,3)), indent=1))
     if ply or glb or html: from dogdepth.cloud import save_html, write_glb, write_ply
@@ -128,6 +137,7 @@ def _lens(a, path, camera)->str:
     return f"{camera.fov_deg:.0f} degrees wide ({how})"
 
 def do_predict(a):
+    from dogdepth.depth import MM16_MAX_M
     from dogdepth.predict import Predictor, load_photo
     if a.known and len(a.photos)>1: raise ValueError(f"--known measures one photo, {len(a.photos)} were given")
     names = photo_names(a.photos, a.out)
@@ -140,6 +150,7 @@ def do_predict(a):
         if a.known: r = r.rescale(a.known[:2], a.known[2])
         with staged(a.out) as tmp: files = write_prediction(tmp, name, r, a.ply, a.glb, a.html, a.video)
         print(f"{path}: {img.shape[1]}x{img.shape[0]}, {_lens(a,path,camera)}, {r.depth_m.min():.2f} to {r.depth_m.max():.2f} m, {time.perf_counter()-t:.1f} s -> {Path(a.out)/files[0]}" + ''.join(f", {f[len(name):]}" for f in files[1:]), flush=True)
+        if far := (r.depth_m>MM16_MAX_M).mean(): print(f"{path}: {far:.0%} of the pixels lie beyond {MM16_MAX_M} m, where the PNG ends; the other files keep them", file=sys.stderr)
 
 # %% ../nbs/16_cli.ipynb #c028
 def open_dataset(root, split=None): # split None: 'test' where `root` has one, else 'val'
@@ -157,7 +168,7 @@ def writable(path): # the path, its folder checked
     p = Path(path)
     if p.is_dir(): raise ValueError(f"{p} is a folder; expected the name of a file")
     if not p.absolute().parent.is_dir(): raise FileNotFoundError(f"no such folder: {p.parent} (for {p.name})")
-    if not os.access(p.absolute().parent, os.W_OK): raise ValueError(f"cannot write to {p.parent}: choose another place for {p.name}")
+    if not os.access(p if p.exists() and not p.is_file() else p.absolute().parent, os.W_OK): raise ValueError(f"cannot write to {p.parent}: choose another place for {p.name}")
     return p
 
 # %% ../nbs/16_cli.ipynb #c029
@@ -186,21 +197,22 @@ def _protocols(a)->dict: # name -> what differs from the usual
         raise ValueError("--protocols goes through all of them: leave --flip, --crop, --cap, --average and --align out")
     return PROTOCOLS if a.protocols else {'':how}
 
-def _further(a, rs):
-    "Print what the flags ask for beyond the table, and keep it for the JSON file."
+def _further(a, rs)->list: # of texts
+    "What the flags ask for beyond the table, also kept for the JSON file."
     from dogdepth.evaluate import bootstrap_interval, mean_of
     from dogdepth.metrics import metric_table
-    r = next(iter(rs.values()))
+    r,said = next(iter(rs.values())),[]
     if a.protocols:
         r.more['protocols'] = {k:dict(protocol=e.protocol, summary=e.summary) for k,e in rs.items()}
-        print('\n'+metric_table({k:e.summary for k,e in rs.items()}))
+        said.append('\n'+metric_table({k:e.summary for k,e in rs.items()}))
     if a.shape:
         keys = [k for k in r.images[0] if k.startswith(('boundary_f1','f_'))]
         r.more['shape'] = mean_of(r, keys)
-        print('\n'+metric_table({'shape':r.more['shape']}, keys))
+        said.append('\n'+metric_table({'shape':r.more['shape']}, keys))
     if a.interval:
         r.more['interval'] = {k:bootstrap_interval(r, k) for k in ('abs_rel','rmse','silog','delta1')}
-        print('\n95 % of the means of rooms drawn again: '+', '.join(f"{k} {lo:.3f} to {hi:.3f}" for k,(lo,hi) in r.more['interval'].items()))
+        said.append('\n95 % of the means of rooms drawn again: '+', '.join(f"{k} {lo:.3f} to {hi:.3f}" for k,(lo,hi) in r.more['interval'].items()))
+    return said
 
 # %% ../nbs/16_cli.ipynb #c033
 def _check_rooms(ds, root):
@@ -233,9 +245,10 @@ def do_evaluate(a):
     rs = evaluate_protocols(model, ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))
     if not any(e.summary['n'] for e in rs.values()): raise ValueError("no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(*r.protocol['cap']))
-    print(r); _further(a, rs)
+    said = _further(a, rs)
+    if a.json: r.write(a.json) # before a word is printed: nobody may be listening
+    print(r, *said, sep='\n')
     if note := learned_note(r): print(note, file=sys.stderr)
-    if a.json: r.write(a.json)
 
 # %% ../nbs/16_cli.ipynb #c036
 def field_notes(cls)->dict: # field name -> its comment
@@ -351,14 +364,17 @@ def export_flags(p):
     p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help='pixels the file will look at (default: what the network was trained at)')
     small = p.add_mutually_exclusive_group()
     small.add_argument('--half', action='store_true', help='store the weights in 16 bits: half the file, for browsers')
-    small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, about twice as fast, a little less exact')
-    p.add_argument('--weights', default='default', metavar='W', help='a folder that `train` wrote (default: those that came with dogdepth)')
+    small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, more than half as fast again, a little less exact')
+    p.add_argument('--weights', default='default', metavar='W', help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
 def do_export(a):
     from dogdepth.predict import export_onnx
     if not a.onnx.endswith('.onnx'): raise ValueError(f"the file should end in .onnx, got {a.onnx}")
     if a.size and min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
     path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8)
-    print(f"{path}, {path.stat().st_size/1e6:.1f} MB: x (1,6,H,W) in [0,1] -> depth (1,1,H,W), metres for the canonical camera; Predictor('{path}') runs it")
+    import json, onnx
+    m = onnx.load(path); planes = m.graph.input[0].type.tensor_type.shape.dim[1].dim_value; cfg = json.loads({p.key:p.value for p in m.metadata_props}['dogdepth'])
+    unit = '8-bit levels, 255 for 10 m' if cfg['arch']=='published' else 'metres for the canonical camera'
+    print(f"{path}, {path.stat().st_size/1e6:.1f} MB: x (1,{planes},{cfg['height']},{cfg['width_px']}) in [0,1] -> depth, {unit}; Predictor('{path}') runs it")
 
 # %% ../nbs/16_cli.ipynb #c050
 def bench_flags(p):
@@ -369,6 +385,7 @@ def bench_flags(p):
 def do_bench(a):
     from dogdepth.timing import bench_dog, format_rows
     if a.repeat<1: raise ValueError(f"--repeat is a number of photos or rounds, 1 or more, got {a.repeat}")
+    if a.out: Path(a.out).mkdir(parents=True, exist_ok=True); writable(Path(a.out)/'timing.csv')
     if a.what=='model':
         from dogdepth.predict import bench_model, format_model_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
@@ -611,6 +628,14 @@ def make_parser(argv=())->Parser:
     _add_verbs(p, VERBS, list(argv)); p.who = verb_of(argv)
     return p
 
+def _again(u):
+    "A kill that fell into a callback, where Python throws exceptions away: raise it once more, a moment later."
+    import signal
+    if not issubclass(u.exc_type, (SystemExit,KeyboardInterrupt)) or not hasattr(signal,'setitimer'): return sys.__unraisablehook__(u)
+    kind,args = u.exc_type,getattr(u.exc_value,'args',())
+    def raise_it(*_): raise kind(*args)
+    signal.signal(signal.SIGALRM, raise_it); signal.setitimer(signal.ITIMER_REAL, .02)
+
 def main(
     argv=None, # the words after `dogdepth`; None: those of the command line
 )->int:        # exit code
@@ -618,7 +643,7 @@ def main(
     import signal, warnings
     debug = os.environ.get('DOGDEPTH_DEBUG','0') not in ('','0')
     if argv is None: # we own the process: a polite kill cleans up like Ctrl-C
-        argv = sys.argv[1:]; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        argv = sys.argv[1:]; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); sys.unraisablehook = _again
     debug,argv = debug or '--debug' in argv, [re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_','-'), a) for a in argv if a!='--debug'] # --width_px is --width-px
     def run():
         a = make_parser(argv).parse_args(argv)

@@ -98,7 +98,7 @@ def mesh(
     *, jump:float=JUMP,   # cut a triangle whose corners differ by more than this share of the nearest depth (inf: never)
     angle:float=MAX_ANGLE,# and one whose normal is further than this from the line of sight, degrees (90: never)
     stride=None,        # take every n-th pixel; None: what keeps it under 80 000 vertices (2 at 480x640)
-    max_std='auto',     # leave out pixels whose std_m exceeds this share of their depth; 'auto': `UNSURE`, where there is a std_m; None: keep all
+    max_std='auto',     # leave out pixels whose std_m exceeds this share of their depth; 'auto': `UNSURE`, or twice what is usual in this photo if that is more; None: keep all
 )->tuple:               # vertices (V,3) float32 metres in the camera frame, faces (F,3) uint32, colors (V,3) uint8
     "The visible surface as triangles, cut where depth jumps: no triangle spans two things, and every vertex is used."
     if not jump>0: raise ValueError(f"jump should be a positive share of the depth such as {JUMP}, got {jump}")
@@ -173,6 +173,7 @@ def write_ply(
     **how,            # for a Prediction: stride, max_std of `point_cloud`
 ):
     "Points or a mesh as binary little-endian PLY, in metres (Turk 1994); all or nothing."
+    if isinstance(pred, tuple): raise ValueError("pred should be a Prediction, an item, or vertices (N,3); what `mesh` and `point_cloud` give goes in piece by piece: vertices,faces,colors = mesh(p), then write_ply(path, vertices, faces, colors)")
     if not isinstance(pred, (np.ndarray,list)):
         _only(faces=faces, colors=colors, normals=normals)
         how.setdefault('stride', _auto_stride(_view(pred)[0].shape, 1_000_000))

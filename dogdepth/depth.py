@@ -180,12 +180,16 @@ def write_depth(
 
 # %% ../nbs/00_depth.ipynb #c042
 def atomic_write(path, data:bytes):
-    "Write a file under a temporary name and move it into place: a reader sees all of it or none."
+    "Write a file under a temporary name and move it into place: a reader sees all of it or none. A link is followed, and an old file's permissions stay; into what is no file (a pipe, a device) the bytes go as they are."
     path = Path(path)
     if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path,'wb') as f: f.write(data)
+        return
+    path = Path(os.path.realpath(path)); tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         with open(tmp,'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+        if path.exists(): os.chmod(tmp, path.stat().st_mode&0o777)
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 

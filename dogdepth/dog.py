@@ -244,6 +244,8 @@ def network_planes(
     bgr:bool=False,  # colour order of the report's published program
 )->np.ndarray:       # (6 or 3,H,W) float32 in [0,1]
     "What a network sees of a photo, as an array (report §2.4)."
+    if getattr(img,'dtype',None)!=np.uint8 or np.ndim(img)!=3 or img.shape[2]!=3:
+        raise ValueError(f"img should be (H,W,3) RGB, uint8, got {getattr(img,'shape',type(img).__name__)} {getattr(img,'dtype','')}: `read_image` reads a file so, and np.stack([grey]*3, -1) makes colours of a grey picture")
     x = np.empty((6 if dog else 3, *img.shape[:2]), np.float32)
     for to,c in zip(x, cv2.split(img)[::-1 if bgr else 1]): np.divide(c, 255, out=to, dtype=np.float32)
     if dog: x[3:] = modified_dog(img)/np.float32(255)

@@ -31,8 +31,9 @@ def masked_mean(
     return torch.where(mask, x, 0).flatten(1).sum(1)/mask.flatten(1).sum(1).clamp(min=1)
 
 # %% ../nbs/07_losses.ipynb #c020
-def l1_loss(pred:Tensor, target:Tensor, mask:Tensor)->Tensor: # (B,)
+def l1_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None)->Tensor: # (B,)
     "Mean absolute error, in the unit of the input (report §3.2)."
+    mask = _check(pred, target, mask)
     return masked_mean(torch.where(mask, pred-target, 0).abs(), mask)
 
 # %% ../nbs/07_losses.ipynb #c027
@@ -40,15 +41,17 @@ def diffs(x:Tensor): # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
     "Each pixel's right neighbour minus itself, and its lower neighbour minus itself."
     return x[...,:,1:]-x[...,:,:-1], x[...,1:,:]-x[...,:-1,:]
 
-def grad_loss(pred:Tensor, target:Tensor, mask:Tensor)->Tensor: # (B,)
+def grad_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None)->Tensor: # (B,)
     "How much the slopes differ, sign included; a slope counts where both its pixels are valid (report §3.2, global gradient)."
+    mask = _check(pred, target, mask)
     mx,my = mask[...,:,1:]&mask[...,:,:-1], mask[...,1:,:]&mask[...,:-1,:]
     gx,gy = diffs(torch.where(mask, pred-target, 0))
     return masked_mean(gx.abs(), mx)+masked_mean(gy.abs(), my)
 
 # %% ../nbs/07_losses.ipynb #c037
-def grid_loss(pred:Tensor, target:Tensor, mask:Tensor, n:int=4)->Tensor: # (B,)
+def grid_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None, n:int=4)->Tensor: # (B,)
     "`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few readings weighs as much as a full one."
+    mask = _check(pred, target, mask)
     cells = lambda t: [c for r in t.tensor_split(n, -2) for c in r.tensor_split(n, -1)]
     return sum(grad_loss(*c) for c in zip(cells(pred), cells(target), cells(mask)))
 
@@ -79,8 +82,9 @@ def ssim_map(
     return (2*mx*my+c1)*(2*cxy+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))
 
 # %% ../nbs/07_losses.ipynb #c051
-def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor, data_range:float=10.)->Tensor: # (B,)
-    "(1 - SSIM)/2: 0 for a perfect match, near 1 for an inverted one (report §3.2)."
+def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None, data_range:float=10.)->Tensor: # (B,)
+    "(1 - SSIM)/2: 0 for a perfect match, above 1/2 only where one rises as the other falls (report §3.2)."
+    mask = _check(pred, target, mask)
     return masked_mean((1-ssim_map(pred, target, mask, data_range))/2, mask)
 
 # %% ../nbs/07_losses.ipynb #c054
@@ -136,7 +140,8 @@ def silog(
     scale:float=1.,             # KITTI's table uses 100, BTS trains with 10
     eps:float=1e-6,             # under the root: a perfect prediction keeps a finite gradient
 )->Tensor:                      # (B,)
-    "Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq. 4)."
+    "Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq. 4); nan where a prediction that counts is not above 0."
+    if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
     mask = _check(pred, target, mask)
     g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
     m = masked_mean(g, mask)
@@ -160,6 +165,7 @@ class LogDepthLoss(nn.Module):
     "The modern comparison: SILog plus gradient matching, both on log depth; 0 for a perfect match."
     def __init__(self, lam:float=.5, grad_weight:float=.5):
         super().__init__()
+        if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
         self.lam,self.grad_weight = lam,grad_weight
     def forward(self, pred:Tensor, target:Tensor, mask:Tensor|None=None): # total, dict(silog, grad)
         mask = _check(pred, target, mask)

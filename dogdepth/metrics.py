@@ -157,9 +157,10 @@ def image_metrics(
     crop='auto', cap=DEPTH_CAP, align=None, # as in `depth_metrics`
 )->dict:           # the metrics of one image, `log_bias` and n
     "One image's row of the table; without a pixel that counts n is 0 and the rest is nan. A prediction of 0 is scored as `cap[0]`, not left out."
-    for x in (pred,target): check_metres(_np(x))
+    pred,target = _np(pred),_np(target)
+    for x in (pred,target): check_metres(x)
     m = valid_mask(target, cap) & crop_mask(target.shape, crop)
-    check_unit(_np(target), cap)
+    check_unit(target, cap)
     p,t = counted(pred, target, m if mask is None else m & check_mask(mask, m.shape))
     if len(t)==0: return {k:float('nan') for k in (*METRICS,'log_bias')} | dict(n=0)
     check_answer(p)
@@ -297,14 +298,13 @@ def _two_maps(pred, target, mask, crop)->tuple: # prediction, truth: (H,W); the 
     "What the measures of edges and of points begin with, checked."
     p,t = _np(pred),_np(target)
     if p.shape!=t.shape or p.ndim!=2: raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {p.shape} and {t.shape}")
-    m = valid_mask(t) & crop_mask(t.shape, crop)
-    m = m if mask is None else m & check_mask(mask, t.shape)
+    m = (valid_mask(t) if mask is None else valid_mask(t, (0,np.inf)) & check_mask(mask, t.shape)) & crop_mask(t.shape, crop)
     check_answer(p[m])
     return p,t,m
 
 def boundary_f1(
     pred, target,  # (H,W) metres
-    mask=None,     # (H,W) bool: score only here
+    mask=None,     # (H,W) bool: score these readings; None: those from 0.001 to 10 m
     crop='auto',   # as in `depth_metrics`
 )->dict:           # f1, precision, recall in [0,1]; n = edges of the truth at the lowest factor
     "Scale-invariant boundary F1 as Depth Pro's program counts it (Bochkovskii et al. 2024, §4): a direction or a factor without a true edge scores 0. Only where the truth has no edge at all it is nan, not 0."

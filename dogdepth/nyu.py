@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
-from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, read_depth, read_image, write_depth
+from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, read_depth, read_image, valid_mask, write_depth
 
 # %% ../nbs/02_nyu.ipynb #c014
 def nyu_levels(depth)->np.ndarray: # (H,W) metres -> (H,W) uint8, 0 = no reading
     "The level of the Kaggle edition's 8-bit PNG that each depth falls into; `read_depth(..., 'nyu8')` goes back."
-    return np.where(depth>0, np.clip(np.floor(np.asarray(depth)/NYU_MAX_M*255), 1, 255), 0).astype(np.uint8)
+    d = np.asarray(depth); ok = valid_mask(d, (0,np.inf))
+    return np.where(ok, np.clip(np.floor(np.where(ok,d,0)/NYU_MAX_M*255), 1, 255), 0).astype(np.uint8)
 
 # %% ../nbs/02_nyu.ipynb #c027
 LISTS = dict(train='data/nyu2_train.csv', test='data/nyu2_test.csv') # as in the Kaggle edition
@@ -167,6 +168,7 @@ class NYUDepth(_Frames):
         camera=NYU_CAMERA): # follows the frames' size
         if split not in ('train','val','test','all'): raise ValueError(f"split should be 'train', 'val', 'test' or 'all', got {split!r}")
         if split_by not in ('scene','frame'): raise ValueError(f"split_by should be 'scene' or 'frame', got {split_by!r}")
+        check_units(encoding, None)
         self.root,self.split,self.split_by,self.seed,self.encoding,self.camera = _find_root(root),split,split_by,seed,encoding,camera
         have = {k:self.root/f for k,f in LISTS.items() if (self.root/f).is_file()}
         want = have if split=='all' else ['test' if split=='test' else 'train']
@@ -202,6 +204,7 @@ def sample_frames(
     size=(480,640),  # (H,W) in pixels
 )->list:             # of items: image, depth, camera, scene, name
     "Frames to show things on: validation rooms of NYU where DOGDEPTH_DATA is set, rendered rooms elsewhere. Says which."
+    if not (isinstance(n, (int,np.integer)) and n>=1): raise ValueError(f"n should be a whole number of frames, 1 or more, got {n!r}")
     if data_root() is None:
         from dogdepth.rooms import render_room
         print(f"sample_frames: {n} rendered rooms, because DOGDEPTH_DATA is not set")
@@ -358,7 +361,7 @@ def fetch(
         why = _attempt(url, part, size, bar)
         if not why: break
         failed = 0 if part.exists() and part.stat().st_size>before else failed+1
-        if failed>=tries: raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). What came is kept in {part}: run it again to go on from there")
+        if failed>=tries: raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). {f'What came is kept in {part}: run it again to go on from there' if part.exists() else 'Nothing came'}")
         if failed: time.sleep(wait*2**(failed-1))
     if fault:=_fault(part, size, sha256, md5): part.unlink(); raise ValueError(f"{url} came in whole but {fault}: thrown away, as it is not the file we know")
     os.replace(part, path)
@@ -393,7 +396,7 @@ def pack(
     tmp,bar = path.with_name(f'.{path.name}.{os.getpid()}.part'),_bar(f'pack {path.name}', n, 'frames', progress)
     try:
         with h5py.File(tmp, 'w') as f:
-            f.attrs['format'],f.attrs['source'] = 'dogdepth-packed-1',repr(dataset)
+            f.attrs['format'],f.attrs['source'] = 'dogdepth-packed-1',dataset.file.attrs['source'] if isinstance(dataset, PackedDepth) else repr(dataset) # packed again, it still says where it is from
             for k in ('scene','name'): f.create_dataset(k, (n,), h5py.string_dtype())
             for i in range(n):
                 it = dataset[i]
@@ -402,7 +405,8 @@ def pack(
                 if i==0:
                     f.create_dataset('image', (n,h,w,3), 'u1', chunks=(1,h,w,3)); f.create_dataset('camera', (n,6), 'f8')
                     f.create_dataset('depth', (n,h,w), 'u2', chunks=(1,h,w), compression='gzip', compression_opts=1, shuffle=True)
-                f['image'][i],f['depth'][i] = it['image'],np.rint(np.clip(it['depth'],0,65.535)*1000).astype(np.uint16)
+                z = np.where(valid_mask(it['depth'], (0,np.inf)), it['depth'], 0)
+                f['image'][i],f['depth'][i] = it['image'],np.rint(np.clip(z,0,65.535)*1000).astype(np.uint16)
                 f['camera'][i],f['scene'][i],f['name'][i] = [getattr(it['camera'],k) for k in _CAM],it['scene'] or '',it['name']
                 bar(i+1)
         os.replace(tmp, path)
@@ -669,7 +673,7 @@ class FolderDepth(_Frames):
         depth='*.png',        # likewise; two lists are taken in their order
         scale:float|None=None,# metres per unit of the depth files: 0.001 for millimetres
         encoding='auto',      # or a name from `dogdepth.depth.ENCODINGS`
-        camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: NYU's field of view
+        camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: NYU's 63 degrees, along the longer side
         self.root = Path(root)
         if not self.root.is_dir(): raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
         check_units(encoding, scale); self.encoding,self.scale,self.camera = encoding,scale,camera
@@ -688,7 +692,8 @@ class FolderDepth(_Frames):
         return _item(f, image, depth, self._camera(h,w))
     def _camera(self, h, w):
         c = self.camera
-        if not isinstance(c, Camera): return Camera.from_fov(NYU_CAMERA.fov_deg if c is None else c, h, w)
+        if c is None: f = NYU_CAMERA.fx/NYU_CAMERA.width*max(h,w); return Camera(f, f, (w-1)/2, (h-1)/2, h, w)
+        if not isinstance(c, Camera): return Camera.from_fov(c, h, w)
         _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
         return c # `_item` resizes it
     def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"

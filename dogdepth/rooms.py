@@ -713,6 +713,7 @@ def defocus(
     camera:Camera, lens:Lens,
 )->np.ndarray:        # (H,W,3) uint8
     "The picture as `lens` would take it: layers of equal blur, laid over each other from far to near."
+    if getattr(image,'dtype',None)!=np.uint8 or np.ndim(image)!=3 or image.shape[2]!=3 or image.shape[:2]!=np.shape(depth): raise ValueError(f"image should be (H,W,3) uint8 and depth (H,W), got {getattr(image,'shape',type(image).__name__)} {getattr(image,'dtype','')} and {np.shape(depth)}")
     z = np.where(depth>0,depth,lens.focus_m).astype(np.float32)
     c = np.minimum(lens.blur_px(z,camera),64)*np.sign(z-lens.focus_m)      # signed: positive beyond focus
     level = np.where(np.abs(c)<1,0,np.sign(c)*np.rint(np.log2(np.maximum(np.abs(c),1))*6+1)).astype(int) # a disc of less than a pixel is sharp

@@ -143,10 +143,15 @@ def _flat(fig, width, height):
             axes[k] = out.add_axes((x[0]*.9+.05, y[0]*.84+.12, (x[1]-x[0])*.9, (y[1]-y[0])*.84))
         ax,y = axes[k],t.get('y')
         if t['type']=='image': ax.imshow(Image.open(io.BytesIO(base64.b64decode(t['source'].split(',')[1])))); ax.axis('off')
-        elif t['type']=='heatmap': ax.imshow(unpack(t['z']), aspect='auto'); ax.axis('off')
+        elif t['type']=='heatmap': ax.imshow(unpack(t['z']), origin='lower', aspect='equal' if fig['layout'].get('yaxis'+k, {}).get('scaleanchor') else 'auto'); ax.axis('off')
         elif y is not None and not isinstance(y, str):
             x = unpack(t['x']) if 'x' in t and not isinstance((t['x'] or [0])[0] if isinstance(t['x'], list) else 0, str) else np.arange(len(unpack(y)))
-            ax.bar(x, unpack(y)) if t['type']=='bar' else ax.plot(x, unpack(y), '.' if t.get('mode')=='markers' else '-')
+            ax.bar(x, unpack(y)) if t['type']=='bar' else ax.plot(x, unpack(y), '.' if t.get('mode')=='markers' else '-', label=t.get('name'))
+    for k,ax in axes.items():
+        for a,named,flip in (('x',ax.set_xlabel,ax.invert_xaxis), ('y',ax.set_ylabel,ax.invert_yaxis)):
+            axis = fig['layout'].get(a+'axis'+k, {}); named(axis.get('title', {}).get('text', ''))
+            if axis.get('autorange')=='reversed': flip()
+        if sum(bool(l.get_label()) and l.get_label()[0]!='_' for l in ax.lines)>1: ax.legend(fontsize=8)
     b = io.BytesIO(); out.savefig(b, transparent=True); return Image.open(b)
 
 # %% ../nbs/17_site.ipynb #c025
@@ -716,6 +721,8 @@ def build_site(
     "The whole site, from the notebooks as they are stored; nothing in them is run."
     from dogdepth.cloud import plotly_js
     root = find_root(root); out = Path(out or root/'_docs').resolve()
+    if out==root or out in root.parents or out.is_file() or out.is_dir() and any(out.iterdir()) and not (out/'.nojekyll').exists(): # what lies there will be replaced
+        raise ValueError(f"{out} holds something that is no site of ours: name a new or an empty folder")
     with tempfile.TemporaryDirectory(dir=root, prefix='_proc_') as tmp:
         build = Path(tmp)/'site'; build.mkdir()
         chapters = prepare(root, build)

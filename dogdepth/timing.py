@@ -50,6 +50,7 @@ def bench(
     clock:str='wall',   # or 'cpu'
 )->Timing:
     "Time one function: warm up, synchronise around every run, repeat; quote the median and the middle half."
+    if clock not in CLOCKS: raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
     now,ms = CLOCKS[clock],[]
     for _ in range(warmup): fn(*args)
     end = time.perf_counter()+seconds
@@ -296,6 +297,7 @@ def bench_dog(
     if clock not in CLOCKS: raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
     if unknown:=set(jobs)-set(JOBS): raise ValueError(f"jobs should be among {sorted(JOBS)}, got {sorted(unknown)}")
     if n<1: raise ValueError(f"n is a number of photos, 1 or more, got {n}")
+    if unknown:=set(states)-set(STATES): raise ValueError(f"states should be among {sorted(STATES)}, got {sorted(unknown)}")
     frames,photos = _photos(n) if frames is None else (frames,'your own')
     rows = []
     for job in jobs:
@@ -306,8 +308,11 @@ def bench_dog(
 
 # %% ../nbs/04_timing.ipynb #c051
 def format_rows(rows)->str: # markdown
-    "The rows as a table under a line that names the machine."
-    e = rows[0]; head = [f"{e['cpu']}, {e['cores']} cores, one thread{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8{', '+e['photos'] if e.get('photos') else ''}; {e['clock']} clock, load {e['load']}; numpy {e['numpy']}, OpenCV {e['opencv']}, torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
-            '', '| table | form | allocator | median ms | middle half | runs |', '|---|---|---|--:|--:|--:|']
+    "The rows as a table under a line that names the machine (and every commit, where there are several)."
+    if not rows: raise ValueError("format_rows needs at least one row, as `bench_dog` or `read_results` gives them")
+    e = {k:', '.join(dict.fromkeys(str(r[k]) for r in rows if r.get(k) not in (None,''))) for k in ('cpu','cores','gpu','size','photos','clock','numpy','opencv','torch','commit','date')}
+    loads = sorted({float(r['load']) for r in rows})
+    head = [f"{e['cpu']}, {e['cores']} cores, one thread{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8{', '+e['photos'] if e['photos'] else ''}; {e['clock']} clock, load {loads[0]:g}{f' to {loads[-1]:g}' if loads[1:] else ''}; "
+            f"numpy {e['numpy']}, OpenCV {e['opencv']}, torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}", '', '| table | form | allocator | median ms | middle half | runs |', '|---|---|---|--:|--:|--:|']
     table = lambda r: r['table']+(f" sigma {float(r['sigma']):g}" if r['sigma']!='' else '')
     return '\n'.join(head+[f"| {table(r)} | {r['name']} | {r['state']} | {r['median_ms']:.3g} | {r['q25_ms']:.3g} to {r['q75_ms']:.3g} | {r['runs']} |" for r in rows])

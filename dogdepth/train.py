@@ -6,9 +6,9 @@
 __all__ = ['WHOLE', 'RANGES', 'SOFTEST', 'FREE', 'BEFORE', 'EXTRA', 'lr_at', 'ModelConfig', 'DataConfig', 'TrainConfig',
            'check_settings', 'report', 'v100', 'zoom_matrix', 'zoom_camera', 'zoom_item', 'recolour', 'soft_kernel',
            'soften', 'answer_box', 'show_answer', 'draw', 'augment', 'size_at', 'another', 'numbers', 'augment_batch',
-           'Frames', 'make_optimizer', 'make_loss', 'best_device', 'amp_dtype', 'EMA', 'freeze_norms', 'team', 'join',
-           'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal', 'laplace_nll',
-           'loss_of', 'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate', 'save_checkpoint',
+           'Frames', 'make_optimizer', 'make_loss', 'best_device', 'check_device', 'amp_dtype', 'EMA', 'freeze_norms',
+           'team', 'join', 'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal',
+           'laplace_nll', 'loss_of', 'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate', 'save_checkpoint',
            'load_checkpoint', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed',
            'make_datasets', 'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
 
@@ -128,6 +128,8 @@ def check_settings(cfg:TrainConfig):
         if k in RANGES and not (isinstance(v, Real) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
         if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
     if cfg.frozen_norm and not cfg.init: raise ValueError("frozen_norm keeps the averages of BatchNorm as they are, and fresh weights have none: name weights in `init`, or leave it out")
+    lr_at(0, 1, cfg.schedule)
+    if cfg.shuffle_dog and not cfg.dog: raise ValueError("shuffle_dog gives every frame the DoG channels of another, and dog=False has none: leave one of them out")
     if cfg.split_by not in ('scene','frame','none'): raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
 
 # %% ../nbs/09_train.ipynb #c027
@@ -331,6 +333,12 @@ def best_device()->str:
     "cuda, mps or cpu, whichever is there."
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+def check_device(device)->torch.device:
+    "The device, or `ValueError` where it cannot be used here."
+    try: d = torch.device(device); torch.zeros(1, device=d)
+    except (RuntimeError, AssertionError, TypeError) as e: raise ValueError(f"device {device!r} cannot be used here ({str(e).splitlines()[0]}): leave it out, or say 'cpu'") from None
+    return d
+
 def amp_dtype(amp:str, device:str):
     "The dtype of the convolutions, None for float32. 'auto': bf16 where the hardware multiplies it natively, fp16 on older GPUs."
     if amp not in ('auto','off','bf16','fp16'): raise ValueError(f"amp should be 'auto', 'bf16', 'fp16' or 'off', got {amp!r}")
@@ -404,7 +412,7 @@ def beginning(cfg:TrainConfig)->DepthUNet:
 class Run:
     "A training under way: model, optimiser, average, position."
     def __init__(self, cfg:TrainConfig, n:int): # n: frames to train on
-        check_settings(cfg)
+        check_settings(cfg); check_device(cfg.device or best_device())
         if n<cfg.bs: raise ValueError(f"{n} frames cannot fill one batch of {cfg.bs}: use {'a smaller bs' if n else 'a data set with frames in it'}")
         if cfg.augment_on not in ('loader','device'): raise ValueError(f"augment_on should be 'loader' or 'device', got {cfg.augment_on!r}")
         if cfg.augment_on=='device' and cfg.shuffle_dog: raise ValueError("shuffle_dog goes with augment_on='loader': a loader knows all frames, the device only its batch")
@@ -422,6 +430,7 @@ class Run:
         self.dtype = amp_dtype(cfg.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype is torch.float16)
         self.step,self.history,self.best = 0,[],None
+        self.logs,self.seconds = [],0. # of the epoch under way
     @property
     def steps_per_epoch(self): return self.n//self.cfg.bs
     @property
@@ -506,8 +515,8 @@ def validate(model:DepthUNet, ds, cfg:TrainConfig, device:str='cpu')->dict: # me
     model.eval(); rows = []
     for i in range(len(ds)):
         item,pred,_ = answer_at(model, ds, i, cfg, device)
-        if valid_mask(item['depth']).any(): rows.append(depth_metrics(pred, item['depth']))
-    if not rows: check_truth(ds)
+        if valid_mask(item['depth']).any() and (row := depth_metrics(pred, item['depth']))['n']: rows.append(row) # a frame without a pixel to score has no say
+    if not rows: check_truth(ds); raise ValueError(f"none of {len(ds)} frames to validate on has a pixel to score inside the Eigen crop")
     return {k:float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
 # %% ../nbs/09_train.ipynb #c101
@@ -517,7 +526,7 @@ def save_checkpoint(run:Run, path):
     t = {f'model.{k}':v for k,v in run.model.state_dict().items()}
     if run.ema: t |= {f'ema.{k}':v for k,v in run.ema.avg.items()}
     for i,s in run.opt.state_dict()['state'].items(): t |= {f'opt.{i}.{k}':v for k,v in s.items()}
-    meta = dict(config=asdict(run.cfg), step=run.step, history=run.history, best=run.best, ema_n=run.ema.n if run.ema else 0, scaler=run.scaler.state_dict())
+    meta = dict(config=asdict(run.cfg), step=run.step, history=run.history, best=run.best, ema_n=run.ema.n if run.ema else 0, scaler=run.scaler.state_dict(), logs=run.logs, seconds=run.seconds)
     atomic_write(path, save({k:v.detach().cpu().contiguous() for k,v in t.items()}, metadata={'dogdepth':json.dumps(meta)}))
 
 # %% ../nbs/09_train.ipynb #c102
@@ -543,6 +552,7 @@ def load_checkpoint(run:Run, path):
     run.opt.load_state_dict({**run.opt.state_dict(), 'state':state})
     run.scaler.load_state_dict(meta['scaler'])
     run.step,run.history,run.best = meta['step'],meta['history'],meta['best']
+    run.logs,run.seconds = meta.get('logs', []),meta.get('seconds', 0.)
 
 # %% ../nbs/09_train.ipynb #c104
 class WithoutCamera:
@@ -664,15 +674,15 @@ def fit(
     cache = {} if not cfg.workers and len(train_ds)*cfg.height*cfg.width_px*28<4e9 else None # small data sets stay in memory: four times the pixels, 7 bytes each
     saved = time.time()
     while len(run.history)<cfg.epochs:
-        epoch = len(run.history); begin,t0,logs = run.step-epoch*run.steps_per_epoch,time.time(),[]
+        epoch = len(run.history); begin,t0 = run.step-epoch*run.steps_per_epoch,time.time()-run.seconds
         mine = epoch_batches(cfg, run.n, epoch)[begin:].reshape(-1, cfg.accumulate, run.team, cfg.bs//run.parts)[:,:,run.rank] # this process's share of each batch
         loader = torch.utils.data.DataLoader(Frames(train_ds, cfg, epoch, cache), batch_sampler=mine.reshape(-1, cfg.bs//run.team).tolist(), num_workers=cfg.workers, pin_memory=run.device=='cuda')
         for batch in (bar := tqdm(loader, total=run.steps_per_epoch, initial=begin, desc=f'epoch {epoch+1}/{cfg.epochs}', disable=not show, leave=False)):
-            logs.append(train_step(run, *batch)); bar.set_postfix(loss=f"{logs[-1]['loss']:.3f}")
+            run.logs.append(train_step(run, *batch)); run.seconds = time.time()-t0; bar.set_postfix(loss=f"{run.logs[-1]['loss']:.3f}")
             stop = stop_after is not None and run.step>=stop_after
             if run.rank==0 and (stop or time.time()-saved>cfg.save_minutes*60): save_checkpoint(run, last); saved = time.time()
             if stop: return run
-        row = end_epoch(run, logs, time.time()-t0, valid_ds)
+        row = end_epoch(run, run.logs, time.time()-t0, valid_ds); run.logs,run.seconds = [],0.
         if run.rank==0: save_checkpoint(run, last); saved = time.time()
         if show: tqdm.write('  '.join(f'{k} {v}' for k,v in row.items() if k in ('epoch','seconds','loss','valid_abs_rel','valid_rmse','valid_delta1')))
     return run

@@ -407,3 +407,10 @@ def test_the_answer_that_never_looks(data):
     never = cv2.resize(np.nanmedian(np.where(d > 0, d, np.nan), 0).astype(np.float32), (640, 480))
     scores = [image_metrics(never, valid[i]["depth"])["abs_rel"] for i in range(len(valid))]
     assert abs(np.mean(scores) - .399) < .001 and abs(np.mean(scores[::3]) - .409) < .001
+
+
+def test_a_study_that_cannot_be_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="no arm pinhol"):
+        A.run_study(tmp_path / "s.csv", ("pinhol",))
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        A.run_study(tmp_path / "none" / "s.csv", ROOMS)

@@ -133,13 +133,30 @@ def test_fov_comes_with_the_photo_too(client):
     assert client.post("/api/predict?wait=20&fov=50", data=PHOTO, content_type="image/jpeg").json["camera"]["fov_deg"] == pytest.approx(50)
 
 
+def test_no_depth_of_the_old_lens_beside_the_new_camera(me, monkeypatch):
+    client, key, it = me
+    url, desk = f"/api/items/{it['id']}", client.application.extensions["dogdepth"]
+    monkeypatch.setattr(desk.bench, "add", lambda item, kind: A.Job(item, kind))  # a queue that does not get to it
+    r = client.patch(url, json={"fov": 90}, headers=key)
+    assert r.status_code == 202 and r.json["camera"]["fov_deg"] == pytest.approx(90)
+    assert r.json["depth"] is None and r.json["files"]["depth"]["state"] != "done" and r.json["files"]["photo"]["state"] == "done"
+    for kind in ("depth", "grid"):
+        assert client.get(f"{url}/files/{kind}", headers=key).status_code == 404
+
+
+@pytest.mark.parametrize("wrong", [dict(side=0), dict(keep_s=-1.0), dict(upload_mb=float("nan")), dict(disk_mb=float("inf")), dict(photos=0), dict(megapixels="50")])
+def test_impossible_limits(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} should be a number"):
+        A.Limits(**wrong)
+
+
 @pytest.mark.parametrize("fov", ["4", "151", "nan", "inf", "x", "", "1e999"])
 def test_impossible_fov(client, fov):
     r = post(client, fov=fov)
     assert r.status_code == 422 and r.json["error"] == "bad_fov"
 
 
-@pytest.mark.parametrize("body", [{"fov": True}, {"fov": [1]}, {"fov": 60, "x": 1}, {}, [], {"fov": "1e3"}, {"fov": {}}])
+@pytest.mark.parametrize("body", [{"fov": "70"}, {"fov": int("1" * 400)}, {"fov": True}, {"fov": [1]}, {"fov": 60, "x": 1}, {}, [], {"fov": "1e3"}, {"fov": {}}])
 def test_impossible_change(me, body):
     client, key, it = me
     r = client.patch(f"/api/items/{it['id']}", json=body, headers=key)
@@ -661,9 +678,11 @@ def test_both_languages_say_the_same_things():
     for part in en:
         assert en[part].keys() == ko[part].keys()
         for k, text in en[part].items():
-            assert sorted(re.findall(r"\{[^}]*\}", text)) == sorted(re.findall(r"\{[^}]*\}", ko[part][k])), (part, k)
+            places = [sorted(re.findall(r"\{[^}]*\}", t.replace("{man}", "{most:g}"))) for t in (text, ko[part][k])]  # millions; Korean counts in ten thousands
+            assert places[0] == places[1], (part, k)
             assert text.strip() and ko[part][k].strip()
     assert sum(bool(re.search("[가-힣]", t)) for p in ko.values() for t in p.values()) > 90
+    assert "5,000만 픽셀" in A.Refused(413, "too_large_to_decode", **A.most(A.Limits())).sentence("ko") and "50 million" in A.Refused(413, "too_large_to_decode", **A.most(A.Limits())).sentence()
 
 
 def test_every_refusal_has_a_sentence_and_every_sentence_a_use():

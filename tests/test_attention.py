@@ -686,3 +686,26 @@ def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch
     for odd in ("../nothing/here", "/nothing/here", "a/b/c", "nothing"):
         with pytest.raises(FileNotFoundError, match="no weights at"):
             DepthUNet.from_pretrained(odd)
+
+
+def test_light_always_climbs():
+    assert tiny("light", climb=False).config["climb"] and not tiny("report", climb=False).config["climb"] and not tiny("published").config["climb"]
+
+
+@pytest.mark.parametrize("key, value", [("spread_scale", -1), ("spread_scale", "1.1"), ("spread_scale", float("nan")), ("dog", "no"), ("confidence", 1)])
+def test_values_in_a_config_are_checked(key, value, tmp_path):
+    tiny("light").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"not a dogdepth configuration.*{key}"):
+        DepthUNet.from_pretrained(tmp_path)
+
+
+def test_the_licence_goes_where_the_weights_go(tmp_path):
+    tiny("light").save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "LICENSE.md").write_text("for teaching")
+    DepthUNet.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "LICENSE.md").read_text() == "for teaching"
+    (tmp_path / "b" / "LICENSE.md").write_text("mine")
+    DepthUNet.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "LICENSE.md").read_text() == "mine"

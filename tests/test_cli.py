@@ -683,12 +683,15 @@ def test_export_writes_what_predict_can_use(tmp_path, capsys):
     assert main(["predict", str(tmp_path / "a.png"), "--weights", str(f), "--out", str(tmp_path / "o")]) == 0
 
 
-def test_export_int8(tmp_path, monkeypatch, refused):
+def test_export_int8(tmp_path, monkeypatch, refused, capsys):
     import dogdepth.predict as predict
-    seen = []
-    monkeypatch.setattr(predict, "export_onnx", lambda path, *a: (seen.append(a), path.write_bytes(b""), path)[2])
+    from dogdepth.attention import DepthUNet
+    seen, real = [], predict.export_onnx
+    nets = [DepthUNet("light", dog=False, width=6).eval(), DepthUNet("published", width=2).eval()]
+    monkeypatch.setattr(predict, "export_onnx", lambda path, *a: (seen.append(a), real(path, nets.pop(0), (64, 96)))[1])
     assert main(["export", "--onnx", str(tmp_path / "a.onnx"), "--int8"]) == 0
-    assert seen == [("default", None, False, True)]
+    assert seen == [("default", None, False, True)] and "x (1,3,64,96) in [0,1] -> depth, metres for the canonical camera" in capsys.readouterr().out
+    assert main(["export", "--onnx", str(tmp_path / "b.onnx")]) == 0 and "x (1,6,64,96) in [0,1] -> depth, 8-bit levels" in capsys.readouterr().out
     refused("export", "--onnx", str(tmp_path / "a.onnx"), "--int8", "--half", match="not allowed with")
 
 
@@ -730,3 +733,36 @@ def test_train_on_all_frames_and_with_one_voice(capsys, monkeypatch, tmp_path, r
     assert main(["train", "--split-by", "none", "--rooms", "8", "--height", "48", "--width-px", "64", "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert got == [(9, None)] and says in out and bool(out) == (rank == "0")
+
+
+def test_a_folder_in_the_way_is_found_before_anything_moves(photo, weights, tmp_path, refused):
+    out = tmp_path / "o"
+    (out / "room_depth_color.png").mkdir(parents=True)
+    (out / "room_camera.json").write_text("old")
+    refused("predict", photo, "--out", out, "--weights", weights, match="room_depth_color.png is a folder")
+    assert (out / "room_camera.json").read_text() == "old" and left(out) == ["room_camera.json", "room_depth_color.png"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_the_scores_are_kept_when_nobody_can_hear_them(rooms, weights, tmp_path):
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([sys.executable, "-c", "import sys; from dogdepth.cli import main; sys.exit(main())", "evaluate", rooms, "--split", "all", "--weights", weights, "--json", tmp_path / "a.json"],
+                           stdout=full, stderr=subprocess.PIPE, text=True)
+    assert r.returncode == 1 and "Exception ignored" not in r.stderr and json.loads((tmp_path / "a.json").read_text())["summary"]["n"]
+
+
+def test_a_kill_that_falls_into_a_callback_is_not_lost():
+    script = ("import sys, time, os, signal, weakref, dogdepth.cli as c\n"
+              "class A: pass\n"
+              "def run():\n"
+              "    a = A(); w = weakref.ref(a, lambda _: os.kill(os.getpid(), signal.SIGTERM)); del a\n"
+              "    time.sleep(30); return 0\n"
+              "c.make_parser = lambda argv: type('P', (), dict(parse_args=lambda s, a: type('R', (), dict(run=lambda s, b: run()))()))()\n"
+              "sys.argv = ['dogdepth']; sys.exit(c.main())")
+    t = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 143 and time.monotonic() - t < 20
+
+
+def test_depth_beyond_the_png_is_said_and_kept_elsewhere(photo, tmp_path, capsys, weights):
+    assert main(["predict", str(photo), "--out", str(tmp_path / "o"), "--weights", str(weights), "--known", "40", "30", "500", "--ply"]) == 0
+    assert "lie beyond 65.535 m" in capsys.readouterr().err and (tmp_path / "o" / "room.ply").is_file()

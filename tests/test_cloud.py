@@ -685,3 +685,10 @@ def test_data_cannot_close_its_script():
     fig = SimpleNamespace(to_json=lambda: '{"title":"</script><b>"}')
     html = figure_html(fig)
     assert html.count("</script>") == 2 and "<b>" not in html
+
+
+def test_pieces_of_a_mesh_go_in_one_by_one(tmp_path):
+    from dogdepth.cloud import mesh, write_ply
+    room = render_room(0, 48, 64)
+    with pytest.raises(ValueError, match="piece by piece"):
+        write_ply(tmp_path / "a.ply", mesh(room))

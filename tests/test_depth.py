@@ -480,3 +480,20 @@ def test_nyu_in_two_encodings(data):
         ok = valid_mask(a) & valid_mask(b)
         assert ok.mean() > .99 and np.abs(a-b)[ok].max() < .0207 and abs((a-b)[ok].mean()) < .003
         assert np.abs(read_depth(eight, "level8")-a)[ok].mean() > np.abs(a-b)[ok].mean()*1.4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions")
+def test_atomic_write_respects_links_pipes_and_permissions(tmp_path):
+    import threading
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "target").chmod(0o600)
+    (tmp_path / "link").symlink_to("target")
+    atomic_write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_bytes() == b"new" and (tmp_path / "target").stat().st_mode & 0o777 == 0o600
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    atomic_write(tmp_path / "pipe", b"through")
+    reader.join(10)
+    assert got == [b"through"] and not (tmp_path / "pipe").is_file()

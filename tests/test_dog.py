@@ -785,3 +785,11 @@ def test_planes_are_the_stack_channels_first(h, w):
             want = np.stack([*((b, g, r) if bgr else (r, g, b)), *d[:3 * dog]]).astype(np.float32) / 255
             got = network_planes(img, dog, bgr)
             assert got.dtype == np.float32 and got.flags.c_contiguous and np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("dog", [True, False])
+@pytest.mark.parametrize("img", [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3)), np.zeros((3, 48, 64), np.uint8), np.zeros((48, 64, 4), np.uint8), [[1, 2, 3]]],
+                         ids=("grey", "floats", "channels first", "RGBA", "list"))
+def test_planes_of_what_is_no_photo(img, dog):
+    with pytest.raises(ValueError, match=r"img should be \(H,W,3\) RGB, uint8, got"):
+        network_planes(img, dog)

@@ -11,6 +11,7 @@ from dogdepth.depth import NYU_CAMERA, valid_mask, write_depth
 from dogdepth.evaluate import PROTOCOLS, ByDistance, Evaluation, FixedDepth, FloorPlane, StdSample, bootstrap_interval, by_kind, evaluate, evaluate_protocols, fov_scale, kind_of, learned_rooms, mean_of, scale_spread, seeds_table, seen_frames, shape_scores, std_report, t_interval
 from dogdepth.metrics import METRICS, average_metrics, boundary_f1, cloud_distances, crop_mask, depth_clouds, depth_metrics, floor_plane, fscore
 from dogdepth.predict import Prediction
+from dogdepth.rooms import render_room
 
 PROTOCOL = {"split", "crop", "cap", "average", "align", "flip", "input_size", "weights"}
 
@@ -771,3 +772,11 @@ def test_an_evaluation_read_again_is_the_same(tmp_path):
             Evaluation.read(tmp_path / "b.json")
     with pytest.raises(FileNotFoundError):
         Evaluation.read(tmp_path / "none.json")
+
+
+def test_shape_scores_reach_as_far_as_their_cap():
+    it = render_room(1, 120, 160)
+    far = it | dict(depth=it["depth"] + 10)
+    score = lambda i, **kw: shape_scores(i, Prediction(i["depth"], i["camera"], i["image"]), crop=None, **kw)
+    assert np.isnan(list(score(far).values())).all()
+    assert all(v == 1 for k, v in score(far, cap=(1e-3, 80.0)).items() if k.startswith("f_"))

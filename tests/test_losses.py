@@ -437,3 +437,23 @@ def test_fig41_can_be_made_again(data, tmp_path):
     assert run("--shipped").returncode == 0
     assert before == ((tmp_path / "fig41.csv").read_bytes(), (tmp_path / "fig41.png").read_bytes())
     assert "epochs should be at least 2" in run("--epochs", "1").stderr
+
+
+@pytest.mark.parametrize("term", [l1_loss, grad_loss, grid_loss, ssim_loss])
+def test_each_term_checks_its_maps_and_finds_the_mask_itself(term):
+    p, t, _ = maps(24, 24)
+    t[0, 0, 3] = 0
+    assert torch.equal(term(p, t), term(p, t, t > 0))
+    with pytest.raises(ValueError, match=r"both be \(B,1,H,W\)"):
+        term(p, t[:, 0])                                     # would broadcast: a perfect match would cost something
+    with pytest.raises(ValueError, match="one dtype"):
+        term(p, t.float())
+
+
+@pytest.mark.parametrize("lam", [-0.1, 2.0, float("nan")])
+def test_silog_wants_a_share(lam):
+    p, t, m = maps()
+    with pytest.raises(ValueError, match="lam should be from 0"):
+        silog(p, t, m, lam)
+    with pytest.raises(ValueError, match="lam should be from 0"):
+        LogDepthLoss(lam)

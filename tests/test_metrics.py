@@ -730,3 +730,18 @@ def test_confidence_takes_masks_holes_and_torch():
 def test_import_is_light():
     code = "import sys, dogdepth.metrics; assert not {'torch', 'matplotlib', 'skimage', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_mask_may_reach_beyond_ten_metres():
+    t = np.full((40, 40), 4.0)
+    t[:, 20:] = 8.0
+    near, far = metrics.boundary_f1(t, t, t > 0, crop=None), metrics.boundary_f1(3 * t, 3 * t, t > 0, crop=None)
+    assert near == far and near["n"] > 0 and metrics.boundary_f1(3 * t, 3 * t, crop=None)["n"] == 0  # without a mask: to 10 m, as everywhere
+    assert metrics.boundary_f1(t, np.where(t > 5, 0, t), np.ones_like(t, bool), crop=None)["n"] == 0   # a hole is never scored
+
+
+def test_image_metrics_of_tensors():
+    g = np.random.default_rng(0)
+    t = g.uniform(1, 5, (12, 16)).astype(np.float32)
+    p = t * 1.1
+    assert metrics.image_metrics(torch.from_numpy(p), torch.from_numpy(t)) == metrics.image_metrics(p, t)

@@ -979,3 +979,36 @@ def test_real_kinect_folder(data):
 def test_real_folder_is_healthy(data):
     r = check_dataset(data / "nyu")
     assert r.ok and r.frames == 795 and r.notes == ["no data/nyu2_test.csv: split='test' will not open"], str(r)
+
+
+def test_what_is_no_reading_is_stored_as_none(tmp_path):
+    odd = np.float32([[np.inf, np.nan, -1.0, 2.0]])
+    assert nyu_levels(odd).tolist() == [[0, 0, 0, 51]]
+    item = room(0) | dict(depth=np.repeat(np.repeat(odd, 24, 0), 8, 1), image=np.zeros((24, 32, 3), np.uint8), camera=NYU_CAMERA.resize(24, 32))
+    with np.errstate(invalid="raise"):
+        packed = PackedDepth(pack([item], tmp_path / "a.h5", progress=False))
+    assert packed[0]["depth"][0, ::8].tolist() == [0, 0, 0, 2]
+    packed.close()
+
+
+def test_settings_are_refused_when_the_folder_is_opened(root):
+    with pytest.raises(ValueError, match="encoding should be"):
+        NYUDepth(root, encoding="cm")
+    for n in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="n should be a whole number of frames"):
+            sample_frames(n)
+
+
+def test_frames_without_a_camera_have_the_lens_that_predict_assumes(tmp_path):
+    from dogdepth.predict import default_camera
+    for h, w in ((64, 48), (40, 60)):
+        folder = tmp_path / f"{h}"
+        put(folder / "a.jpg", np.zeros((h, w, 3), np.uint8))
+        put(folder / "a.png", np.full((h, w), 2000, np.uint16))
+        assert FolderDepth(folder)[0]["camera"].focal == pytest.approx(default_camera(h, w).focal)
+
+
+def test_packed_again_it_still_says_where_it_is_from(root, tmp_path):
+    a = pack(NYUDepth(root, split="val"), tmp_path / "a.h5", progress=False)
+    b = pack(PackedDepth(a), tmp_path / "b.h5", progress=False)
+    assert "split='val'" in PackedDepth(b).file.attrs["source"]

@@ -545,8 +545,50 @@ def test_stream_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no photo in"):
         next(q.stream(tmp_path))
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(ValueError, match="neither a folder, a photo nor a film"):
+    with pytest.raises(ValueError, match="a.txt"):
         next(q.stream(tmp_path / "a.txt"))
+    (tmp_path / "a.mp4").write_text("hello")
+    with pytest.raises(ValueError, match="no film that OpenCV can open"):
+        next(q.stream(tmp_path / "a.mp4"))
+
+
+def test_a_photo_is_a_photo_whatever_its_name(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0xA405] = 13                         # 13 mm, as 35 mm film has it
+    Image.fromarray(photo()).save(tmp_path / "a.jpg", exif=exif)
+    q = Predictor(Net(brightness))
+    want = q.predict(*load_photo(tmp_path / "a.jpg"))
+    for name in ("b.jfif", "b"):
+        (tmp_path / name).write_bytes((tmp_path / "a.jpg").read_bytes())
+        (_, got), = q.stream(tmp_path / name, progress=False)
+        assert got.camera == want.camera and np.array_equal(got.depth_m, want.depth_m)
+    (tmp_path / "b").unlink()
+    assert [n for n, _ in q.stream(tmp_path, progress=False)] == ["a", "b"]
+
+
+def test_a_film_that_breaks_off_says_so(tmp_path):
+    film = cv2.VideoWriter(str(tmp_path / "walk.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for v in range(20):
+        film.write(np.random.default_rng(v).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    film.release()
+    whole = (tmp_path / "walk.avi").read_bytes()
+    (tmp_path / "walk.avi").write_bytes(whole[:len(whole) // 2])
+    with pytest.warns(UserWarning, match="breaks off: .* of about 20 frames"):
+        got = list(Predictor(Net(brightness)).stream(tmp_path / "walk.avi", progress=False))
+    assert 0 < len(got) < 20
+
+
+def test_a_transparent_colour_is_white_in_memory_too(tmp_path):
+    grey = Image.fromarray(np.full((48, 64), 90, np.uint8))
+    for im, clear in ((grey, 90), (grey.convert("RGB"), (90, 90, 90))):
+        im.save(tmp_path / "a.png", transparency=clear)
+        assert (as_rgb(Image.open(tmp_path / "a.png")) == 255).all() and (load_photo(tmp_path / "a.png")[0] == 255).all()
+
+
+def test_a_bfloat16_tensor_is_a_picture():
+    x = torch.rand(48, 64, 3).bfloat16()
+    assert np.array_equal(as_rgb(x), as_rgb(x.float()))
 
 
 def test_answers_like_a_pipeline(tmp_path):

@@ -51,8 +51,8 @@ def tree():
     r = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True)
     if r.returncode == 0:
         return [p for f in r.stdout.split("\0") if f and (p := ROOT / f).is_file()]
-    ignored = {".venv", ".git", "_docs", "_proc", "out", "runs", "build", "dist", "__pycache__"}
-    return [p for p in ROOT.rglob("*") if p.is_file() and not any(q in ignored or q.endswith(".egg-info") or q.startswith(".pytest") for q in p.relative_to(ROOT).parts)]
+    ignored = {".venv", ".git", "_docs", "out", "runs", "build", "dist", "__pycache__"}
+    return [p for p in ROOT.rglob("*") if p.is_file() and not any(q in ignored or q.endswith(".egg-info") or q.startswith((".pytest", "_proc")) for q in p.relative_to(ROOT).parts)]
 
 
 # --- notebooks and modules agree

@@ -413,3 +413,10 @@ def test_span_by_hand():
     for shape in (BOX, BALL, CYL):
         t0, t1 = span(shape, (np.full(1, 1.2), np.zeros(1), np.full(1, -3.)), d)
         assert not t0 < t1
+
+
+def test_defocus_takes_grey_levels_only():
+    it = render_room(0, 24, 32)
+    for image in (it["image"] / 255, it["image"][..., 0], it["image"][:12]):
+        with pytest.raises(ValueError, match=r"image should be \(H,W,3\) uint8"):
+            defocus(image, it["depth"], it["camera"], Lens(2.8, 2.0))

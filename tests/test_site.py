@@ -499,3 +499,26 @@ def test_building_is_quiet_and_runs_no_cell(tmp_path):
 def test_import_is_light():
     r = subprocess.run([sys.executable, "-c", "import dogdepth.site, sys; print({'torch','plotly','matplotlib','nbdev','smalldocs','bs4'} & set(sys.modules))"], capture_output=True, text=True)
     assert r.stdout.strip() == "set()", r.stdout + r.stderr
+
+
+def test_a_flat_picture_stands_upright():
+    z = np.zeros((20, 30)); z[0] = 1                         # Plotly draws row 0 at the bottom
+    img = painted(go.Figure(go.Heatmap(z=z)).update_layout(yaxis=dict(scaleanchor="x")))
+    rows = np.where((abs(img[..., :3] - [253, 231, 36]) < 12).all(-1).any(1))[0]
+    assert len(rows) and rows.min() > img.shape[0] / 2
+
+
+def test_a_reversed_axis_stays_reversed():
+    def top(**how):
+        img = painted(go.Figure(go.Scatter(y=[0, 0, 0, 5, 5, 5], mode="lines")).update_layout(yaxis=how))
+        at = np.where((abs(img[..., :3] - [31, 119, 180]) < 40).all(-1))
+        return at[0][at[1].argmax()] < at[0][at[1].argmin()]
+    assert top() and not top(autorange="reversed")
+
+
+def test_no_folder_of_somebody_else_is_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for out in (tmp_path, ROOT, ROOT.parent, tmp_path / "thesis.txt"):
+        with pytest.raises(ValueError, match="holds something that is no site"):
+            S.build_site(ROOT, out)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

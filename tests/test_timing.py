@@ -260,3 +260,18 @@ def test_stored_results_name_no_computer():
 
 def test_jobs_and_states_are_json(tmp_path):
     assert json.dumps(list(JOBS)) and all(isinstance(v, str) for s in STATES.values() for v in s.values())
+
+
+def test_the_head_of_a_table_speaks_for_all_its_rows():
+    e = dict(environment(), table="scores", sigma="", state="warm", clock="cpu", size="8x8", runs=1, median_ms=1.0, q25_ms=1.0, q75_ms=1.0)
+    head = format_rows([e | dict(name="a", commit="abc", load=1.5, photos=""), e | dict(name="b", commit="def", load=4.0, photos="mine")]).splitlines()[0]
+    assert "commit abc, def" in head and "load 1.5 to 4" in head and "mine" in head
+    with pytest.raises(ValueError, match="at least one row"):
+        format_rows([])
+
+
+def test_wrong_clocks_and_states():
+    with pytest.raises(ValueError, match="clock should be"):
+        bench(lambda: 0, clock="sun")
+    with pytest.raises(ValueError, match="states should be among"):
+        bench_dog(frames=[photo()], jobs=("scores",), states=("hot",))

@@ -40,6 +40,7 @@ def test_stop_and_resume_is_never_having_stopped(tmp_path, rooms, change, cut):
     assert part.step == cut
     again = fit(replace(cfg, out=str(tmp_path / "cut")), rooms, None, progress=False, resume=True)
     assert again.step == whole.step == 6
+    assert [{**r, "seconds": 0} for r in again.history] == [{**r, "seconds": 0} for r in whole.history]  # the log of the interrupted epoch too
     for k, v in state(whole).items():
         assert torch.equal(v, state(again)[k]), k
 
@@ -779,3 +780,22 @@ def test_depth_that_is_not_in_metres_is_not_learned_from(tmp_path, rooms):
         validate(Run(TINY, 6).model, mm[:2], TINY)
     with pytest.raises(ValueError, match="a data set with frames in it"):
         fit(replace(TINY, out=str(tmp_path / "c")), [], None, progress=False)
+
+
+def test_a_frame_without_a_pixel_inside_the_crop_has_no_say(rooms, tmp_path):
+    good = render_room(0, 480, 640)
+    outside = good | dict(depth=np.zeros((480, 640), np.float32))
+    outside["depth"][:20] = 2.0                              # readings, and all of them above the Eigen crop
+    net = TINY.make(pretrained=False).eval()
+    assert validate(net, [outside, good], TINY) == validate(net, [good], TINY)
+    with pytest.raises(ValueError, match="inside the Eigen crop"):
+        validate(net, [outside], TINY)
+    best = fit(replace(TINY, out=str(tmp_path)), rooms, [outside, good], progress=False).best
+    assert np.isfinite(best)
+
+
+@pytest.mark.parametrize("wrong, words", [(dict(schedule="cosine"), "schedule should be"), (dict(dog=False, shuffle_dog=True), "shuffle_dog gives"), (dict(device="gpu"), "device 'gpu' cannot")])
+def test_refused_before_anything_is_written(wrong, words, rooms, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        fit(replace(TINY, out=str(tmp_path / "run"), **wrong), rooms, None, progress=False)
+    assert not (tmp_path / "run").exists()
