@@ -215,7 +215,7 @@ def run_arm(
                 curve=' '.join(f'{c:.4f}' for c in curve), images=' '.join('-' if r is None else 'nan' if math.isnan(r['abs_rel']) else f"{1e4*r['abs_rel']:.0f}" for r in rows),
                 size=f'{cfg.height}x{cfg.width_px}', amp=str(amp_dtype(cfg.amp, cfg.device)).removeprefix('torch.'), cpu=env['cpu'], torch=env['torch'], date=env['date'])
 
-# %% ../nbs/10_ablation.ipynb #c042
+# %% ../nbs/10_ablation.ipynb #c042a
 @contextmanager
 def one_thread():
     "Within: new processes compute with one thread."
@@ -227,6 +227,7 @@ def _worker():
     "A worker whose study is killed must not live on alone."
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
+# %% ../nbs/10_ablation.ipynb #c042
 def study_jobs(arms=tuple(ARMS), seeds=(0,1,2))->list: # of (arm, seed)
     "In the order in which they tell the story: the main arms with every seed, then the rest."
     return [(a,s) for group in (MAIN,REPORT,LENSES) for s in seeds for a in group if a in arms]

@@ -611,7 +611,7 @@ def _add_verbs(p, verbs, argv):
         q.epilog = f'example:\n  {v[1]}'; q.set_defaults(run=v[3])
         if asked: v[2](q)
 
-# %% ../nbs/16_cli.ipynb #c076
+# %% ../nbs/16_cli.ipynb #c076a
 def verb_of(argv)->str: # 'dogdepth data check'
     "The part of a command line that names the verb."
     words,verbs = ['dogdepth'],VERBS
@@ -636,6 +636,7 @@ def _again(u):
     def raise_it(*_): raise kind(*args)
     signal.signal(signal.SIGALRM, raise_it); signal.setitimer(signal.ITIMER_REAL, .02)
 
+# %% ../nbs/16_cli.ipynb #c076
 def main(
     argv=None, # the words after `dogdepth`; None: those of the command line
 )->int:        # exit code

@@ -800,10 +800,10 @@ def test_wide_blurs_wake_no_helpers():
     "Threads of NumPy's BLAS wait in a loop after each product: on two cores a network that came next took twice as long."
     code = ("import time, numpy as np, cv2; cv2.setNumThreads(1)\n"
             "from dogdepth.dog import gaussian_blur\n"
-            "g = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8); gaussian_blur(g, 13)\n"
+            "g = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8); gaussian_blur(g, 13); time.sleep(.5)  # what starting took has gone to sleep\n"
             "all_, mine = time.process_time(), time.thread_time()\n"
             "for s in (13, 20, 40, 86) * 20: gaussian_blur(g, s)\n"
             "print((time.process_time() - all_) / (time.thread_time() - mine))")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "OPENBLAS_", "MKL_"))} | {"OPENBLAS_NUM_THREADS": "2"}
     r = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert float(r.stdout) < 1.2, f"{float(r.stdout):.2f} times the caller's own time was spent"
+    assert float(r.stdout) < 1.4, f"{float(r.stdout):.2f} times the caller's own time was spent"
