@@ -484,6 +484,8 @@ def chair(r): return _chair(r,0.,0.,r(0,6.2))
 def stool(r): h = r(.4,.7); return [cyl(0,h,.2,.18,.05,r.pick((_timber,_cloth))(r)),cyl(0,0,.2,.03,h,_dark(r)),cyl(0,0,.2,.17,.03,_dark(r))]
 
 # %% ../nbs/01_rooms.ipynb #c051
+#| code-fold: true
+#| code-summary: more furniture
 def desk(r):
     w,d,h = r(1.1,1.8),r(.6,.8),r(.7,.76); m,k = _timber(r),_dark(r)
     x = r(-.2,.2)*w
@@ -514,6 +516,8 @@ def nightstand(r): return [box(0,0,.22,.45,.55,.42,_drawers(r))]+lamp(r,r(-.1,.1
 def floor_lamp(r): return lamp(r,0.,0.,.25,r(1.4,1.75))
 
 # %% ../nbs/01_rooms.ipynb #c052
+#| code-fold: true
+#| code-summary: more furniture
 def counter(r):
     w,m = r(1.2,3.),_drawers(r); top = _mat(r,val=(.1,.9),gloss=.3)
     out = [box(0,.1,.29,w,.76,.58,m),box(0,0,.26,w,.1,.5,_dark(r)),box(0,.86,.31,w,.04,.64,top)]+clutter(r,.9,w,.6,int(r(3,9)))
@@ -536,6 +540,8 @@ def basin(r):
     m = _drawers(r); return [box(0,0,.25,r(.5,1.2),.78,.5,m),box(0,.78,.26,r(.55,1.2),.06,.52,_white(r)),cyl(0,.84,.1,.015,.14,_dark(r))]+clutter(r,.84,.6,.3,int(r(1,5)))
 
 # %% ../nbs/01_rooms.ipynb #c053
+#| code-fold: true
+#| code-summary: more furniture
 def plant(r):
     p,q,green = r(.14,.22),r(.25,.4),_leaf(r)
     return [cyl(0,0,.25,p,q,r.pick((_white,_timber,_dark))(r)),cyl(0,q,.25,.02,.4,_timber(r))]+[ball(r(-.18,.18),q+r(.1,.7),.25+r(-.15,.15),r(.1,.24),r(.08,.3),r(.1,.24),green,r(0,3)) for _ in range(6)]
@@ -550,6 +556,8 @@ def toy(r): s = r(.08,.3); return [ball(0,0,.3,s,s,s,_mat(r,('plain','stripes','
 def partition(r): h = r(1.3,2.5); return [box(0,0,.06,r(.5,1.6),h,.12,_mat(r,('plain','panel','wood'),size=(.3,.9)))]
 
 # %% ../nbs/01_rooms.ipynb #c054
+#| code-fold: true
+#| code-summary: more furniture
 def picture(r):
     w,h = r(.3,1.1),r(.3,.9); return [box(0,r(1.2,1.55),.015,w,h,.03,Material('picture',(.02,.02,.02),r.color((0,.5),(.7,.98)),r(.1,.45),r()))]
 

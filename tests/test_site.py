@@ -502,7 +502,8 @@ def test_import_is_light():
 
 
 def test_a_flat_picture_stands_upright():
-    z = np.zeros((20, 30)); z[0] = 1                         # Plotly draws row 0 at the bottom
+    z = np.zeros((20, 30))
+    z[0] = 1                                                 # Plotly draws row 0 at the bottom
     img = painted(go.Figure(go.Heatmap(z=z)).update_layout(yaxis=dict(scaleanchor="x")))
     rows = np.where((abs(img[..., :3] - [253, 231, 36]) < 12).all(-1).any(1))[0]
     assert len(rows) and rows.min() > img.shape[0] / 2
