@@ -222,7 +222,7 @@ def photos_in(source): # -> iterator over (name, photo, camera or None), how man
     if isinstance(source, (str,Path)):
         p = Path(source)
         if not p.exists(): raise FileNotFoundError(f"no such folder or file: {p}")
-        if p.suffix.lower() in FILM_SUFFIXES: return _video(p)
+        if p.is_file() and p.suffix.lower() in FILM_SUFFIXES: return _video(p)
         source = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.') if p.is_dir() else [p]
         if not source: raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
     if getattr(source, 'ndim', 4)!=4 or not hasattr(source, '__iter__'): raise ValueError(f"photos come from a folder, a film, a list of files, or anything that yields photos, got {type(source).__name__}: one photo goes to predict")

@@ -565,6 +565,9 @@ def test_a_photo_is_a_photo_whatever_its_name(tmp_path):
         assert got.camera == want.camera and np.array_equal(got.depth_m, want.depth_m)
     (tmp_path / "b").unlink()
     assert [n for n, _ in q.stream(tmp_path, progress=False)] == ["a", "b"]
+    (tmp_path / "a.mov").mkdir()                                  # a folder is a folder, whatever its name
+    (tmp_path / "a.mov" / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    assert [n for n, _ in q.stream(tmp_path / "a.mov", progress=False)] == ["c"]
 
 
 def test_a_film_that_breaks_off_says_so(tmp_path):
