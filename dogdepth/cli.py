@@ -299,7 +299,7 @@ def train_config(a)->'TrainConfig':
 
 # %% ../nbs/16_cli.ipynb #c043
 def do_train(a):
-    from dogdepth.train import check_settings, fit, make_datasets, team
+    from dogdepth.train import check_settings, fit, leave, make_datasets, team
     say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
     cfg = train_config(a); check_settings(cfg); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
     train,valid = make_datasets(cfg)
@@ -312,6 +312,7 @@ def do_train(a):
     last = run.history[-1] if run.history else {}
     say('  '.join(f"{k} {v}" for k,v in last.items() if k in ('epoch','loss','valid_abs_rel','valid_rmse','valid_delta1')))
     say(f"weights: {run.path}; use them with --weights {run.path}")
+    leave()
 
 # %% ../nbs/16_cli.ipynb #c045
 def check_flags(p): p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')

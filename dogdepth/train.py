@@ -7,10 +7,11 @@ __all__ = ['WHOLE', 'RANGES', 'SOFTEST', 'FREE', 'BEFORE', 'EXTRA', 'lr_at', 'Mo
            'check_settings', 'report', 'v100', 'zoom_matrix', 'zoom_camera', 'zoom_item', 'recolour', 'soft_kernel',
            'soften', 'answer_box', 'show_answer', 'draw', 'augment', 'size_at', 'another', 'numbers', 'augment_batch',
            'Frames', 'make_optimizer', 'make_loss', 'best_device', 'check_device', 'amp_dtype', 'EMA', 'freeze_norms',
-           'team', 'join', 'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run', 'fitting_focal',
-           'laplace_nll', 'loss_of', 'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate', 'save_checkpoint',
-           'load_checkpoint', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed',
-           'make_datasets', 'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit', 'mix_weights']
+           'team', 'join', 'leave', 'mean_of_all', 'looking_again', 'recompute_blocks', 'beginning', 'Run',
+           'fitting_focal', 'laplace_nll', 'loss_of', 'train_step', 'mean_of', 'answer_at', 'check_truth', 'validate',
+           'save_checkpoint', 'load_checkpoint', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset',
+           'split_packed', 'make_datasets', 'epoch_batches', 'check_folder', 'write_log', 'start', 'end_epoch', 'fit',
+           'mix_weights']
 
 # %% ../nbs/09_train.ipynb #c002
 import csv, io, json, math, os, shutil, time
@@ -376,6 +377,10 @@ def join(device:str):
     if team()[1]==1 or dist.is_initialized(): return
     if device=='cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     dist.init_process_group('nccl' if device=='cuda' else 'gloo', timeout=timedelta(hours=2)) # rank 0 validates, the others wait
+
+def leave():
+    "Wait for the other processes, then part: one that just ends while another still works can abort."
+    if dist.is_initialized(): dist.barrier(); dist.destroy_process_group()
 
 def mean_of_all(d:dict)->dict:
     "The mean of each number over all processes."
