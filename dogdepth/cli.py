@@ -365,7 +365,7 @@ def export_flags(p):
     p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help='pixels the file will look at (default: what the network was trained at)')
     small = p.add_mutually_exclusive_group()
     small.add_argument('--half', action='store_true', help='store the weights in 16 bits: half the file, for browsers')
-    small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, more than half as fast again, a little less exact')
+    small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, about half as fast again, a little less exact')
     p.add_argument('--weights', default='default', metavar='W', help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
 def do_export(a):
     from dogdepth.predict import export_onnx

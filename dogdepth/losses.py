@@ -133,6 +133,9 @@ class DepthLoss(nn.Module):
         return sum(self.w[k]*d[k] for k in self.terms), {k:v.detach() for k,v in d.items()}
 
 # %% ../nbs/07_losses.ipynb #c091
+def _check_lam(lam):
+    if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
+
 def silog(
     pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
     mask:Tensor|None=None,      # bool, where the target counts
@@ -141,8 +144,7 @@ def silog(
     eps:float=1e-6,             # under the root: a perfect prediction keeps a finite gradient
 )->Tensor:                      # (B,)
     "Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq. 4); nan where a prediction that counts is not above 0."
-    if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
-    mask = _check(pred, target, mask)
+    _check_lam(lam); mask = _check(pred, target, mask)
     g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
     m = masked_mean(g, mask)
     var = masked_mean((g-m.view(-1,1,1,1))**2, mask)                 # no difference of large numbers
@@ -164,8 +166,7 @@ def grad_matching(
 class LogDepthLoss(nn.Module):
     "The modern comparison: SILog plus gradient matching, both on log depth; 0 for a perfect match."
     def __init__(self, lam:float=.5, grad_weight:float=.5):
-        super().__init__()
-        if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
+        super().__init__(); _check_lam(lam)
         self.lam,self.grad_weight = lam,grad_weight
     def forward(self, pred:Tensor, target:Tensor, mask:Tensor|None=None): # total, dict(silog, grad)
         mask = _check(pred, target, mask)
