@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MOTORCYCLE', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'MM16_MAX_M', 'NYU_CAMERA', 'MOTORCYCLE_CAMERA',
            'data_root', 'read_image', 'motorcycle', 'check_units', 'read_depth', 'valid_mask', 'show_depth',
-           'check_metres', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera']
+           'check_metres', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera', 'default_camera']
 
 # %% ../nbs/00_depth.ipynb #c002
 import os, warnings
@@ -282,3 +282,10 @@ class Camera(Intrinsics):
 
 NYU_CAMERA = Camera(518.85790117, 519.46961112, 325.58244941, 253.73616633, 480, 640) # Silberman et al. 2012, toolbox
 MOTORCYCLE_CAMERA = Camera(MOTORCYCLE['fx'], MOTORCYCLE['fx'], MOTORCYCLE['cx'], MOTORCYCLE['cy'], 500, 741)
+
+# %% ../nbs/00_depth.ipynb #c070b
+def default_camera(height:int, width:int)->Camera:
+    "The camera assumed of a photo that does not say: NYU's on 4:3 pictures, else NYU's field of view (63 degrees) along the longer side."
+    if 4*height==3*width: return NYU_CAMERA.resize(height, width)
+    f = NYU_CAMERA.fx/NYU_CAMERA.width*max(height, width)
+    return Camera(f, f, (width-1)/2, (height-1)/2, height, width)

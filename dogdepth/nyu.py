@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
-from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, read_depth, read_image, valid_mask, write_depth
+from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, default_camera, read_depth, read_image, valid_mask, write_depth
 
 # %% ../nbs/02_nyu.ipynb #c014
 def nyu_levels(depth)->np.ndarray: # (H,W) metres -> (H,W) uint8, 0 = no reading
@@ -673,7 +673,7 @@ class FolderDepth(_Frames):
         depth='*.png',        # likewise; two lists are taken in their order
         scale:float|None=None,# metres per unit of the depth files: 0.001 for millimetres
         encoding='auto',      # or a name from `dogdepth.depth.ENCODINGS`
-        camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: NYU's 63 degrees, along the longer side
+        camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: `default_camera`
         self.root = Path(root)
         if not self.root.is_dir(): raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
         check_units(encoding, scale); self.encoding,self.scale,self.camera = encoding,scale,camera
@@ -692,7 +692,7 @@ class FolderDepth(_Frames):
         return _item(f, image, depth, self._camera(h,w))
     def _camera(self, h, w):
         c = self.camera
-        if c is None: f = NYU_CAMERA.fx/NYU_CAMERA.width*max(h,w); return Camera(f, f, (w-1)/2, (h-1)/2, h, w)
+        if c is None: return default_camera(h, w)
         if not isinstance(c, Camera): return Camera.from_fov(c, h, w)
         _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
         return c # `_item` resizes it

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'PHOTO_SUFFIXES', 'FILM_SUFFIXES',
-           'CALIBRATION_ROOMS', 'ENGINES', 'PEERS', 'as_rgb', 'network_size', 'exif_focal', 'default_camera',
-           'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor', 'stream', 'export_onnx',
-           'bench_model', 'format_model_rows']
+           'CALIBRATION_ROOMS', 'ENGINES', 'PEERS', 'as_rgb', 'network_size', 'exif_focal', 'load_photo', 'Prediction',
+           'predict_maps', 'OnnxNet', 'photos_in', 'Predictor', 'stream', 'export_onnx', 'bench_model',
+           'format_model_rows', 'default_camera']
 
 # %% ../nbs/12_predict.ipynb #c002
 import json, re, subprocess, sys, tempfile, time, warnings
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image, ImageOps
-from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, read_image
+from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, default_camera, read_image
 from .dog import network_planes
 
 # %% ../nbs/12_predict.ipynb #c008
@@ -90,11 +90,7 @@ def exif_focal(
     return float(f) if f and _a_lens(f, width) else None
 
 # %% ../nbs/12_predict.ipynb #c022
-def default_camera(height:int, width:int)->Camera:
-    "The camera assumed of a photo that does not say: NYU's on 4:3 pictures, else NYU's field of view (63 degrees) along the longer side."
-    if 4*height==3*width: return NYU_CAMERA.resize(height, width)
-    f = NYU_CAMERA.fx/NYU_CAMERA.width*max(height, width)
-    return Camera(f, f, (width-1)/2, (height-1)/2, height, width)
+_all_ = ['default_camera'] # of 00_depth: NYU's lens, where nothing else is known
 
 # %% ../nbs/12_predict.ipynb #c023
 def load_photo(

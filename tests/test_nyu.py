@@ -15,7 +15,7 @@ import pytest
 from scipy.io import savemat
 
 import dogdepth.nyu as nyu
-from dogdepth.depth import NYU_CAMERA, NYU_MAX_M, Camera, read_depth, read_image
+from dogdepth.depth import NYU_CAMERA, NYU_MAX_M, Camera, default_camera, read_depth, read_image
 from dogdepth.nyu import (
     DEFECTS, LISTS, SAMPLES, FolderDepth, NYUDepth, NYULabeled, PackedDepth, check_dataset, fetch, fetch_labeled, fingerprint,
     nyu_levels, pack, pair_files, place, read_list, resize_item, sample_frames, val_places, write_nyu,
@@ -682,7 +682,7 @@ def test_folder_items(folder):
     assert len(ds) == 2 and [it["name"] for it in ds] == ["2", "10"] and ds.scenes == ["mine"] and "2 frames" in repr(ds)
     it = ds[0]
     assert np.abs(it["depth"] - room(2)["depth"]).max() < 0.00051 and it["image"].shape == (H, W, 3)
-    assert it["camera"] == Camera.from_fov(NYU_CAMERA.fov_deg, H, W) and set(it) == {"image", "depth", "camera", "scene", "name"}
+    assert it["camera"] == default_camera(H, W) and set(it) == {"image", "depth", "camera", "scene", "name"}
 
 
 def test_folder_units(folder):
@@ -1000,12 +1000,11 @@ def test_settings_are_refused_when_the_folder_is_opened(root):
 
 
 def test_frames_without_a_camera_have_the_lens_that_predict_assumes(tmp_path):
-    from dogdepth.predict import default_camera
-    for h, w in ((64, 48), (40, 60)):
+    for h, w in ((64, 48), (40, 60), (48, 64)):
         folder = tmp_path / f"{h}"
         put(folder / "a.jpg", np.zeros((h, w, 3), np.uint8))
         put(folder / "a.png", np.full((h, w), 2000, np.uint16))
-        assert FolderDepth(folder)[0]["camera"].focal == pytest.approx(default_camera(h, w).focal)
+        assert FolderDepth(folder)[0]["camera"] == default_camera(h, w)
 
 
 def test_packed_again_it_still_says_where_it_is_from(root, tmp_path):
