@@ -303,7 +303,8 @@ def do_train(a):
     say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
     cfg = train_config(a); check_settings(cfg); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
     train,valid = make_datasets(cfg)
-    say(f"{cfg.arch} on {len(train)} frames, {len(valid or ())} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
+    frames = f"{cfg.limit} of {len(train)}" if 0<cfg.limit<len(train) else len(train)
+    say(f"{cfg.arch} on {frames} frames{f' and {cfg.extra}' if cfg.extra else ''}, {len(valid or ())} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
     try: run = fit(cfg, train, valid, resume=a.resume, progress=sys.stderr.isatty())
     except KeyboardInterrupt: say(f"go on later with: dogdepth train --out {out} --resume" if (out/'last.safetensors').exists() else "nothing was saved yet"); raise
     finally:

@@ -723,14 +723,16 @@ def test_bench_model(capsys, monkeypatch, tmp_path):
     assert main(["bench", "model"]) == 0 and seen == [(2, str(tmp_path)), ("training", 2, str(tmp_path)), (9, None), ("training", 9, None)]
 
 
-@pytest.mark.parametrize("rank,says", [("0", "on 9 frames, 0 to validate"), ("1", "")])
-def test_train_on_all_frames_and_with_one_voice(capsys, monkeypatch, tmp_path, rank, says):
+@pytest.mark.parametrize("rank,more,says", [
+    ("0", [], "on 9 frames, 0 to validate"), ("0", ["--limit", "4", "--extra", "lenses"], "on 4 of 9 frames and lenses, 0 to validate"),
+    ("0", ["--limit", "9"], "on 9 frames, 0"), ("1", [], "")])
+def test_train_says_on_what_and_with_one_voice(capsys, monkeypatch, tmp_path, rank, more, says):
     from types import SimpleNamespace
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
     monkeypatch.setenv("RANK", rank)
     got = []
     monkeypatch.setattr("dogdepth.train.fit", lambda cfg, train, valid, **kw: got.append((len(train), valid)) or SimpleNamespace(history=[], path="there"))
-    assert main(["train", "--split-by", "none", "--rooms", "8", "--height", "48", "--width-px", "64", "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", "--split-by", "none", "--rooms", "8", "--height", "48", "--width-px", "64", "--out", str(tmp_path / "run"), *more]) == 0
     out = capsys.readouterr().out
     assert got == [(9, None)] and says in out and bool(out) == (rank == "0")
 
