@@ -295,7 +295,7 @@ def seeds_table(
     keys=('abs_rel','rmse','delta1'), level:float=.95,
 )->str:         # Markdown
     "Mean ± half-width over seeds, one line for each recipe; all must have been measured alike."
-    what = lambda e: {k:v for k,v in e.protocol.items() if k not in ('weights','source')}
+    what = lambda e: {k:v for k,v in e.protocol.items() if k not in ('weights','source','input_size')} # these belong to what is measured
     every = [e for es in runs.values() for e in es]
     for e in every:
         if what(e)!=what(every[0]): raise ValueError(f"these runs were not measured alike: {what(e)} and {what(every[0])}")
