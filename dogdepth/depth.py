@@ -9,7 +9,7 @@ __all__ = ['MAX_PIXELS', 'MOTORCYCLE', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'M
 
 # %% ../nbs/00_depth.ipynb #c002
 import os, warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -216,6 +216,7 @@ class Intrinsics:
     cy:float
     height:int   # the image it belongs to
     width:int
+    source:str=field(default='given', compare=False, repr=False) # where the lens was learned: 'given', 'exif' or 'assumed'
 
     def __post_init__(self): _check_camera(self)
     @classmethod
@@ -286,6 +287,6 @@ MOTORCYCLE_CAMERA = Camera(MOTORCYCLE['fx'], MOTORCYCLE['fx'], MOTORCYCLE['cx'],
 # %% ../nbs/00_depth.ipynb #c070b
 def default_camera(height:int, width:int)->Camera:
     "The camera assumed of a photo that does not say: NYU's on 4:3 pictures, else NYU's field of view (63 degrees) along the longer side."
-    if 4*height==3*width: return NYU_CAMERA.resize(height, width)
+    if 4*height==3*width: return replace(NYU_CAMERA.resize(height, width), source='assumed')
     f = NYU_CAMERA.fx/NYU_CAMERA.width*max(height, width)
-    return Camera(f, f, (width-1)/2, (height-1)/2, height, width)
+    return Camera(f, f, (width-1)/2, (height-1)/2, height, width, source='assumed')
