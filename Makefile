@@ -19,7 +19,7 @@ endif
 # One thread per process (JOBS of them run side by side), and nothing of the caller's that changes what a test sees.
 CLEAN := env -u PYTHONPATH -u PYTHONSTARTUP -u PYTHONHASHSEED -u PLOTLY_RENDERER -u IN_TEST MPLBACKEND=agg OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-all lab docs site bench clean
+.PHONY: help setup demo test test-data test-all lab docs site bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,13 +31,14 @@ setup: $(READY) ## the virtual environment alone
 demo: $(READY) ## a photo becomes a depth map and a room you can turn: writes out/index.html
 	$(BIN)/dogdepth demo --out out
 
-test: $(READY) ## all notebooks, then the tests (about ten minutes on two cores)
-	@$(call notebooks,)
-	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --hypothesis-profile=fixed
+test: $(READY) ## every notebook, then the tests; what failed, and how to run just that, comes last
+	@$(CLEAN) $(BIN)/python tools/check.py --jobs $(JOBS)
 
-test-all: $(READY) ## the same with the slow cells and the slow tests
-	@$(call notebooks,slow)
-	@$(CLEAN) $(BIN)/python -m pytest -q -n $(JOBS)
+test-data: $(READY) ## with DOGDEPTH_DATA: the notebooks, and the tests that real data changes
+	@$(CLEAN) $(BIN)/python tools/check.py --jobs $(JOBS) --data
+
+test-all: $(READY) ## the same as test with the slow cells and the slow tests
+	@$(CLEAN) $(BIN)/python tools/check.py --jobs $(JOBS) --all
 
 lab: $(READY) ## open the course in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=nbs
@@ -53,14 +54,6 @@ bench: $(READY) ## time the filter on this machine
 
 clean: ## remove what the targets made, .venv included
 	rm -rf .venv out _docs nbs/_docs build *.egg-info .pytest_cache .hypothesis .ruff_cache
-
-# Every notebook in a process of its own (nbdev_test reuses its workers, and module attributes and environment variables
-# leak from one notebook to the next), JOBS at a time; all of them run even if one fails. $(1): flags of cells to run too.
-define notebooks
-echo "notebooks, $(JOBS) at a time"; ls nbs/*.ipynb > .venv/.notebooks && $(CLEAN) xargs -P $(JOBS) -I{} < .venv/.notebooks sh -c \
-  't=$$(date +%s); if $(BIN)/nbdev_test --n_workers 0 --flags "$(1)" --path {} >/dev/null; then r=passed; else r=FAILED; fi; \
-   echo "  {} $$r in $$(($$(date +%s)-t)) s"; [ $$r = passed ]'
-endef
 
 # Set-up runs once, and again when one of these files or a knob changes. PyTorch goes first and alone, so that TORCH and
 # TORCH_INDEX concern it and nothing else; everything else is pinned by constraints.txt.

@@ -20,6 +20,13 @@ def data():
     return root
 
 
+def pytest_collection_modifyitems(items):
+    "Tests that ask for real data carry the mark `data`: they are what `make test-data` runs."
+    for item in items:
+        if "data" in getattr(item, "fixturenames", ()) and "data" not in getattr(getattr(item, "callspec", None), "params", ()):
+            item.add_marker(pytest.mark.data)
+
+
 def allowed_skips():
     "The tests (node ids without parameters) that may be skipped even where there is data; `#` starts the reason."
     lines = Path(__file__).with_name("allowed_skips.txt").read_text(encoding="utf-8").splitlines()
