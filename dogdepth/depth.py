@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MOTORCYCLE', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'MM16_MAX_M', 'NYU_CAMERA', 'MOTORCYCLE_CAMERA',
-           'data_root', 'read_image', 'motorcycle', 'check_units', 'read_depth', 'valid_mask', 'show_depth',
-           'check_metres', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera', 'default_camera']
+           'data_root', 'read_image', 'motorcycle', 'check_units', 'check_levels', 'read_depth', 'valid_mask',
+           'show_depth', 'check_metres', 'mm16', 'write_depth', 'temporary_beside', 'atomic_write', 'Intrinsics',
+           'Camera', 'default_camera']
 
 # %% ../nbs/00_depth.ipynb #c002
-import os, warnings
+import os, secrets, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
@@ -97,22 +99,85 @@ def _stored(path):
 
 def check_units(encoding, scale):
     "Refuse what `read_depth` cannot read by; a folder asks when it is opened, not at its first frame."
-    if scale is not None and encoding!='auto': raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
-    if encoding not in ('auto',*ENCODINGS): raise ValueError(f"encoding should be 'auto' or one of {sorted(ENCODINGS)}, got {encoding!r}")
-    if scale is not None and not (isinstance(scale, Real) and 0<scale<np.inf): raise ValueError(f"scale should be metres per unit, above 0 (0.001 for millimetres), got {scale!r}")
+    if scale is not None and encoding!='auto':
+        raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
+    if encoding not in ('auto','nyu',*ENCODINGS):
+        raise ValueError(f"encoding should be 'auto' or one of {sorted((*ENCODINGS,'nyu'))}, got {encoding!r}")
+    if scale is not None and not (isinstance(scale, Real) and 0<scale<np.inf):
+        raise ValueError(f"scale should be metres per unit, above 0 (0.001 for millimetres), got {scale!r}")
+
+def _in_nyu(path): return bool({'nyu2_train','nyu2_test'} & set(Path(path).absolute().parts))
+
+def _refuse_levels(path):
+    raise ValueError(f"{path} has 8 bits a pixel, and nothing says what a level is worth: name it, encoding='nyu8' (255 = {NYU_MAX_M} m), "
+                     "encoding='level8' (255 = 10 m), or scale= metres per level")
+
+def check_levels(path):
+    "Refuse a depth file of 8 bits outside the folders of NYU's Kaggle edition, by its first bytes; what cannot be read says so later."
+    if _in_nyu(path):
+        return
+    try:
+        if Path(path).suffix.lower()=='.npy':
+            bits = 8*np.load(path, mmap_mode='r', allow_pickle=False).dtype.itemsize
+        else:
+            with Image.open(path) as im:
+                bits = 8 if im.mode=='L' else 16
+    except Exception:
+        return
+    if bits==8:
+        _refuse_levels(path)
+
+# %% ../nbs/00_depth.ipynb #c023b
+def _no_reading(v, invalid):
+    "(H,W) bool: where a stored number is no distance. Not above 0, not finite, or one of the marks `invalid`."
+    hole = ~((v>0)&np.isfinite(v))
+    if invalid is None and v.dtype.kind=='f':
+        invalid = 65535
+    elif invalid is None and v.dtype.itemsize>1:
+        top = v.max(initial=0)
+        invalid = [np.iinfo(v.dtype).max] + [65535]*int(top==65535) # 16 bits may lie in a wider type
+    try:
+        marks = np.atleast_1d(np.asarray([] if invalid is None else invalid, float))
+    except (TypeError, ValueError):
+        raise ValueError(f"invalid should be a stored number that means 'no reading', or several, got {invalid!r}") from None
+    for mark in marks:
+        hole |= v==mark
+    return hole
+
+def _auto_encoding(path, v, encoding):
+    if v.dtype.itemsize>1:
+        return 'm' if v.dtype.kind=='f' else 'mm16'
+    if encoding=='auto' and not _in_nyu(path):
+        _refuse_levels(path)
+    return 'nyu8'
+
+def _check_guess(path, v, depth):
+    "Refuse or doubt a unit that nobody named, where the distances speak against it."
+    seen = depth[depth>0]
+    if seen.size and (m:=np.median(seen))>100:
+        raise ValueError(f"{path}: half of the readings would lie beyond {m:.4g} m, farther than depth cameras see: are these millimetres? "
+                         "Name the unit: scale=0.001, or encoding='m' if they are metres")
+    if seen.size and v.dtype.kind in 'ui' and v.dtype.itemsize>1 and v[depth>0].max()<256:
+        warnings.warn(f"{path} has {8*v.dtype.itemsize} bits a pixel but no number above 255, so that all of it would lie within 0.26 m: "
+                      "if these are no millimetres, name the encoding or the scale", stacklevel=3)
 
 def read_depth(
     path,                   # PNG (8 or 16 bits), TIFF (float), or .npy
-    encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 8 bits are nyu8, 16 bits mm16, floats metres
+    encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 16 bits are mm16, floats metres, 8 bits nyu8 inside nyu2_train/; 'nyu': so everywhere
     scale:float|None=None,  # metres per unit, instead of an encoding
+    invalid=None,           # stored numbers that mean "no reading" beside 0; None: the most an integer of 16 bits or more holds (65535); (): none
 )->np.ndarray:              # (H,W) float32 z-depth in metres; 0 = no reading
-    "Read a depth file in metres (one data set, two units: report §2.1)."
-    check_units(encoding, scale); v = _stored(path)
-    if encoding in ('nyu8','level8') and v.dtype!=np.uint8: raise ValueError(f"{path} holds {v.dtype} values, and {encoding!r} reads 8-bit levels: leave it 'auto', or name the unit ('mm16', 'tum16', 'm')")
-    auto = 'nyu8' if v.dtype==np.uint8 else 'm' if v.dtype.kind=='f' else 'mm16'
-    to_metres = ENCODINGS[auto if encoding=='auto' else encoding] if scale is None else lambda v: v*scale
-    d = v.astype(np.float32)
-    return np.where((d>0)&np.isfinite(d), to_metres(d), 0).astype(np.float32)
+    "Read a depth file in metres (one data set, two units: report §2.1). `ValueError` where no unit is named and none fits."
+    check_units(encoding, scale)
+    v = _stored(path)
+    if encoding in ('nyu8','level8') and v.dtype!=np.uint8:
+        raise ValueError(f"{path} holds {v.dtype} values, and {encoding!r} reads 8-bit levels: leave it 'auto', or name the unit ('mm16', 'tum16', 'm')")
+    guess = scale is None and encoding in ('auto','nyu')
+    to_metres = (lambda x: x*scale) if scale is not None else ENCODINGS[_auto_encoding(path, v, encoding) if guess else encoding]
+    depth = np.where(_no_reading(v, invalid), 0, to_metres(np.where(np.isfinite(v), v, 0).astype(np.float32))).astype(np.float32)
+    if guess:
+        _check_guess(path, v, depth)
+    return depth
 
 # %% ../nbs/00_depth.ipynb #c028
 DEPTH_CAP = (1e-3, 10.) # metres: the range in which NYU is scored
@@ -160,38 +225,82 @@ def check_metres(
     if 'float' not in str(depth.dtype): raise ValueError(f"depth should be metres as floats, got {depth.dtype}: a file's raw numbers become metres in `read_depth`")
 
 # %% ../nbs/00_depth.ipynb #c041
-MM16_MAX_M = 65.535 # metres: the most that 16 bits of millimetres hold
+MM16_MAX_M = 65.534 # metres: the most that 16 bits of millimetres hold; one more, 65535, is a mark for "no reading"
+
+def mm16(
+    depth, # (H,W) metres; 0 = no reading
+)->np.ndarray: # (H,W) uint16 millimetres
+    "Depth in the numbers of a 16-bit file. What lies beyond `MM16_MAX_M` is stored as that, with a warning."
+    ok = valid_mask(depth, (0,np.inf))
+    far = ok & (depth>MM16_MAX_M+.0005)
+    if far.any():
+        warnings.warn(f"{far.sum()} of {ok.sum()} readings lie beyond {MM16_MAX_M} m, where 16-bit millimetres end: stored as {MM16_MAX_M} m", stacklevel=3)
+    return np.where(ok, np.rint(np.clip(np.where(ok, depth, 0), 0, MM16_MAX_M)*1000), 0).astype(np.uint16)
 
 def write_depth(
     path,             # .png
-    depth:np.ndarray, # (H,W) metres; 0 = no reading; what is farther than 65.535 m is written as 65.535 m
+    depth:np.ndarray, # (H,W) metres; 0 = no reading; what is farther than 65.534 m is written as 65.534 m, with a warning
+    clamp:bool=False, # True: so even where most is farther; False: then refuse, as that is what millimetres look like
 ):
     "Write depth as a 16-bit millimetre PNG, all or nothing; `read_depth` gives it back within half a millimetre."
     depth = np.asarray(depth)
-    if Path(path).suffix.lower()!='.png': raise ValueError(f"depth is written as a 16-bit .png, got {Path(path).name!r} (`np.save` keeps metres as floats)")
-    if depth.ndim!=2 or not depth.size: raise ValueError(f"depth should be (H,W) metres, got {depth.shape}")
+    if Path(path).suffix.lower()!='.png':
+        raise ValueError(f"depth is written as a 16-bit .png, got {Path(path).name!r} (`np.save` keeps metres as floats)")
+    if depth.ndim!=2 or not depth.size:
+        raise ValueError(f"depth should be (H,W) metres, got {depth.shape}")
     check_metres(depth)
-    ok = valid_mask(depth, (0,np.inf))
-    if 2*(depth[ok]>MM16_MAX_M).sum()>ok.sum(): raise ValueError(f"most of this depth lies beyond {MM16_MAX_M} m, where 16-bit millimetres end: are these millimetres? Divide them by 1000")
-    mm = np.where(ok, np.rint(np.clip(depth, 0, MM16_MAX_M)*1000), 0).astype(np.uint16)
-    ok,buf = cv2.imencode('.png', mm)
-    if not ok: raise ValueError(f"a depth map of shape {depth.shape} could not be coded as PNG")
+    seen = depth[valid_mask(depth, (0,np.inf))]
+    if not clamp and 2*(seen>MM16_MAX_M+.0005).sum()>seen.size:
+        raise ValueError(f"most of this depth lies beyond {MM16_MAX_M} m, where 16-bit millimetres end: are these millimetres? Divide them by 1000 (or clamp=True, if they are metres)")
+    ok,buf = cv2.imencode('.png', mm16(depth))
+    if not ok:
+        raise ValueError(f"a depth map of shape {depth.shape} could not be coded as PNG")
     atomic_write(path, buf.tobytes())
 
 # %% ../nbs/00_depth.ipynb #c042
-def atomic_write(path, data:bytes):
-    "Write a file under a temporary name and move it into place: a reader sees all of it or none. A link is followed, and an old file's permissions stay; into what is no file (a pipe, a device) the bytes go as they are."
+def _is_stream(path):
+    "A pipe or a device: bytes go into it as they are, and nothing can take its place."
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+def _settle(tmp, path):
+    "The finished file `tmp` takes the place of `path`, with the permissions of the file that stood there."
+    with open(tmp, 'rb+') as f:
+        os.fsync(f.fileno())
+    if path.exists():
+        os.chmod(tmp, path.stat().st_mode&0o777)
+    os.replace(tmp, path)
+
+@contextmanager
+def temporary_beside(
+    path,       # the file to write; a link is followed, so that what it points to is replaced
+    suffix=None # of the temporary name; default: that of `path`, so that an encoder knows its format
+):              # yields a `Path` in the same folder, which does not exist yet: write the whole file there
+    """Write a file under a temporary name that moves into place when the block ends, and goes when it fails: a reader sees all of it or none.
+
+    The name is short and random, so any legal `path` works, and so do threads and processes side by side. The permissions of an old file stay.
+    A pipe or a device is yielded itself. Raises `FileNotFoundError` without the folder, `IsADirectoryError` where `path` is one."""
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with open(path,'wb') as f: f.write(data)
+    if _is_stream(path):
+        yield path
         return
-    path = Path(os.path.realpath(path)); tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {real.parent if path.is_symlink() else path.parent}")
+    if real.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    suffix = real.suffix if suffix is None else suffix
+    tmp = real.with_name(f".{secrets.token_hex(6)}{suffix if len(os.fsencode(suffix))<=16 else ''}")
     try:
-        with open(tmp,'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        if path.exists(): os.chmod(tmp, path.stat().st_mode&0o777)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+        yield tmp
+        _settle(tmp, real)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+def atomic_write(path, data:bytes):
+    "Write a file all or nothing, through `temporary_beside`; into a pipe or a device the bytes go as they are."
+    with temporary_beside(path, suffix='.part') as tmp:
+        with open(tmp, 'wb') as f:
+            f.write(data)
 
 # %% ../nbs/00_depth.ipynb #c045
 def _check_camera(c):

@@ -5,17 +5,21 @@
 # %% auto #0
 __all__ = ['LISTS', 'SAMPLES', 'LABELED', 'SPLITS', 'DEFECTS', 'SAME_PICTURE', 'PLAUSIBLE_M', 'nyu_levels', 'write_nyu', 'Frame',
            'read_list', 'place', 'val_places', 'NYUDepth', 'resize_item', 'sample_frames', 'NYULabeled', 'fetch',
-           'fetch_labeled', 'pack', 'PackedDepth', 'Defect', 'DatasetReport', 'fingerprint', 'check_dataset',
-           'pair_files', 'FolderDepth']
+           'fetch_labeled', 'pack', 'PackedDepth', 'Defect', 'DatasetReport', 'fingerprint', 'check_dataset', 'times_s',
+           'nearest_pairs', 'pair_files', 'read_times', 'FolderDepth']
 
 # %% ../nbs/02_nyu.ipynb #c003
-import csv, errno, hashlib, os, re, shutil, sys, time
+import csv, errno, hashlib, os, re, shutil, sys, time, warnings
 from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
-from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_units, data_root, default_camera, read_depth, read_image, valid_mask, write_depth
+from .depth import Camera, NYU_CAMERA, NYU_MAX_M, atomic_write, check_levels, check_units, data_root
+from .depth import default_camera, mm16, read_depth, read_image, temporary_beside, valid_mask, write_depth
 
 # %% ../nbs/02_nyu.ipynb #c014
 def nyu_levels(depth)->np.ndarray: # (H,W) metres -> (H,W) uint8, 0 = no reading
@@ -128,9 +132,9 @@ def _find_root(root):
     raise FileNotFoundError(f"no NYU Depth folder at {root}: it {what}. Unpack the Kaggle edition there (kaggle.com/datasets/soumikrakshit/nyu-depth-v2), or write a small stand-in of rendered rooms: dogdepth data rooms {root} --n 100")
 
 # %% ../nbs/02_nyu.ipynb #c042
-def _read_pair(f, encoding='auto', scale=None):
+def _read_pair(f, encoding='auto', scale=None, invalid=None):
     "Photo and depth of one `Frame`; a fault in either names the row."
-    try: return read_image(f.rgb).copy(), read_depth(f.depth, encoding, scale)
+    try: return read_image(f.rgb).copy(), read_depth(f.depth, encoding, scale, invalid)
     except (ValueError,FileNotFoundError) as e: raise type(e)(f"{e} (row {f.at})") from None
 
 def _side(frames, root, split, split_by, seed):
@@ -179,7 +183,7 @@ class NYUDepth(_Frames):
 
     def __getitem__(self, i:int)->dict:
         f = self.frames[i]
-        image,depth = _read_pair(f, self.encoding)
+        image,depth = _read_pair(f, 'nyu' if self.encoding=='auto' else self.encoding)
         if image.shape[:2]!=depth.shape: raise ValueError(f"{f.rgb} is {image.shape[0]}x{image.shape[1]}, its depth {depth.shape[0]}x{depth.shape[1]} (row {f.at}): the two should be one size. See: dogdepth data check {self.root}")
         return _item(f, image, depth, self.camera)
     def __repr__(self): return f"NYUDepth({self.root.name!r}, split={self.split!r}, split_by={self.split_by!r}): {len(self)} frames, {len(self.scenes)} scenes"
@@ -321,7 +325,10 @@ def _pull(url, part, size, bar):
         if size is not None and total!=size: raise ValueError(f"{url} is {total:,} bytes long; {size:,} were expected: it is not the file we know")
         if total and (free:=shutil.disk_usage(part.parent).free)<total-have: raise OSError(errno.ENOSPC, f"{part.parent} has {free/1e9:.1f} GB free, {(total-have)/1e9:.1f} GB are needed")
         with open(part, 'ab' if have else 'wb') as f:
-            while chunk:=r.read(1<<18): f.write(chunk); have += len(chunk); bar(have)
+            while chunk:=r.read(1<<18):
+                f.write(chunk)
+                have += len(chunk)
+                bar(have)
     return total is None or have==total
 
 # %% ../nbs/02_nyu.ipynb #c083
@@ -339,6 +346,22 @@ def _attempt(url, part, size, bar):
         return str(e) or type(e).__name__
 
 # %% ../nbs/02_nyu.ipynb #c084
+@contextmanager
+def _one_at_a_time(folder):
+    "One download into a folder at a time, over threads and processes; where folders cannot be locked (Windows, some network disks) nobody waits."
+    try:
+        import fcntl
+        fd = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd) # and the lock goes
+
 def fetch(
     url:str,
     path,                             # where the file shall be
@@ -348,22 +371,39 @@ def fetch(
     progress=True,                    # a bar on stderr
 )->Path:
     "Download one file, all or nothing: `path.part` grows, survives a cut and is resumed; it gets its name when size and checksum are right."
-    path = Path(path); part = path.with_name(path.name+'.part')
-    if path.exists():
-        if fault:=_fault(path, size, sha256, md5): raise ValueError(f"{path} is there already but {fault}: move it away to fetch it again")
-        return path
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(path.parent):
+        if not path.exists():
+            return _fetch(url, path, dict(size=size, sha256=sha256, md5=md5), tries, wait, progress)
+    if fault:=_fault(path, size, sha256, md5):
+        raise ValueError(f"{path} is there already but {fault}: move it away to fetch it again")
+    return path
+
+def _fetch(url, path, promised, tries, wait, progress):
+    size = promised['size']
+    short = hashlib.md5(path.name.encode(), usedforsecurity=False).hexdigest()[:12]
+    part = path.with_name(f'{path.name}.part' if len(os.fsencode(path.name))<=250 else f'.{short}.part')
     bar,failed = _bar(path.name, size or 0, 'bytes', progress and size),0
     while True:
         before = part.stat().st_size if part.exists() else 0
-        if size is not None and before>size: part.unlink(); before = 0
-        if size is not None and before==size: break
+        if size is not None and before>size:
+            part.unlink()
+            before = 0
+        if size is not None and before==size:
+            break
         why = _attempt(url, part, size, bar)
-        if not why: break
+        if not why:
+            break
         failed = 0 if part.exists() and part.stat().st_size>before else failed+1
-        if failed>=tries: raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). {f'What came is kept in {part}: run it again to go on from there' if part.exists() else 'Nothing came'}")
-        if failed: time.sleep(wait*2**(failed-1))
-    if fault:=_fault(part, size, sha256, md5): part.unlink(); raise ValueError(f"{url} came in whole but {fault}: thrown away, as it is not the file we know")
+        if failed>=tries:
+            kept = f'What came is kept in {part}: run it again to go on from there' if part.exists() else 'Nothing came'
+            raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). {kept}")
+        if failed:
+            time.sleep(wait*2**(failed-1))
+    if fault:=_fault(part, **promised):
+        part.unlink()
+        raise ValueError(f"{url} came in whole but {fault}: thrown away, as it is not the file we know")
     os.replace(part, path)
     return path
 
@@ -393,24 +433,22 @@ def pack(
     if not n: raise ValueError("nothing to pack: the data set is empty")
     if size is not None and (np.shape(size)!=(2,) or min(size)<1 or any(s%1 for s in size)): raise ValueError(f"size should be (H,W) in pixels, 1 or more each, got {size if np.isscalar(size) else tuple(size)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp,bar = path.with_name(f'.{path.name}.{os.getpid()}.part'),_bar(f'pack {path.name}', n, 'frames', progress)
-    try:
-        with h5py.File(tmp, 'w') as f:
-            f.attrs['format'],f.attrs['source'] = 'dogdepth-packed-1',dataset.file.attrs['source'] if isinstance(dataset, PackedDepth) else repr(dataset) # packed again, it still says where it is from
-            for k in ('scene','name'): f.create_dataset(k, (n,), h5py.string_dtype())
-            for i in range(n):
-                it = dataset[i]
-                h,w = size = tuple(size or it['depth'].shape)
-                it = resize_item(it, h, w)
-                if i==0:
-                    f.create_dataset('image', (n,h,w,3), 'u1', chunks=(1,h,w,3)); f.create_dataset('camera', (n,6), 'f8')
-                    f.create_dataset('depth', (n,h,w), 'u2', chunks=(1,h,w), compression='gzip', compression_opts=1, shuffle=True)
-                z = np.where(valid_mask(it['depth'], (0,np.inf)), it['depth'], 0)
-                f['image'][i],f['depth'][i] = it['image'],np.rint(np.clip(z,0,65.535)*1000).astype(np.uint16)
-                f['camera'][i],f['scene'][i],f['name'][i] = [getattr(it['camera'],k) for k in _CAM],it['scene'] or '',it['name']
-                bar(i+1)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    bar = _bar(f'pack {path.name}', n, 'frames', progress)
+    with temporary_beside(path, suffix='.part') as tmp, h5py.File(tmp, 'w') as f:
+        # packed again, it still says where it is from
+        f.attrs['format'],f.attrs['source'] = 'dogdepth-packed-1',dataset.file.attrs['source'] if isinstance(dataset, PackedDepth) else repr(dataset)
+        for k in ('scene','name'): f.create_dataset(k, (n,), h5py.string_dtype())
+        for i in range(n):
+            it = dataset[i]
+            h,w = size = tuple(size or it['depth'].shape)
+            it = resize_item(it, h, w)
+            if i==0:
+                f.create_dataset('image', (n,h,w,3), 'u1', chunks=(1,h,w,3))
+                f.create_dataset('camera', (n,6), 'f8')
+                f.create_dataset('depth', (n,h,w), 'u2', chunks=(1,h,w), compression='gzip', compression_opts=1, shuffle=True)
+            f['image'][i],f['depth'][i] = it['image'],mm16(it['depth'])
+            f['camera'][i],f['scene'][i],f['name'][i] = [getattr(it['camera'],k) for k in _CAM],it['scene'] or '',it['name']
+            bar(i+1)
     return path
 
 # %% ../nbs/02_nyu.ipynb #c092
@@ -538,7 +576,7 @@ def _inspect(f, split, max_holes):
     "(defects as (kind, path, message), size, fingerprint, hash of the photo's bytes) of one frame; None for what could not be had."
     n = [re.findall(r'\d+', p.stem)[-1:] for p in (f.rgb,f.depth)]
     found = [('wrong-pair', f.rgb, f"is listed with {f.depth.name}")] if n[0]!=n[1] else []
-    (k1,m1,image),(k2,m2,depth) = _open_frame(f.rgb,read_image),_open_frame(f.depth,read_depth)
+    (k1,m1,image),(k2,m2,depth) = _open_frame(f.rgb,read_image),_open_frame(f.depth,lambda p: read_depth(p, 'nyu'))
     found += [(k,p,m) for k,p,m in ((k1,f.rgb,m1),(k2,f.depth,m2)) if k]
     if depth is not None: found += [(k,f.depth,m) for k,m in _judge_depth(f,depth,split,max_holes)]
     if image is None: return found,None,None,None
@@ -633,19 +671,151 @@ def _natural(path): return [(0,t,'') if isinstance(t,int) else (1,0,t) for t in 
 def _key(path): return tuple(t for t in _tokens(Path(path).with_suffix('')) if t not in _MARKS)
 def _some(paths): return ', '.join(Path(p).name for p in paths[:3]) + (f' and {len(paths)-3} more' if len(paths)>3 else '')
 
+def _varying(keys):
+    "Each key without the parts that all of them share: ('left', 7) -> (7,)."
+    if len({len(k) for k in keys})!=1:
+        return keys
+    at = [i for i,column in enumerate(zip(*keys)) if len(set(column))>1]
+    return [tuple(k[i] for i in at) for k in keys]
+
+# %% ../nbs/02_nyu.ipynb #c114b
+_DATE = re.compile(r'(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)(?:[-_.,]?(\d{1,9}))?(?!\d)')
+_TIME = re.compile(r'(?<![\d.])(\d+\.\d+|\d{10}[-_]\d{9}(?!\d)|\d{10}[-_]\d{6}(?!\d)|\d{10,})(?![\d.]*\d)')
+
+def _written_time(path):
+    "(number, whole?) of the time in a file's name: seconds where it is no whole number; None without one."
+    stem = Path(path).stem
+    if m:=_DATE.search(stem):
+        try:
+            return datetime(*map(int, m.groups()[:6])).timestamp()+float(f"0.{m[7] or 0}"), False
+        except ValueError:
+            pass # digits that are no date
+    if not (m:=_TIME.search(stem)):
+        return None
+    whole = m[1].isdigit()
+    return float(m[1].replace('-','.').replace('_','.')), whole or float(m[1])>=1e11
+
+def _unit_s(numbers):
+    "The unit of whole-number times, in seconds: by their size where they count from 1970, else by their step; None where neither tells."
+    middle,step = np.median(numbers),np.median(np.diff(numbers)) if len(numbers)>1 else 0
+    for unit in (1, 1e-3, 1e-6, 1e-9):
+        if 1e9<=middle*unit<2.5e9:
+            return unit
+    return next((unit for unit in (1, 1e-3, 1e-6, 1e-9) if .002<=step*unit<2), None)
+
+def times_s(
+    paths, # of photos or depth maps of one sequence
+):         # seconds, sorted or not as `paths` are; None where the names are no times
+    "The times that files are named by: seconds, milli-, micro- or nanoseconds, or dates. All of them, each another, or none."
+    found = [_written_time(p) for p in paths]
+    if not found or None in found:
+        return None
+    numbers = np.array([x for x,_ in found])
+    unit = _unit_s(np.sort(numbers)) if all(whole for _,whole in found) else 1
+    if unit is None or len(set(numbers))<len(numbers) or len({whole for _,whole in found})>1:
+        return None
+    return numbers*unit
+
+def nearest_pairs(
+    a, b,              # times in seconds
+    max_difference=.02,# seconds
+)->list:               # of (i, j), in the order of `a`
+    "Pairs of times, nearest first, each used once (as TUM RGB-D's associate.py does)."
+    order = np.argsort(b, kind='stable')
+    sorted_b,near = np.asarray(b)[order],max_difference+1e-6
+    lo,hi = np.searchsorted(sorted_b, np.asarray(a)-near),np.searchsorted(sorted_b, np.asarray(a)+near, 'right')
+    close = sorted((abs(a[i]-sorted_b[k]), i, int(order[k])) for i in range(len(a)) for k in range(lo[i], hi[i]))
+    left,right,pairs = set(),set(),[]
+    for _,i,j in close:
+        if i not in left and j not in right:
+            left.add(i)
+            right.add(j)
+            pairs.append((i,j))
+    return sorted(pairs)
+
+# %% ../nbs/02_nyu.ipynb #c114c
+def _refuse(rgb, depth, why):
+    raise ValueError(f"{len(rgb)} photos and {len(depth)} depth maps are not the same frames. {why} Remove the odd ones, or pass two lists in the order wanted")
+
+def _pair_by_time(rgb, depth, ta, tb, max_difference):
+    pairs = nearest_pairs(ta, tb, max_difference)
+    if not pairs:
+        gap = np.abs(np.asarray(ta)[:,None]-np.asarray(tb)[None]).min() if len(ta)*len(tb)<1e7 else np.nan
+        _refuse(rgb, depth, f"Their names are times, and no two lie within {max_difference:g} s (the nearest are {gap:.3g} s apart: do the two clocks differ? `max_difference` allows more).")
+    return [(rgb[i],depth[j]) for i,j in pairs]
+
+def _pair_by_key(rgb, depth, a, b, unpaired):
+    "By equal keys; refuses twins, frames counted from another start, and (unless `unpaired` is 'skip') frames without a partner."
+    for paths,keys in ((rgb,a),(depth,b)):
+        if twins:=[p for p,k in zip(paths, keys) if keys.count(k)>1] if len(set(keys))<len(keys) else []:
+            _refuse(rgb, depth, f"Some names say the same frame: {_some(twins)}.")
+    at,seen = dict(zip(b, depth)),set(a)
+    lone = [p for p,k in zip(rgb, a) if k not in at],[p for p,k in zip(depth, b) if k not in seen]
+    if not lone[0]+lone[1]:
+        return [(p,at[k]) for p,k in zip(rgb, a)]
+    names = f"Photos without depth: {_some(lone[0]) or 'none'}. Depth maps without photo: {_some(lone[1]) or 'none'}."
+    numbers = [sorted(k[-1] for k in keys) if all(len(k)==1 and isinstance(k[0],int) for k in keys) else None for keys in (a,b)]
+    shifted = None not in numbers and len(a)==len(b) and len(set(np.subtract(*numbers).tolist()))==1
+    if shifted:
+        names += " Perhaps the two are counted from different starts."
+    if unpaired!='skip' or shifted:
+        _refuse(rgb, depth, names)
+    return [(p,at[k]) for p,k in zip(rgb, a) if k in at]
+
+def _pair_scene(rgb, depth, max_difference, unpaired):
+    "The pairs of one folder of photos and one of depth maps."
+    if len(rgb)==len(depth)==1:
+        return [(rgb[0],depth[0])]
+    a,b = [_key(p) for p in rgb],[_key(p) for p in depth]
+    if sorted(map(str,a))==sorted(map(str,b)) and len(set(a))==len(a):
+        return _pair_by_key(rgb, depth, a, b, unpaired)
+    ta,tb = times_s(rgb),times_s(depth)
+    if ta is not None and tb is not None:
+        return _pair_by_time(rgb, depth, ta, tb, max_difference)
+    for a,b in ((a,b),(_varying(a),_varying(b))):
+        if set(a)&set(b):
+            return _pair_by_key(rgb, depth, a, b, unpaired)
+    if len(rgb)!=len(depth):
+        _refuse(rgb, depth, "Their names do not tell which belong together.")
+    if all(any(isinstance(t,int) for k in keys for t in k) for keys in (a,b)):
+        _refuse(rgb, depth, f"Their names carry different numbers ({rgb[0].name} and {depth[0].name} come first), so that order alone would be a guess.")
+    warnings.warn(f"the names of {len(rgb)} photos and depth maps do not tell which belong together: paired in their order, {rgb[0].name} with {depth[0].name}", stacklevel=4)
+    return list(zip(rgb, depth))
+
+def _by_scene(rgb, depth):
+    "Photos and depth maps by folder, once words like rgb are struck out; all together where no folder has both."
+    groups = [{},{}]
+    for group,paths in zip(groups, (rgb,depth)):
+        for p in paths:
+            group.setdefault(_key(p.parent/'x'), []).append(p)
+    a,b = groups
+    if not a.keys()&b.keys():
+        return [(rgb,depth)]
+    return [(a.get(k,[]),b.get(k,[])) for k in dict.fromkeys([*a,*b])]
+
 def pair_files(
-    rgb,   # paths
-    depth, # paths
-)->list:   # of (photo, depth), in natural order
-    "Pair photos with depth maps: by the rest of their names where those agree (rgb/7.jpg with depth/0007.png), else by order."
+    rgb,                # paths
+    depth,              # paths
+    max_difference=.02, # seconds between a photo and its depth map, where names are times
+    unpaired='refuse',  # frames whose number has no partner: 'refuse', or 'skip' with a warning
+)->list:                # of (photo, depth), in natural order
+    """Pair photos with depth maps, folder by folder: by the rest of their names where those agree (rgb/7.jpg with depth/0007.png), by nearest time
+    where they are times, by order where names say nothing. `ValueError` where names speak against it; a warning counts what is left out."""
+    if unpaired not in ('refuse','skip'):
+        raise ValueError(f"unpaired should be 'refuse' or 'skip', got {unpaired!r}")
+    if not (isinstance(max_difference, Real) and 0<=max_difference<np.inf):
+        raise ValueError(f"max_difference should be seconds, 0 or more, got {max_difference!r}")
     rgb,depth = sorted(map(Path,rgb), key=_natural),sorted(map(Path,depth), key=_natural)
-    a,b = {_key(p):p for p in rgb},{_key(p):p for p in depth}
-    common,unique = a.keys()&b.keys(),len(a)==len(rgb) and len(b)==len(depth)
-    if unique and len(common)==len(a)==len(b): return [(p,b[_key(p)]) for p in rgb]
-    if len(rgb)==len(depth) and not (common and unique): return list(zip(rgb, depth))
-    lone = [p for k,p in a.items() if k not in b],[p for k,p in b.items() if k not in a]
-    hint = f"Photos without depth: {_some(lone[0]) or 'none'}. Depth maps without photo: {_some(lone[1]) or 'none'}." if common else "Their names do not tell which belong together."
-    raise ValueError(f"{len(rgb)} photos and {len(depth)} depth maps are not the same frames. {hint} Remove the odd ones, or pass two lists in the order wanted")
+    scenes = _by_scene(rgb, depth)
+    lonely = [p for a,b in scenes if not (a and b) for p in a+b]
+    if lonely and unpaired!='skip' and any(times_s(a or b) is None for a,b in scenes if not (a and b)):
+        _refuse(rgb, depth, f"A folder has only one of the two: {_some(lonely)}.")
+    pairs = [p for a,b in scenes if a and b for p in _pair_scene(a, b, max_difference, unpaired)]
+    if left:=len(rgb)+len(depth)-2*len(pairs):
+        photos,maps = sorted(set(rgb)-{a for a,_ in pairs}, key=_natural),sorted(set(depth)-{b for _,b in pairs}, key=_natural)
+        near = f" (times within {max_difference:g} s)" if times_s(scenes[0][0] or scenes[0][1]) is not None else ''
+        warnings.warn(f"{left} of {len(rgb)+len(depth)} files have no partner{near} and are left out: photos {_some(photos) or 'none'}; depth maps {_some(maps) or 'none'}", stacklevel=3)
+    return sorted(pairs, key=lambda p: _natural(p[0]))
 
 # %% ../nbs/02_nyu.ipynb #c116
 def _find(root, what, arg):
@@ -655,6 +825,41 @@ def _find(root, what, arg):
     if found: return found
     here = Counter(p.suffix or 'without suffix' for p in root.rglob('*') if p.is_file())
     raise FileNotFoundError(f"nothing in {root} matches {arg}={what!r}; it holds {', '.join(f'{n} {s}' for s,n in here.most_common(5)) or 'no file'}. Subfolders belong in the pattern: 'rgb/*.png'")
+
+def read_times(
+    path,  # TUM RGB-D's rgb.txt or depth.txt ('time file' a line), or associations.txt ('time file time file'); # begins a comment
+)->list:   # of (seconds, file, seconds, file ...), files as paths beside the list
+    "The rows of a list of times and files; `ValueError` names a row that is none."
+    rows = []
+    for i,line in enumerate(Path(path).read_text(encoding='utf-8-sig').splitlines(), 1):
+        words = line.split('#')[0].replace(',',' ').split()
+        if not words:
+            continue
+        try:
+            rows.append(tuple(float(w) if k%2==0 else Path(path).parent/w for k,w in enumerate(words)))
+        except ValueError:
+            rows.append(())
+        if len(rows[-1]) not in (2,4):
+            raise ValueError(f"{path}:{i} is {line[:80]!r}; expected a time and a file, as in TUM's rgb.txt, or two of each, as in associations.txt")
+    if not rows or len({len(r) for r in rows})>1:
+        raise ValueError(f"{path} lists no frame, or rows of different lengths; expected a time and a file a line, or two of each")
+    return rows
+
+def _listed(root, rgb, depth, max_difference):
+    "The pairs that TUM's lists name: rgb.txt and depth.txt by nearest time, associations.txt as it says."
+    lists = [root/p for p in dict.fromkeys((rgb, depth)) if p.endswith('.txt')]
+    rows = [read_times(p) for p in lists]
+    if len(lists)==1 and len(rows[0][0])==4:
+        pairs = [(r[1],r[3]) for r in rows[0]]
+        swap = 'depth' in _tokens(pairs[0][0].relative_to(root)) and 'depth' not in _tokens(pairs[0][1].relative_to(root))
+        return [(b,a) for a,b in pairs] if swap else pairs
+    if len(lists)!=2 or any(len(r[0])!=2 for r in rows):
+        raise ValueError(f"rgb={rgb!r} and depth={depth!r}: give two lists of times (rgb.txt, depth.txt), or one list of pairs for both (associations.txt)")
+    (photos,maps) = ([r[1] for r in rs] for rs in rows)
+    pairs = _pair_by_time(photos, maps, *([r[0] for r in rs] for rs in rows), max_difference)
+    if left:=len(photos)+len(maps)-2*len(pairs):
+        warnings.warn(f"{left} of {len(photos)+len(maps)} listed files have no partner within {max_difference:g} s and are left out", stacklevel=4)
+    return pairs
 
 def _own_frame(root, rgb, depth):
     rel = rgb.relative_to(root) if rgb.is_relative_to(root) else Path(rgb.name)
@@ -669,31 +874,50 @@ class FolderDepth(_Frames):
     "Your own RGB-D frames (a phone, a RealSense, TUM) as the same items as those of `NYUDepth`."
     def __init__(self,
         root,                 # folder
-        rgb='*.jpg',          # pattern within `root` ('*/rgb/*.png' works too), or a list of paths
+        rgb='*.jpg',          # pattern within `root` ('*/rgb/*.png' works too), a list of paths, or TUM's 'rgb.txt' or 'associations.txt'
         depth='*.png',        # likewise; two lists are taken in their order
         scale:float|None=None,# metres per unit of the depth files: 0.001 for millimetres
-        encoding='auto',      # or a name from `dogdepth.depth.ENCODINGS`
-        camera=None):         # a `Camera`, or a horizontal field of view in degrees; None: `default_camera`
+        encoding='auto',      # or a name from `dogdepth.depth.ENCODINGS`; 8-bit files need one, or `scale`
+        camera=None,          # a `Camera`, or a horizontal field of view in degrees; None: `default_camera`
+        invalid=None,         # stored numbers that mean "no reading", see `read_depth`
+        max_difference=.02,   # seconds between a photo and its depth map, where their names are times
+        unpaired='refuse'):   # frames whose number has no partner: 'refuse', or 'skip' with a warning
         self.root = Path(root)
-        if not self.root.is_dir(): raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
-        check_units(encoding, scale); self.encoding,self.scale,self.camera = encoding,scale,camera
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
+        check_units(encoding, scale)
+        self.encoding,self.scale,self.camera,self.invalid = encoding,scale,camera,invalid
+        pairs = self._pairs(rgb, depth, max_difference, unpaired)
+        if encoding=='auto' and scale is None:
+            check_levels(pairs[0][1])
+        self.frames = [_own_frame(self.root,*p) for p in pairs]
+
+    def _pairs(self, rgb, depth, max_difference, unpaired):
+        if any(isinstance(p,str) and p.endswith('.txt') for p in (rgb,depth)) and isinstance(rgb,str) and isinstance(depth,str):
+            return _listed(self.root, rgb, depth, max_difference)
         photos,maps = _find(self.root,rgb,'rgb'),_find(self.root,depth,'depth')
-        given = not isinstance(rgb,str) and not isinstance(depth,str)
-        if both:=set(photos)&set(maps): raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
-        if given and len(photos)!=len(maps): raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
-        self.frames = [_own_frame(self.root,*p) for p in (zip(photos,maps) if given else pair_files(photos,maps))]
+        if both:=set(photos)&set(maps):
+            raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
+        if isinstance(rgb,str) or isinstance(depth,str):
+            return pair_files(photos, maps, max_difference, unpaired)
+        if len(photos)!=len(maps):
+            raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
+        return list(zip(photos, maps))
 
     def __getitem__(self, i:int)->dict:
         f = self.frames[i]
-        image,depth = _read_pair(f, self.encoding, self.scale)
+        image,depth = _read_pair(f, self.encoding, self.scale, self.invalid)
         h,w = depth.shape
         _same_shape(image.shape[:2], (h,w), f"{f.rgb.name} and its depth {f.depth.name} do not show one field of view: crop or register them first")
-        if image.shape[:2]!=(h,w): image = cv2.resize(image, (w,h), interpolation=cv2.INTER_AREA if image.shape[1]>w else cv2.INTER_LINEAR) # phones: a sharp photo, a small depth map
+        if image.shape[:2]!=(h,w): # phones: a sharp photo, a small depth map
+            image = cv2.resize(image, (w,h), interpolation=cv2.INTER_AREA if image.shape[1]>w else cv2.INTER_LINEAR)
         return _item(f, image, depth, self._camera(h,w))
     def _camera(self, h, w):
         c = self.camera
-        if c is None: return default_camera(h, w)
-        if not isinstance(c, Camera): return Camera.from_fov(c, h, w)
+        if c is None:
+            return default_camera(h, w)
+        if not isinstance(c, Camera):
+            return Camera.from_fov(c, h, w)
         _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
         return c # `_item` resizes it
     def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dogdepth.depth import (DEPTH_CAP, ENCODINGS, MAX_PIXELS, NYU_CAMERA, NYU_MAX_M, Camera, atomic_write, data_root, read_depth, read_image,
-                            show_depth, valid_mask, write_depth)
+from dogdepth.depth import (DEPTH_CAP, ENCODINGS, MAX_PIXELS, MM16_MAX_M, NYU_CAMERA, NYU_MAX_M, Camera, atomic_write, check_levels, data_root, mm16,
+                            read_depth, read_image, show_depth, temporary_beside, valid_mask, write_depth)
 
 
 def save(path, array, **kw):
@@ -147,13 +147,13 @@ def test_a_depth_map_is_no_photo_and_the_other_way_round(photo, tmp_path):
 
 def test_encodings_by_hand(tmp_path):
     v8 = save(tmp_path/"8.png", np.array([[0, 1, 128, 255]], np.uint8))
-    assert np.allclose(read_depth(v8), [[0, 1.5/255*9.99547, 128.5/255*9.99547, 9.99547]], atol=1e-5)
+    assert np.allclose(read_depth(v8, "nyu8"), [[0, 1.5/255*9.99547, 128.5/255*9.99547, 9.99547]], atol=1e-5)
     assert np.allclose(read_depth(v8, "level8"), [[0, 1/25.5, 128/25.5, 10]], atol=1e-5)
-    v16 = save(tmp_path/"16.png", np.array([[0, 1, 2500, 65535]], np.uint16))
-    assert np.allclose(read_depth(v16), [[0, .001, 2.5, 65.535]])
-    assert np.allclose(read_depth(v16, "tum16"), [[0, .0002, .5, 13.107]])
-    assert np.allclose(read_depth(v16, scale=.01), [[0, .01, 25, 655.35]])
-    assert read_depth(v8).dtype == np.float32 and read_depth(v8).max() <= NYU_MAX_M + 1e-6
+    v16 = save(tmp_path/"16.png", np.array([[0, 1, 2500, 65534]], np.uint16))
+    assert np.allclose(read_depth(v16), [[0, .001, 2.5, 65.534]])
+    assert np.allclose(read_depth(v16, "tum16"), [[0, .0002, .5, 13.1068]])
+    assert np.allclose(read_depth(v16, scale=.01), [[0, .01, 25, 655.34]])
+    assert read_depth(v8, "nyu8").dtype == np.float32 and read_depth(v8, "nyu8").max() <= NYU_MAX_M + 1e-6
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -173,6 +173,94 @@ def test_float_files_and_odd_values(tmp_path):
     assert read_depth(tmp_path/"f8.npy").dtype == np.float32
     np.save(tmp_path/"i.npy", np.array([[3000]], np.int32))
     assert read_depth(tmp_path/"i.npy")[0, 0] == 3
+
+
+@pytest.mark.parametrize("dtype,suffix", [(d, ".npy") for d in ("<u2", ">u2", "<i4", ">i4", "<u4", "<i8", "<f4", "<f8")]
+                         + [("<u2", ".png"), ("<u2", ".tiff"), (">u2", ".tiff"), ("<i4", ".tiff"), ("<f4", ".tiff")])
+def test_65535_is_no_reading(dtype, suffix, tmp_path):
+    v = np.array([[0, 1000, 65534, 65535]], dtype)
+    path = tmp_path/f"m{suffix}"
+    if suffix == ".npy":
+        np.save(path, v)
+    elif dtype == ">u2":
+        Image.frombytes("I;16B", (4, 1), v.tobytes()).save(path)
+    else:
+        save(path, v)
+    unit = {"encoding": "mm16"} if v.dtype.kind == "f" else {}
+    assert np.allclose(read_depth(path, **unit), [[0, 1, 65.534, 0]])
+    assert np.allclose(read_depth(path, scale=.001), [[0, 1, 65.534, 0]]) and np.allclose(read_depth(path, "tum16"), [[0, .2, 13.1068, 0]])
+    assert np.allclose(read_depth(path, invalid=(), **unit), [[0, 1, 65.534, 65.535]])
+    assert np.allclose(read_depth(path, invalid=1000, **unit), [[0, 0, 65.534, 65.535]])
+    assert np.allclose(read_depth(path, invalid=[1000, 65534], **unit), [[0, 0, 0, 65.535]])
+    with pytest.raises(ValueError, match="invalid should be a stored number"):
+        read_depth(path, invalid="far", **unit)
+
+
+def test_the_top_of_any_whole_number_is_no_reading(tmp_path):
+    for dtype in (np.int16, np.int32, np.uint32):
+        np.save(tmp_path/"t.npy", np.array([[1500, np.iinfo(dtype).max, 1000]], dtype))
+        assert read_depth(tmp_path/"t.npy").tolist() == [[1.5, 0, 1]]
+    np.save(tmp_path/"t.npy", np.array([[255, 9]], np.uint8))         # but 255 is a level like any other
+    assert read_depth(tmp_path/"t.npy", "level8")[0, 0] == 10
+
+
+@pytest.mark.parametrize("name,dtype", [("d.png", np.uint8), ("d.tiff", np.uint8), ("d.npy", np.uint8), ("d.npy", np.int8)])
+def test_eight_bits_need_a_name(name, dtype, tmp_path):
+    def write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        a = np.array([[0, 51, 102]], dtype)
+        np.save(path, a) if path.suffix == ".npy" else save(path, a)
+        return path
+    path = write(tmp_path/name)
+    for check in (read_depth, check_levels):
+        with pytest.raises(ValueError, match=r"8 bits a pixel.*'nyu8'.*'level8'.*scale="):
+            check(path)
+    assert np.allclose(read_depth(path, scale=.02), [[0, 1.02, 2.04]])
+    if dtype == np.uint8:
+        assert np.allclose(read_depth(path, "level8"), [[0, 2, 4]]) and np.allclose(read_depth(path, "nyu"), read_depth(path, "nyu8"))
+        inside = write(tmp_path/"data"/"nyu2_train"/"den_0001_out"/name)
+        check_levels(inside)
+        assert np.array_equal(read_depth(inside), read_depth(path, "nyu8"))   # the Kaggle edition's folder says it
+
+
+def test_what_is_not_eight_bits_passes(tmp_path):
+    np.save(tmp_path/"f.npy", np.ones((2, 2)))
+    (tmp_path/"broken.png").write_bytes(b"no image")
+    for path in (save(tmp_path/"d.png", np.full((2, 2), 900, np.uint16)), tmp_path/"f.npy", tmp_path/"broken.png", tmp_path/"gone.png"):
+        check_levels(path)
+
+
+@pytest.mark.parametrize("value,dtype", [(3000, np.float32), (3000, np.float64), (150, np.float16), (3_000_000, np.int32)])
+def test_a_room_is_not_a_hundred_metres_deep(value, dtype, tmp_path):
+    path = tmp_path/"far.npy"
+    np.save(path, np.array([[0, value, value]], dtype))
+    for encoding in ("auto", "nyu"):
+        with pytest.raises(ValueError, match="millimetres.*scale=0.001.*encoding='m'"):
+            read_depth(path, encoding)
+    assert read_depth(path, "m")[0, 1] == value and np.isclose(read_depth(path, scale=.001)[0, 1], value/1000)   # named, it is believed
+    np.save(path, np.array([[2, 3, 500]], np.float32))              # one far pixel is no unit
+    assert read_depth(path).max() == 500
+
+
+def test_levels_in_sixteen_bits_are_doubted(tmp_path, recwarn):
+    path = save(tmp_path/"d.png", np.array([[0, 51, 255]], np.uint16))
+    with pytest.warns(UserWarning, match="no number above 255"):
+        read_depth(path)
+    recwarn.clear()
+    read_depth(path, "mm16")
+    read_depth(save(tmp_path/"e.png", np.array([[0, 51, 256]], np.uint16)))
+    read_depth(save(tmp_path/"z.png", np.zeros((2, 2), np.uint16)))
+    assert not recwarn.list
+
+
+def test_mm16_by_hand():
+    with pytest.warns(UserWarning, match="2 of 4 readings lie beyond 65.534 m"):
+        assert mm16(np.array([[0, np.nan, .0004, 2.5, 65.536, 1e9]])).tolist() == [[0, 0, 0, 2500, 65534, 65534]]
+
+
+def test_the_farthest_that_is_written_comes_back(tmp_path, recwarn):
+    write_depth(tmp_path/"d.png", np.array([[1, MM16_MAX_M, 1.]]))
+    assert read_depth(tmp_path/"d.png")[0, 1] == np.float32(MM16_MAX_M) and not recwarn.list
 
 
 def test_unknown_encoding(tmp_path):
@@ -216,12 +304,16 @@ def test_write_depth_takes_metres_into_png(tmp_path):
     assert not list(tmp_path.iterdir())
     far = np.full((4, 4), 3.)
     far[:2] = 1e4                                                   # half of it beyond: the sky, say
-    write_depth(tmp_path/"w.png", far)
-    assert read_depth(tmp_path/"w.png")[:, 0].tolist() == [np.float32(65.535)]*2+[3, 3]
+    with pytest.warns(UserWarning, match="8 of 16 readings lie beyond 65.534 m"):
+        write_depth(tmp_path/"w.png", far)
+    assert read_depth(tmp_path/"w.png")[:, 0].tolist() == [np.float32(65.534)]*2+[3, 3]
     far[2, 0] = 1e4
     far[3, :] = 0                                                   # a hole has no say
-    with pytest.raises(ValueError, match="most of this depth"):
+    with pytest.raises(ValueError, match="most of this depth.*clamp=True"):
         write_depth(tmp_path/"w.png", far)
+    with pytest.warns(UserWarning, match="9 of 12 readings"):
+        write_depth(tmp_path/"w.png", far, clamp=True)              # a picture of mountains: whoever says so gets them
+    assert read_depth(tmp_path/"w.png")[:, 0].tolist() == [np.float32(65.534)]*3+[0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -238,8 +330,9 @@ def test_write_then_read(h, w, seed):
 
 
 def test_write_depth_odd_values_and_errors(tmp_path):
-    write_depth(tmp_path/"d.png", np.array([[np.nan, np.inf, -3, 80, 1]]))
-    assert read_depth(tmp_path/"d.png").tolist() == [[0, 0, 0, np.float32(65.535), 1]]
+    with pytest.warns(UserWarning, match="1 of 2 readings"):
+        write_depth(tmp_path/"d.png", np.array([[np.nan, np.inf, -3, 80, 1]]))
+    assert read_depth(tmp_path/"d.png").tolist() == [[0, 0, 0, np.float32(65.534), 1]]
     for bad in (np.zeros((2, 2, 3)), np.zeros((0, 4)), np.zeros(3)):
         with pytest.raises(ValueError, match="H,W"):
             write_depth(tmp_path/"no.png", bad)
@@ -263,6 +356,108 @@ def test_atomic_write_leaves_nothing_behind(step, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="disk full"):
             atomic_write(path, b"new"*1000)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+def longest(suffix, letter="x"):
+    "A legal file name of 255 bytes, as many as a folder takes."
+    return letter*((255-len(suffix))//len(letter.encode())) + suffix
+
+
+@pytest.mark.parametrize("name", [longest(".png"), longest(".png", "방"), longest(""), "a."+longest("")[2:], longest("."+"s"*60)], ids=["long", "Korean", "plain", "all suffix", "long suffix"])
+def test_a_name_may_be_as_long_as_a_folder_allows(name, tmp_path):
+    path = tmp_path/name
+    path.touch()                                                    # the name itself is legal here
+    atomic_write(path, b"new")
+    with temporary_beside(path) as tmp:
+        tmp.write_bytes(b"newer")
+        assert len(os.fsencode(tmp.name)) < 40
+    assert path.read_bytes() == b"newer" and len(list(tmp_path.iterdir())) == 1
+    if path.suffix == ".png":
+        write_depth(path, np.full((2, 3), 2.5))
+        assert (read_depth(path) == 2.5).all()
+
+
+def test_threads_may_write_one_file_and_one_folder(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    texts = [bytes([65+i])*100_000 for i in range(8)]
+    names = ["same.bin"]*8 + [f"{i}.bin" for i in range(8)]
+    for _ in range(10):
+        with ThreadPoolExecutor(16) as ex:
+            list(ex.map(lambda nt: atomic_write(tmp_path/nt[0], nt[1]), zip(names, texts*2)))  # an error in a thread is raised here
+        assert (tmp_path/"same.bin").read_bytes() in texts and all((tmp_path/f"{i}.bin").read_bytes() == texts[i] for i in range(8))
+        assert len(list(tmp_path.iterdir())) == 9
+
+
+def _write_often(path, letter, queue):
+    error, getpid = None, os.getpid
+    os.getpid = lambda: 7                                           # as in containers that share a disk: their processes have the same number
+    try:
+        for _ in range(40):
+            atomic_write(path, letter*50_000)
+    except Exception as e:
+        error = repr(e)
+    os.getpid = getpid
+    queue.put(error)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork")
+def test_processes_may_write_one_file(tmp_path):
+    import multiprocessing
+    ctx = multiprocessing.get_context("fork")
+    queue = ctx.Queue()
+    ps = [ctx.Process(target=_write_often, args=(tmp_path/"same.bin", bytes([65+i]), queue)) for i in range(3)]
+    for p in ps:
+        p.start()
+    assert [queue.get(timeout=60) for _ in ps] == [None]*3
+    for p in ps:
+        p.join()
+    data = (tmp_path/"same.bin").read_bytes()
+    assert len(data) == 50_000 and len(set(data)) == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_temporary_beside(tmp_path):
+    path = tmp_path/"out.png"
+    with temporary_beside(path) as tmp:
+        assert tmp.parent == path.parent and tmp.suffix == ".png" and tmp.name[0] == "." and not tmp.exists() and not path.exists()
+        Image.new("L", (3, 2)).save(tmp)                            # an encoder goes by the suffix
+    old = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), temporary_beside(path, suffix=".part") as tmp:
+        assert tmp.suffix == ".part"
+        tmp.write_bytes(b"half")
+        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError), temporary_beside(path):
+        pass                                                        # nothing was written: the old file stays
+    with temporary_beside(path) as one, temporary_beside(path) as two:
+        assert one != two
+        one.write_bytes(old)
+        two.write_bytes(old)
+    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["out.png"]
+    with pytest.raises(FileNotFoundError, match="no such folder"), temporary_beside(tmp_path/"nowhere"/"a.png"):
+        raise AssertionError("entered")
+    with pytest.raises(IsADirectoryError, match="is a folder"), temporary_beside(tmp_path):
+        raise AssertionError("entered")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions")
+def test_temporary_beside_respects_links_and_permissions(tmp_path):
+    (tmp_path/"far").mkdir()
+    (tmp_path/"link").symlink_to(tmp_path/"far"/"target")           # what it points to does not exist yet
+    old = os.umask(0o027)
+    try:
+        with temporary_beside(tmp_path/"link") as tmp:
+            assert tmp.parent == tmp_path/"far"
+            tmp.write_bytes(b"1")
+        assert (tmp_path/"far"/"target").stat().st_mode & 0o777 == 0o640   # a new file has the permissions of any new file
+    finally:
+        os.umask(old)
+    (tmp_path/"far"/"target").chmod(0o444)
+    atomic_write(tmp_path/"link", b"2")
+    assert (tmp_path/"link").is_symlink() and (tmp_path/"far"/"target").read_bytes() == b"2" and (tmp_path/"far"/"target").stat().st_mode & 0o777 == 0o444
+    (tmp_path/"lost").symlink_to(tmp_path/"gone"/"target")
+    with pytest.raises(FileNotFoundError, match="no such folder.*gone"):
+        atomic_write(tmp_path/"lost", b"3")
+    with temporary_beside(os.devnull) as tmp:
+        assert str(tmp) == os.devnull
 
 
 # ---- data root, mask ----------------------------------------------------------------------------------------------------------------

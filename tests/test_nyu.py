@@ -3,6 +3,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ import dogdepth.nyu as nyu
 from dogdepth.depth import NYU_CAMERA, NYU_MAX_M, Camera, default_camera, read_depth, read_image
 from dogdepth.nyu import (
     DEFECTS, LISTS, SAMPLES, FolderDepth, NYUDepth, NYULabeled, PackedDepth, check_dataset, fetch, fetch_labeled, fingerprint,
-    nyu_levels, pack, pair_files, place, read_list, resize_item, sample_frames, val_places, write_nyu,
+    nearest_pairs, nyu_levels, pack, pair_files, place, read_list, resize_item, sample_frames, times_s, val_places, write_nyu,
 )
 
 H, W = 48, 64
@@ -410,8 +411,9 @@ def test_pack_resizes_and_stores_what_training_needs(root, tmp_path):
 def test_pack_keeps_far_depth_and_holes(tmp_path):
     it = room(0)
     it["depth"][0, :3] = 0, 80.0, 0.0004
-    got = PackedDepth(pack([it], tmp_path / "x.h5", progress=False))[0]["depth"][0, :3]
-    assert got.tolist() == pytest.approx([0, 65.535, 0])
+    with pytest.warns(UserWarning, match="1 of .* readings lie beyond 65.534 m"):
+        path = pack([it], tmp_path / "x.h5", progress=False)
+    assert PackedDepth(path)[0]["depth"][0, :3].tolist() == pytest.approx([0, 65.534, 0])
 
 
 def test_pack_is_all_or_nothing(root, tmp_path):
@@ -645,7 +647,7 @@ def test_fingerprint_knows_a_copy(quality):
         ("rgb/7.jpg rgb/8.jpg", "depth/0007.png depth/0008.png", [("rgb/7.jpg", "depth/0007.png"), ("rgb/8.jpg", "depth/0008.png")]),
         ("rgb_00000.jpg", "sync_depth_00000.png", [("rgb_00000.jpg", "sync_depth_00000.png")]),
         ("b/rgb/1.png a/rgb/1.png", "a/depth/1.png b/depth/1.png", [("a/rgb/1.png", "a/depth/1.png"), ("b/rgb/1.png", "b/depth/1.png")]),
-        ("1305.17.png 1305.21.png", "1305.16.png 1305.19.png", [("1305.17.png", "1305.16.png"), ("1305.21.png", "1305.19.png")]),  # TUM: times, by order
+        ("1305.17.png 1305.21.png", "1305.16.png 1305.19.png", [("1305.17.png", "1305.16.png"), ("1305.21.png", "1305.19.png")]),  # TUM: times, the nearest
         ("x.jpg", "y.png", [("x.jpg", "y.png")]),
     ],
 )
@@ -665,6 +667,183 @@ def test_pairing(rgb, depth, want):
 def test_pairing_errors(rgb, depth, match):
     with pytest.raises(ValueError, match=match):
         pair_files(rgb.split(), depth.split())
+
+
+T0 = 1311868164
+
+
+def stamped(folder, frames, name, late=0.0, suffix=".png"):
+    "Names of 30 frames a second, as `name` writes seconds."
+    return [f"{folder}/{name(T0 + k / 30 + late)}{suffix}" for k in frames]
+
+
+TIMES = {  # how cameras write a moment into a name
+    "TUM": lambda s: f"{s:.6f}",
+    "prefix": lambda s: f"cam-{s:.6f}-aligned",
+    "ROS": lambda s: f"{int(s)}_{round(s % 1 * 1e9):09d}",
+    "NYU raw": lambda s: f"r-{s:.6f}-{int(s * 1e3) % 10**10:010d}",
+    "ms": lambda s: f"{s * 1e3:.0f}",
+    "us": lambda s: f"frame_{s * 1e6:.0f}",
+    "ns": lambda s: f"{round(s * 1e6) * 1000}",
+    "ns since boot": lambda s: f"{round((s - T0 + 86_400) * 1e6) * 1000}",
+    "us since start, padded": lambda s: f"{round((s - T0) * 1e6):012d}",
+    "s since start": lambda s: f"{s - T0:.4f}",
+    "date": lambda s: __import__("datetime").datetime.fromtimestamp(s).strftime("%Y%m%d_%H%M%S_%f"),
+    "date, milliseconds": lambda s: __import__("datetime").datetime.fromtimestamp(s).strftime("%Y-%m-%d-%H-%M-%S.%f")[:-3],
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_pair_with_the_nearest(kind):
+    "Colour dropped frames 5 and 6, depth 20; depth is 4 ms late."
+    rgb, depth = [k for k in range(40) if k not in (5, 6)], [k for k in range(40) if k != 20]
+    a, b = stamped("rgb", rgb, TIMES[kind], 0.002), stamped("depth", depth, TIMES[kind], 0.006)
+    with pytest.warns(UserWarning, match=r"3 of 77 files have no partner \(times within 0.02 s\)"):
+        pairs = pair_files(a, b)
+    both = [k for k in rgb if k in depth]
+    want = list(zip(stamped("rgb", both, TIMES[kind], 0.002), stamped("depth", both, TIMES[kind], 0.006)))
+    assert [(x.as_posix(), y.as_posix()) for x, y in pairs] == want
+
+
+def test_equal_counts_of_times_are_not_paired_by_order(recwarn):
+    a, b = stamped("rgb", [k for k in range(60) if k != 5], TIMES["TUM"]), stamped("depth", [k for k in range(60) if k != 50], TIMES["TUM"], 0.004)
+    assert len(a) == len(b)
+    pairs = pair_files(a, b)
+    assert len(pairs) == 58 and all(abs(float(x.stem) - float(y.stem)) < 0.005 for x, y in pairs) and len(recwarn) == 1
+
+
+def test_two_rates_and_a_tolerance(recwarn):
+    a = stamped("rgb", range(30), TIMES["TUM"])
+    b = stamped("depth", range(0, 30, 3), TIMES["TUM"], 0.004)
+    assert len(pair_files(a, b)) == 10 and "20 of 40 files" in str(recwarn[0].message)
+    late = stamped("depth", range(30), TIMES["TUM"], 5.0)  # a clock that is five seconds off
+    with pytest.raises(ValueError, match=r"no two lie within 0.02 s \(the nearest are 4.03 s apart: do the two clocks differ"):
+        pair_files(a, late)
+    far = stamped("depth", range(0, 30, 3), TIMES["TUM"], 0.0166)
+    assert len(pair_files(a, far)) == 10
+    with pytest.raises(ValueError, match="no two lie within 0.01 s"):
+        pair_files(a, far, max_difference=0.01)
+    for bad in (-1, float("nan"), "0.02", None):
+        with pytest.raises(ValueError, match="max_difference should be seconds"):
+            pair_files(a, b, max_difference=bad)
+
+
+def test_each_file_is_used_once():
+    assert nearest_pairs([0.0, 0.010], [0.006], 0.02) == [(1, 0)]
+    assert nearest_pairs([1.0, 1.01], [1.011, 1.0], 0.02) == [(0, 1), (1, 0)]
+    assert nearest_pairs([], [1.0], 0.02) == []
+    assert nearest_pairs([0.02], [0.0], 0.02) == [(0, 0)]
+
+
+def test_each_scene_has_its_own_clock():
+    def of(kind, late):
+        return [p for s in "ab" for p in stamped(f"{s}/{kind}", range(4), TIMES["s since start"], late)]
+    pairs = pair_files(of("rgb", 0), of("depth", 0.003))
+    assert len(pairs) == 8 and all(x.parts[0] == y.parts[0] for x, y in pairs)
+    with pytest.warns(UserWarning, match="4 of 12 files have no partner"):
+        assert len(pair_files(of("rgb", 0), of("depth", 0.003)[:4])) == 4  # the second scene has no depth
+
+
+def test_what_is_no_time():
+    assert times_s(["1.png", "2.png"]) is None and times_s([]) is None and times_s(["1.5.png", "b.png"]) is None
+    assert times_s(["v1.5_a.png", "v1.5_b.png"]) is None  # a version, the same in every name
+    assert times_s(["0000000007.png", "0000000008.png"]).tolist() == [7, 8]  # padded frame numbers pair where they are equal
+    assert times_s(["20119999999999.png"]) is None  # digits of no date, and one frame has no step
+
+
+@pytest.mark.parametrize(
+    "rgb, depth, want",
+    [
+        ("left_0001.jpg left_0002.jpg", "disp_0001.png disp_0002.png", [1, 2]),  # other words, equal numbers
+        ("cam0_07.jpg cam0_9.jpg", "cam1_0009.png cam1_0007.png", [7, 9]),
+        ("x/00_a.jpg x/01_b.jpg", "y/1_b.png y/0_a.png", [0, 1]),
+    ],
+)
+def test_numbers_pair_whatever_the_words(rgb, depth, want):
+    last = [[int(re.findall(r"\d+", p.stem)[-1]) for p in pair] for pair in pair_files(rgb.split(), depth.split())]
+    assert last == [[k, k] for k in want]
+
+
+@pytest.mark.parametrize(
+    "rgb, depth, match",
+    [
+        ("0.jpg 1.jpg 2.jpg", "1.png 2.png 3.png", "counted from different starts"),
+        ("IMG_101.jpg IMG_102.jpg", "d_1.png d_2.png", "carry different numbers .*order alone would be a guess"),
+        ("a_1.jpg a_2.jpg a_4.jpg", "b_1.png b_3.png b_4.png", "Photos without depth: a_2.jpg. Depth maps without photo: b_3.png"),
+        ("7.jpg 07.jpg 8.jpg", "7.png 8.png 9.png", "Some names say the same frame: 0?7.jpg, 0?7.jpg"),
+        ("s/rgb/1.jpg t/rgb/1.jpg", "s/depth/1.png", "A folder has only one of the two: 1.jpg"),
+    ],
+)
+def test_names_that_speak_against_order(rgb, depth, match):
+    with pytest.raises(ValueError, match=match):
+        pair_files(rgb.split(), depth.split())
+
+
+def test_odd_frames_can_be_left_out():
+    with pytest.warns(UserWarning, match="2 of 6 files have no partner and are left out: photos 2.jpg; depth maps 3.png"):
+        pairs = pair_files(["1.jpg", "2.jpg", "4.jpg"], ["0001.png", "3.png", "4.png"], unpaired="skip")
+    assert [(a.name, b.name) for a, b in pairs] == [("1.jpg", "0001.png"), ("4.jpg", "4.png")]
+    with pytest.raises(ValueError, match="unpaired should be"):
+        pair_files(["1.jpg"], ["1.png"], unpaired="drop")
+
+
+def test_order_alone_is_said():
+    with pytest.warns(UserWarning, match="paired in their order, a.jpg with x.png"):
+        assert [(a.name, b.name) for a, b in pair_files(["b.jpg", "a.jpg"], ["x.png", "y.png"])] == [("a.jpg", "x.png"), ("b.jpg", "y.png")]
+
+
+@pytest.fixture
+def tum(tmp_path):
+    "Six frames as TUM RGB-D stores them, the third depth map missing."
+    root, rows = tmp_path / "freiburg", {"rgb": [], "depth": []}
+    for k in range(6):
+        for folder, late in (("rgb", 0.0), ("depth", 0.004)):
+            if (folder, k) == ("depth", 2):
+                continue
+            t = f"{T0 + k / 30 + late:.6f}"
+            put(root / folder / f"{t}.png", picture(k) if folder == "rgb" else np.full((H, W), 5000 + k, np.uint16))
+            rows[folder].append(f"{t} {folder}/{t}.png")
+    for folder, lines in rows.items():
+        (root / f"{folder}.txt").write_text(f"# {folder} maps\n# file: 'x.bag'\n" + "\n".join(lines) + "\n")
+    pairs = [f"{a} {b}" for a, b in zip([r for i, r in enumerate(rows["rgb"]) if i != 2], rows["depth"])]
+    (root / "associations.txt").write_text("\n".join(pairs))
+    (root / "swapped.txt").write_text("\n".join(" ".join((w := p.split())[2:] + w[:2]) for p in pairs))
+    return root
+
+
+@pytest.mark.parametrize("rgb, depth", [("rgb/*.png", "depth/*.png"), ("rgb.txt", "depth.txt"), ("associations.txt", "associations.txt"), ("swapped.txt", "swapped.txt")])
+def test_a_tum_folder(tum, rgb, depth, recwarn):
+    ds = FolderDepth(tum, rgb, depth, encoding="tum16", camera=60.0)
+    assert [round(float(ds[i]["depth"][0, 0] * 5000)) - 5000 for i in range(len(ds))] == [0, 1, 3, 4, 5]
+    assert np.array_equal(ds[2]["image"], picture(3)[..., ::-1])
+    assert len(recwarn) == (0 if rgb[0] in "as" else 1)
+
+
+def test_lists_of_times_that_are_none(tum):
+    (tum / "bad.txt").write_text("1.0 rgb/1.png\nrgb/2.png 2.0\n")
+    (tum / "none.txt").write_text("# nothing\n")
+    for name, match in (("bad.txt", "bad.txt:2 is 'rgb/2.png 2.0'; expected a time and a file"), ("none.txt", "lists no frame"), ("rgb.txt", "give two lists of times")):
+        with pytest.raises(ValueError, match=match):
+            FolderDepth(tum, name, name)
+    with pytest.raises(ValueError, match="no two lie within 0.001 s"):
+        FolderDepth(tum, "rgb.txt", "depth.txt", max_difference=0.001)
+
+
+def test_folder_of_levels_needs_a_name(folder):
+    for i in (2, 10):
+        put(folder / f"{i}.png", nyu_levels(room(i)["depth"]))
+    with pytest.raises(ValueError, match="8 bits a pixel.*'nyu8'"):
+        FolderDepth(folder)
+    assert np.abs(FolderDepth(folder, encoding="nyu8")[0]["depth"] - room(2)["depth"]).max() < 0.02
+    assert FolderDepth(folder, scale=0.1)[0]["depth"].max() < 25.5
+
+
+def test_folder_marks(folder):
+    d = np.rint(room(2)["depth"] * 1000).astype(np.uint16)
+    d[0, :4], d[1, :4] = 65535, 4000
+    put(folder / "2.png", d)
+    assert not FolderDepth(folder)[0]["depth"][0, :4].any() and not FolderDepth(folder, invalid=4000)[0]["depth"][1, :4].any()
+    assert FolderDepth(folder, invalid=())[0]["depth"][0, 0] == pytest.approx(65.535)
 
 
 @pytest.fixture
@@ -887,6 +1066,23 @@ def test_fetch_looks_at_the_disk_first(serve, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="GB free, .* GB are needed"):
         fetch(s.url(), tmp_path / "f.bin", len(BODY), SHA, progress=False)
     assert len(s.asked) == 1 and not list(tmp_path.iterdir())
+
+
+def test_fetch_into_a_name_as_long_as_a_folder_allows(serve, tmp_path):
+    s = serve({"/f.bin": BODY}, cuts=[100_000])
+    path = tmp_path / ("x" * 251 + ".bin")
+    assert fetch(s.url(), path, len(BODY), SHA, wait=0, progress=False).read_bytes() == BODY
+    assert list(tmp_path.iterdir()) == [path] and len(s.asked) == 2
+
+
+def test_two_downloads_of_one_file_side_by_side(serve, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    for k in range(10):
+        s = serve({"/f.bin": BODY}, cuts=[100_000, 200_000, 90_000, 250_000])
+        path = tmp_path / str(k) / "f.bin"
+        with ThreadPoolExecutor(4) as ex:
+            got = list(ex.map(lambda _: fetch(s.url(), path, len(BODY), SHA, wait=0.01, progress=False), range(4)))
+        assert set(got) == {path} and path.read_bytes() == BODY
 
 
 def test_fetch_labeled_gets_both_files(serve, tmp_path, capsys):
