@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MOTORCYCLE', 'NYU_MAX_M', 'ENCODINGS', 'DEPTH_CAP', 'MM16_MAX_M', 'NYU_CAMERA', 'MOTORCYCLE_CAMERA',
            'data_root', 'read_image', 'motorcycle', 'check_units', 'read_depth', 'valid_mask', 'show_depth',
-           'check_metres', 'write_depth', 'atomic_write', 'Intrinsics', 'Camera', 'default_camera']
+           'check_metres', 'write_depth', 'temporary_beside', 'atomic_write', 'Intrinsics', 'Camera', 'default_camera']
 
 # %% ../nbs/00_depth.ipynb #c002
-import os, warnings
+import os, secrets, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
@@ -179,19 +180,49 @@ def write_depth(
     atomic_write(path, buf.tobytes())
 
 # %% ../nbs/00_depth.ipynb #c042
-def atomic_write(path, data:bytes):
-    "Write a file under a temporary name and move it into place: a reader sees all of it or none. A link is followed, and an old file's permissions stay; into what is no file (a pipe, a device) the bytes go as they are."
+def _is_stream(path):
+    "A pipe or a device: bytes go into it as they are, and nothing can take its place."
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+def _settle(tmp, path):
+    "The finished file `tmp` takes the place of `path`, with the permissions of the file that stood there."
+    with open(tmp, 'rb+') as f:
+        os.fsync(f.fileno())
+    if path.exists():
+        os.chmod(tmp, path.stat().st_mode&0o777)
+    os.replace(tmp, path)
+
+@contextmanager
+def temporary_beside(
+    path,       # the file to write; a link is followed, so that what it points to is replaced
+    suffix=None # of the temporary name; default: that of `path`, so that an encoder knows its format
+):              # yields a `Path` in the same folder, which does not exist yet: write the whole file there
+    """Write a file under a temporary name that moves into place when the block ends, and goes when it fails: a reader sees all of it or none.
+
+    The name is short and random, so any legal `path` works, and so do threads and processes side by side. The permissions of an old file stay.
+    A pipe or a device is yielded itself. Raises `FileNotFoundError` without the folder, `IsADirectoryError` where `path` is one."""
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with open(path,'wb') as f: f.write(data)
+    if _is_stream(path):
+        yield path
         return
-    path = Path(os.path.realpath(path)); tmp = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {real.parent if path.is_symlink() else path.parent}")
+    if real.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    suffix = real.suffix if suffix is None else suffix
+    tmp = real.with_name(f".{secrets.token_hex(6)}{suffix if len(os.fsencode(suffix))<=16 else ''}")
     try:
-        with open(tmp,'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        if path.exists(): os.chmod(tmp, path.stat().st_mode&0o777)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+        yield tmp
+        _settle(tmp, real)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+def atomic_write(path, data:bytes):
+    "Write a file all or nothing, through `temporary_beside`; into a pipe or a device the bytes go as they are."
+    with temporary_beside(path, suffix='.part') as tmp:
+        with open(tmp, 'wb') as f:
+            f.write(data)
 
 # %% ../nbs/00_depth.ipynb #c045
 def _check_camera(c):

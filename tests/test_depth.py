@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dogdepth.depth import (DEPTH_CAP, ENCODINGS, MAX_PIXELS, NYU_CAMERA, NYU_MAX_M, Camera, atomic_write, data_root, read_depth, read_image,
-                            show_depth, valid_mask, write_depth)
+                            show_depth, temporary_beside, valid_mask, write_depth)
 
 
 def save(path, array, **kw):
@@ -263,6 +263,108 @@ def test_atomic_write_leaves_nothing_behind(step, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="disk full"):
             atomic_write(path, b"new"*1000)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+def longest(suffix, letter="x"):
+    "A legal file name of 255 bytes, as many as a folder takes."
+    return letter*((255-len(suffix))//len(letter.encode())) + suffix
+
+
+@pytest.mark.parametrize("name", [longest(".png"), longest(".png", "방"), longest(""), "a."+longest("")[2:], longest("."+"s"*60)], ids=["long", "Korean", "plain", "all suffix", "long suffix"])
+def test_a_name_may_be_as_long_as_a_folder_allows(name, tmp_path):
+    path = tmp_path/name
+    path.touch()                                                    # the name itself is legal here
+    atomic_write(path, b"new")
+    with temporary_beside(path) as tmp:
+        tmp.write_bytes(b"newer")
+        assert len(os.fsencode(tmp.name)) < 40
+    assert path.read_bytes() == b"newer" and len(list(tmp_path.iterdir())) == 1
+    if path.suffix == ".png":
+        write_depth(path, np.full((2, 3), 2.5))
+        assert (read_depth(path) == 2.5).all()
+
+
+def test_threads_may_write_one_file_and_one_folder(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    texts = [bytes([65+i])*100_000 for i in range(8)]
+    names = ["same.bin"]*8 + [f"{i}.bin" for i in range(8)]
+    for _ in range(10):
+        with ThreadPoolExecutor(16) as ex:
+            list(ex.map(lambda nt: atomic_write(tmp_path/nt[0], nt[1]), zip(names, texts*2)))  # an error in a thread is raised here
+        assert (tmp_path/"same.bin").read_bytes() in texts and all((tmp_path/f"{i}.bin").read_bytes() == texts[i] for i in range(8))
+        assert len(list(tmp_path.iterdir())) == 9
+
+
+def _write_often(path, letter, queue):
+    error, getpid = None, os.getpid
+    os.getpid = lambda: 7                                           # as in containers that share a disk: their processes have the same number
+    try:
+        for _ in range(40):
+            atomic_write(path, letter*50_000)
+    except Exception as e:
+        error = repr(e)
+    os.getpid = getpid
+    queue.put(error)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork")
+def test_processes_may_write_one_file(tmp_path):
+    import multiprocessing
+    ctx = multiprocessing.get_context("fork")
+    queue = ctx.Queue()
+    ps = [ctx.Process(target=_write_often, args=(tmp_path/"same.bin", bytes([65+i]), queue)) for i in range(3)]
+    for p in ps:
+        p.start()
+    assert [queue.get(timeout=60) for _ in ps] == [None]*3
+    for p in ps:
+        p.join()
+    data = (tmp_path/"same.bin").read_bytes()
+    assert len(data) == 50_000 and len(set(data)) == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_temporary_beside(tmp_path):
+    path = tmp_path/"out.png"
+    with temporary_beside(path) as tmp:
+        assert tmp.parent == path.parent and tmp.suffix == ".png" and tmp.name[0] == "." and not tmp.exists() and not path.exists()
+        Image.new("L", (3, 2)).save(tmp)                            # an encoder goes by the suffix
+    old = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), temporary_beside(path, suffix=".part") as tmp:
+        assert tmp.suffix == ".part"
+        tmp.write_bytes(b"half")
+        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError), temporary_beside(path):
+        pass                                                        # nothing was written: the old file stays
+    with temporary_beside(path) as one, temporary_beside(path) as two:
+        assert one != two
+        one.write_bytes(old)
+        two.write_bytes(old)
+    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["out.png"]
+    with pytest.raises(FileNotFoundError, match="no such folder"), temporary_beside(tmp_path/"nowhere"/"a.png"):
+        raise AssertionError("entered")
+    with pytest.raises(IsADirectoryError, match="is a folder"), temporary_beside(tmp_path):
+        raise AssertionError("entered")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions")
+def test_temporary_beside_respects_links_and_permissions(tmp_path):
+    (tmp_path/"far").mkdir()
+    (tmp_path/"link").symlink_to(tmp_path/"far"/"target")           # what it points to does not exist yet
+    old = os.umask(0o027)
+    try:
+        with temporary_beside(tmp_path/"link") as tmp:
+            assert tmp.parent == tmp_path/"far"
+            tmp.write_bytes(b"1")
+        assert (tmp_path/"far"/"target").stat().st_mode & 0o777 == 0o640   # a new file has the permissions of any new file
+    finally:
+        os.umask(old)
+    (tmp_path/"far"/"target").chmod(0o444)
+    atomic_write(tmp_path/"link", b"2")
+    assert (tmp_path/"link").is_symlink() and (tmp_path/"far"/"target").read_bytes() == b"2" and (tmp_path/"far"/"target").stat().st_mode & 0o777 == 0o444
+    (tmp_path/"lost").symlink_to(tmp_path/"gone"/"target")
+    with pytest.raises(FileNotFoundError, match="no such folder.*gone"):
+        atomic_write(tmp_path/"lost", b"3")
+    with temporary_beside(os.devnull) as tmp:
+        assert str(tmp) == os.devnull
 
 
 # ---- data root, mask ----------------------------------------------------------------------------------------------------------------
