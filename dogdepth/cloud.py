@@ -299,7 +299,7 @@ def room_figure(
     if not (isinstance(points, (int,float,np.number)) and points>=1): raise ValueError(f"points should be a number of points, 1 or more, got {points!r}")
     d,cam,img = _grid(pred, camera, image, 1, max_std)
     s = max(1, np.sqrt(d.size/points)); h,w = (max(1,int(n/s)) for n in d.shape)
-    y,x = (np.minimum(((np.arange(n)+.5)*N/n).astype(int), N-1) for n,N in zip((h,w),d.shape))
+    y,x = (((np.arange(n)+.5)*N/n).astype(int) for n,N in zip((h,w),d.shape)) # the middles of n equal parts
     ok = d[np.ix_(y,x)]>0
     if not ok.any(): raise ValueError(f"none of the {h}x{w} pixels drawn holds a reading: raise points={points}")
     p = to_axes(cam.backproject(d)[np.ix_(y,x)][ok], 'z_up')
@@ -546,7 +546,7 @@ def orbit_video(
     camera=None, image=None, # where `pred` is a bare depth map
     progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
 ):
-    "A film that moves around in the photo, as H.264 in MP4: loops smoothly, plays in browsers (report §5); all or nothing."
+    "A film that moves around in the photo, as H.264 in MP4: its path is a closed loop, and it plays in browsers (report §5); all or nothing."
     h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
     v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
     poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]
