@@ -115,21 +115,47 @@ def load_photo(
     return img, Camera(f, f, (w-1)/2, (h-1)/2, h, w) if f else default_camera(h, w)
 
 # %% ../nbs/12_predict.ipynb #c028
+def _known(xy, metres, shape): # -> x, y as whole numbers, metres as a float
+    "A pixel of a map of `shape` and its distance, or one `ValueError` that says what is wrong with them."
+    try:
+        x,y = (int(round(float(v))) for v in xy)
+        metres = float(metres)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("rescale takes a pixel (x,y) and its distance in metres, numbers all three, "
+                         f"got {xy!r} and {metres!r}") from None
+    h,w = shape
+    if not (0<=x<w and 0<=y<h):
+        raise ValueError(f"pixel (x,y) = ({x},{y}) lies outside the photo, which is {w} wide and {h} high")
+    if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
+    return x,y,metres
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "A photo, its depth in metres, and the camera that turns the two into points."
     depth_m:np.ndarray         # (H,W) float32 z-depth, metres
     camera:Camera              # of the photo
     image:np.ndarray           # (H,W,3) uint8 RGB
-    std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it; a Laplace law: 90 % of the truth should lie within 1.63*std_m
+    std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it (Laplace:
+                               # 90 % of the truth should lie within 1.63*std_m)
 
-    def rescale(self, xy, metres:float)->'Prediction':
-        "The same shape at the scale that puts pixel `xy` = (x,y) at a z-depth of `metres`. The camera stays: what a wrong field of view did to widths, one tape measure does not mend."
-        try: (x,y),metres,(h,w) = (int(round(float(v))) for v in xy),float(metres),self.depth_m.shape
-        except (TypeError, ValueError, OverflowError): raise ValueError(f"rescale takes a pixel (x,y) and its distance in metres, numbers all three, got {xy!r} and {metres!r}") from None
-        if not (0<=x<w and 0<=y<h): raise ValueError(f"pixel (x,y) = ({x},{y}) lies outside the photo, which is {w} wide and {h} high")
-        if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
-        s = metres/float(self.depth_m[y,x])
+    def distance(self, xy)->float: # metres
+        "How far the point at pixel `xy` = (x,y) is from the camera, along the ray: what a tape measure shows."
+        x,y,_ = _known(xy, 1, self.depth_m.shape)
+        return float(self.depth_m[y,x]*self._stretch(x, y))
+    def _stretch(self, x, y): # the length of a pixel's ray, where its z is 1
+        return float(np.hypot(1, np.hypot((x-self.camera.cx)/self.camera.fx, (y-self.camera.cy)/self.camera.fy)))
+    def rescale(self,
+        xy,           # (x,y), a pixel of the photo
+        metres:float, # from the camera to its point, as a tape measures: along the ray
+        z=False,      # True: `metres` is z-depth, along the optical axis, as `depth_m` holds it
+    )->'Prediction':
+        """The same shape at the scale at which pixel `xy` is `metres` from the camera; depths, widths and heights all take
+        one factor. The camera stays: a wrong field of view still bends widths against depths. `ValueError` for a pixel
+        outside the photo, a distance that is no positive number, or a pixel without depth."""
+        x,y,metres = _known(xy, metres, self.depth_m.shape)
+        here = float(self.depth_m[y,x])
+        if not 0<here<float('inf'): raise ValueError(f"pixel (x,y) = ({x},{y}) has no depth to rescale ({here}): choose another")
+        s = metres/(here if z else here*self._stretch(x, y))
         scaled = lambda a: None if a is None else (a*s).astype(np.float32)
         return replace(self, depth_m=scaled(self.depth_m), std_m=scaled(self.std_m))
 

@@ -344,19 +344,49 @@ def test_unreadable_photos(tmp_path):
 
 # --- one known distance
 
-def test_rescale():
+def test_rescale_takes_what_a_tape_measures():
     r = np.random.default_rng(0)
     d = r.uniform(1, 5, (48, 64)).astype(np.float32)
     p = Prediction(d, default_camera(48, 64), photo(), std_m=d / 10)
     q = p.rescale((60, 7), 3.25)
-    assert q.depth_m[7, 60] == pytest.approx(3.25) and q.depth_m.dtype == np.float32
-    assert np.allclose(q.depth_m / d, 3.25 / d[7, 60], rtol=1e-5) and np.allclose(q.std_m, q.depth_m / 10, rtol=1e-5)
+    ray = np.linalg.norm(p.camera.rays()[7, 60])
+    assert ray > 1.1
+    assert np.linalg.norm(q.camera.backproject(q.depth_m)[7, 60]) == pytest.approx(3.25)  # along the ray
+    assert q.distance((60, 7)) == pytest.approx(3.25) and q.depth_m[7, 60] == pytest.approx(3.25 / ray)
+    assert q.depth_m.dtype == np.float32
+    assert np.allclose(q.depth_m / d, 3.25 / ray / d[7, 60], rtol=1e-5) and np.allclose(q.std_m, q.depth_m / 10, rtol=1e-5)
     assert (p.depth_m == d).all() and q.camera is p.camera and q.image is p.image
+    deep = p.rescale((60, 7), 3.25, z=True)
+    assert deep.depth_m[7, 60] == pytest.approx(3.25)
+    assert np.allclose(deep.depth_m / q.depth_m, ray, rtol=1e-5)
     assert Prediction(d, p.camera, p.image).rescale((np.float64(60), 7.2), 3.25).std_m is None
     for xy, m, match in (((64, 0), 1, r"\(64,0\) lies outside the photo, which is 64 wide and 48 high"), ((0, 48), 1, "outside"), ((-1, 0), 1, "outside"),
                          ((0, 0), 0, "positive number of metres, got 0"), ((0, 0), -2, "positive"), ((0, 0), float("nan"), "positive")):
-        with pytest.raises(ValueError, match=match):
-            p.rescale(xy, m)
+        for z in (False, True):
+            with pytest.raises(ValueError, match=match):
+                p.rescale(xy, m, z)
+
+
+@pytest.mark.parametrize("fov", [20, 63, 120])
+def test_rescale_follows_the_predictions_own_camera_and_brings_the_width_along(fov):
+    "A flat wall 2 m away: whichever pixel is measured, the tape agrees and nothing changes; twice the tape is twice the width."
+    cam = Camera.from_fov(fov, 48, 64).crop(3, 10, 40, 50)  # off its middle too
+    p = Prediction(np.full((40, 50), 2, np.float32), cam, photo(40, 50))
+    for xy in ((0, 0), (49, 0), (25, 20), (3, 39)):
+        tape = float(np.linalg.norm(cam.backproject(p.depth_m)[xy[1], xy[0]]))
+        np.testing.assert_allclose(p.rescale(xy, tape).depth_m, 2, rtol=1e-5)
+        assert p.distance(xy) == pytest.approx(tape)
+        q = p.rescale(xy, 2 * tape)
+        width = [np.ptp(v.camera.backproject(v.depth_m)[..., 0]) for v in (p, q)]
+        assert width[1] == pytest.approx(2 * width[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("hole", [0, np.nan, np.inf])
+def test_a_pixel_without_depth_cannot_be_measured(hole):
+    d = np.full((48, 64), 2, np.float32)
+    d[7, 60] = hole
+    with pytest.raises(ValueError, match=r"pixel \(x,y\) = \(60,7\) has no depth"):
+        Prediction(d, default_camera(48, 64), photo()).rescale((60, 7), 3)
 
 
 # --- weights and devices
@@ -440,7 +470,7 @@ def test_motorcycle_in_metres(bundled):
     ok = truth > 0
     assert 0.5 < np.median(p.depth_m[ok]) / np.median(truth[ok]) < 2
     assert depth_metrics(p.depth_m, truth, align="median")["abs_rel"] < 0.25
-    assert depth_metrics(p.rescale((370, 250), truth[250, 370]).depth_m, truth)["abs_rel"] < 0.3
+    assert depth_metrics(p.rescale((370, 250), truth[250, 370], z=True).depth_m, truth)["abs_rel"] < 0.3
 
 
 def test_mirrored_photo_mirrored_depth(bundled):
@@ -484,7 +514,7 @@ def test_standard_deviation_is_the_laplace_scale_times_depth():
     assert p.std_m.shape == p.depth_m.shape and p.std_m.dtype == np.float32
     np.testing.assert_allclose(p.std_m[:, :150], 2 * 0.1 * 2**0.5, rtol=1e-5)
     np.testing.assert_allclose(p.std_m[:, 170:], 2 * 0.3 * 2**0.5, rtol=1e-5)
-    np.testing.assert_allclose(p.rescale((0, 0), 6.0).std_m, 3 * p.std_m, rtol=1e-5)
+    np.testing.assert_allclose(p.rescale((0, 0), 6.0, z=True).std_m, 3 * p.std_m, rtol=1e-5)
     far = Predictor(Unsure()).predict(img, Camera(2 * cam.fx, 2 * cam.fy, cam.cx, cam.cy, 240, 320))
     np.testing.assert_allclose(far.std_m, 2 * p.std_m, rtol=1e-5)  # twice the depth, twice the doubt
     mirror = Predictor(Unsure()).predict(img, cam, flip=True)
