@@ -337,7 +337,7 @@ def plotly_js(
 def save_html(
     path,               # the page
     figs,               # a Figure, a Prediction, or a list of them
-    title:str='A room', # of the page
+    title:str='A room', # of the page; what is no text in it (a byte of a file's name) is shown escaped
     alone:bool=False,   # True: plotly inside (4.9 MB more), so that the page travels alone; False: plotly.min.js beside it
 ):
     "Rooms on a page that opens from disk without a network."
@@ -347,7 +347,7 @@ def save_html(
     style = '<style>body{font-family:sans-serif;max-width:60em;margin:auto;padding:1em}.room{margin:1em 0}</style>'
     body = '\n'.join(figure_html(f, f'room-{k+1}') for k,f in enumerate(figs))
     page = f'{head}{style}\n{plotly_js(None if alone else Path(path).parent)}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
-    atomic_write(path, page.encode())
+    atomic_write(path, page.encode('utf-8', 'backslashreplace'))
 
 # %% ../nbs/14_cloud.ipynb #c120
 def orbit_pose(
