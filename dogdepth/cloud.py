@@ -299,7 +299,7 @@ def room_figure(
     if not (isinstance(points, (int,float,np.number)) and points>=1): raise ValueError(f"points should be a number of points, 1 or more, got {points!r}")
     d,cam,img = _grid(pred, camera, image, 1, max_std)
     s = max(1, np.sqrt(d.size/points)); h,w = (max(1,int(n/s)) for n in d.shape)
-    y,x = (np.minimum(((np.arange(n)+.5)*N/n).astype(int), N-1) for n,N in zip((h,w),d.shape))
+    y,x = (((np.arange(n)+.5)*N/n).astype(int) for n,N in zip((h,w),d.shape)) # the middles of n equal parts
     ok = d[np.ix_(y,x)]>0
     if not ok.any(): raise ValueError(f"none of the {h}x{w} pixels drawn holds a reading: raise points={points}")
     p = to_axes(cam.backproject(d)[np.ix_(y,x)][ok], 'z_up')
@@ -337,7 +337,7 @@ def plotly_js(
 def save_html(
     path,               # the page
     figs,               # a Figure, a Prediction, or a list of them
-    title:str='A room', # of the page
+    title:str='A room', # of the page; what is no text in it (a byte of a file's name) is shown escaped
     alone:bool=False,   # True: plotly inside (4.9 MB more), so that the page travels alone; False: plotly.min.js beside it
 ):
     "Rooms on a page that opens from disk without a network."
@@ -347,7 +347,7 @@ def save_html(
     style = '<style>body{font-family:sans-serif;max-width:60em;margin:auto;padding:1em}.room{margin:1em 0}</style>'
     body = '\n'.join(figure_html(f, f'room-{k+1}') for k,f in enumerate(figs))
     page = f'{head}{style}\n{plotly_js(None if alone else Path(path).parent)}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
-    atomic_write(path, page.encode())
+    atomic_write(path, page.encode('utf-8', 'backslashreplace'))
 
 # %% ../nbs/14_cloud.ipynb #c120
 def orbit_pose(
@@ -546,7 +546,7 @@ def orbit_video(
     camera=None, image=None, # where `pred` is a bare depth map
     progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
 ):
-    "A film that moves around in the photo, as H.264 in MP4: loops smoothly, plays in browsers (report §5); all or nothing."
+    "A film that moves around in the photo, as H.264 in MP4: its path is a closed loop, and it plays in browsers (report §5); all or nothing."
     h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
     v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
     poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]

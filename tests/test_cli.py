@@ -1,5 +1,6 @@
 "The command line: exit codes, one line on stderr, nothing left behind, and each verb's files."
 import dataclasses
+import io
 import json
 import os
 import re
@@ -20,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dogdepth
-from dogdepth.cli import VERBS, Parser, add_fields, field_notes, guarded, main, photo_names, staged, write_prediction
-from dogdepth.depth import read_depth
+from dogdepth.cli import VERBS, Parser, add_fields, depth_range, field_notes, guarded, main, photo_files, photo_names, shown, staged, write_prediction
+from dogdepth.depth import Camera, read_depth
 from dogdepth.nyu import write_nyu
 from dogdepth.predict import Prediction
 from dogdepth.rooms import Rooms, render_room
@@ -239,7 +240,7 @@ def test_predict_is_what_the_library_says(photo, weights, tmp_path):
 
 def test_known_distance_sets_the_scale(photo, weights, tmp_path):
     assert main(["predict", str(photo), "--out", str(tmp_path), "--weights", str(weights), "--known", "40", "30", "2.5"]) == 0
-    assert read_depth(tmp_path / "room_depth.png")[30, 40] == pytest.approx(2.5, abs=6e-4)
+    assert read_depth(tmp_path / "room_depth.png")[30, 40] == pytest.approx(2.5, abs=2e-3)  # near the middle, the ray is the axis
 
 
 def test_several_photos(photo, weights, tmp_path, capsys):
@@ -264,12 +265,14 @@ BAD_PHOTOS = {
 
 @pytest.mark.parametrize("name", BAD_PHOTOS)
 def test_bad_photo_is_refused_before_any_work(name, photo, weights, tmp_path, refused):
+    "Alone, and with --strict among others."
     data, match = BAD_PHOTOS[name]
     data = photo.read_bytes()[:700] if data is None else data
     if data is not False:
         (tmp_path / name).write_bytes(data)
-    line = refused("predict", photo, tmp_path / name, "--out", tmp_path / "o", "--weights", weights, match=match)
-    assert name in line or name == "dot.png"
+    for words in ([tmp_path / name], ["--strict", photo, tmp_path / name]):
+        line = refused("predict", *words, "--out", tmp_path / "o", "--weights", weights, match=match)
+        assert name in line
 
 
 def test_bad_photo_in_a_process_of_its_own(photo, tmp_path):
@@ -287,7 +290,7 @@ def test_bad_flags_of_predict(flags, match, photo, weights, tmp_path, refused):
 
 
 def test_folder_instead_of_a_photo_and_file_instead_of_a_folder(photo, weights, tmp_path, refused):
-    refused("predict", tmp_path, "--out", tmp_path / "o", match="is a folder")
+    refused("predict", tmp_path, "--out", tmp_path / "o", match="is a folder without a photo")
     (tmp_path / "file").write_text("")
     refused("predict", photo, "--out", tmp_path / "file", "--weights", weights, match="is a file")
     refused("predict", photo, tmp_path / "file", "--out", tmp_path / "o", "--known", "1", "1", "1", match="one photo")
@@ -768,3 +771,238 @@ def test_a_kill_that_falls_into_a_callback_is_not_lost():
 def test_depth_beyond_the_png_is_said_and_kept_elsewhere(photo, tmp_path, capsys, weights):
     assert main(["predict", str(photo), "--out", str(tmp_path / "o"), "--weights", str(weights), "--known", "40", "30", "500", "--ply"]) == 0
     assert "lie beyond 65.535 m" in capsys.readouterr().err and (tmp_path / "o" / "room.ply").is_file()
+
+
+# --- consoles
+
+@pytest.mark.parametrize("text, encoding, want", [
+    ("caf\udce9.jpg", None, r"caf\udce9.jpg"), ("caf\udce9.jpg", "utf-8", r"caf\udce9.jpg"), ("사진.jpg", "utf-8", "사진.jpg"), ("사진.jpg", "cp1252", r"\uc0ac\uc9c4.jpg"),
+    ("café.jpg", "cp1252", "café.jpg"), ("café.jpg", "ascii", r"caf\xe9.jpg"), ("a\nb\x1b[31m.jpg", None, r"a\x0ab\x1b[31m.jpg"), ("a\u2028b\x85\x7f", "utf-8", r"a\u2028b\x85\x7f"),
+    ("😀", "cp949", r"\U0001f600"), ("사진", "no-such-encoding", r"\uc0ac\uc9c4"), (Path("a b.jpg"), None, "a b.jpg")])
+def test_what_a_console_lacks_is_escaped(text, encoding, want):
+    got = shown(text, encoding)
+    assert got == want and got.isprintable()
+
+
+NAMES = ["caf\udce9.jpg", "사진.jpg", "new\nline.jpg", "plain.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_all_photos_are_done_whatever_the_console_can_write(encoding, photo, weights, tmp_path, monkeypatch):
+    for n in NAMES:
+        (tmp_path / n).write_bytes(photo.read_bytes())
+    (tmp_path / "bad\udce9.jpg").write_bytes(b"no photo")
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    flags = ["--ply", "--glb", "--html"] if encoding == "utf-8" else []
+    assert main(["predict", *(str(tmp_path / n) for n in ["bad\udce9.jpg", *NAMES]), "--out", str(tmp_path / "o\udcff"), "--weights", str(weights), *flags]) == 1
+    assert out.errors == err.errors == "strict"  # as they were
+    lines = out.buffer.getvalue().decode(encoding).splitlines()
+    assert len(lines) == 4 and r"caf\udce9.jpg: 80x60" in lines[0] and r"new\x0aline.jpg" in lines[2]
+    assert ("사진.jpg" if encoding == "utf-8" else r"\uc0ac\uc9c4.jpg") in lines[1]
+    assert err.buffer.getvalue().decode(encoding).count(r"bad\udce9.jpg") >= 2
+    assert sorted(p.name for p in (tmp_path / "o\udcff").glob("*_depth.png")) == sorted(n[:-4] + "_depth.png" for n in NAMES)
+    if flags:
+        page = (tmp_path / "o\udcff" / "caf\udce9.html").read_bytes().decode()
+        assert r"<title>caf\udce9</title>" in page
+
+
+@pytest.mark.parametrize("words", [["evaluate", "caf\udce9"], ["data", "check", "사진"], ["predict", "--fov", "사진\udce9"], ["사진\udce9"], ["train", "--data", "사진\udce9", "--out", "x"]])
+def test_errors_reach_a_console_that_cannot_write_them(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main(words) == 2
+    err.flush()
+    assert err.buffer.getvalue().startswith(b"dogdepth") and err.buffer.getvalue().count(b"\n") == 1
+
+
+def test_reports_reach_a_console_that_cannot_write_them(tmp_path, monkeypatch):
+    "What other functions print with a name in it, too."
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["data", "rooms", str(tmp_path / "사진"), "--n", "1", "--size", "32", "32"]) == 0
+    assert main(["data", "check", str(tmp_path / "사진")]) == 0
+    assert out.buffer.getvalue().count(rb"\uc0ac\uc9c4") >= 2
+
+
+def test_photos_are_done_where_nobody_listens(photo, weights, tmp_path, monkeypatch):
+    "stdout is a pipe whose reader has gone: everything is written, and the code says that not all was heard."
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+    r, w = os.pipe()
+    os.close(r)
+    with monkeypatch.context() as m, open(w, "w") as gone:
+        m.setattr(sys, "stdout", gone)
+        code = main(["predict", str(photo), str(tmp_path / "b.jpg"), "--out", str(tmp_path / "o"), "--weights", str(weights)])
+    assert code == 1 and [p.name for p in sorted((tmp_path / "o").glob("*_depth.png"))] == ["b_depth.png", "room_depth.png"]
+
+
+@pytest.mark.parametrize("gone", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_streams_that_are_not_there(gone, photo, weights, tmp_path, monkeypatch):
+    "As under pythonw, or after `>&-`: sys.stdout is None."
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    with monkeypatch.context() as m:
+        for name in gone:
+            m.setattr(sys, name, None)
+        codes = [main(["predict", *map(str, ps), "--out", str(tmp_path / "o"), "--weights", str(weights)]) for ps in ([photo], [tmp_path / "bad.jpg"], [photo, tmp_path / "bad.jpg"])]
+    assert codes == [0, 2, 1] and (tmp_path / "o/room_depth.png").is_file()
+
+
+def test_a_closed_stdout_in_a_process_of_its_own(rooms):
+    "The number of a closed stream is not given to the next file that is opened."
+    code = "import sys; sys.argv = ['dogdepth', *sys.argv[1:]]; from dogdepth.cli import main; sys.exit(main())"
+    r = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" data check "$2" >&-', sys.executable, code, rooms], stderr=subprocess.PIPE, text=True)
+    assert (r.returncode, r.stderr) == (0, "")
+
+
+# --- a batch
+
+@pytest.fixture
+def trip(tmp_path, photo):
+    "Five photos; the fourth is cut short."
+    folder = tmp_path / "trip"
+    folder.mkdir()
+    for k in range(1, 6):
+        (folder / f"{k}.jpg").write_bytes(photo.read_bytes())
+    (folder / "4.jpg").write_bytes(photo.read_bytes()[:700])
+    return folder
+
+
+def done(out):
+    return sorted(p.name[0] for p in Path(out).glob("*_depth.png"))
+
+
+def test_one_bad_photo_does_not_end_the_batch(trip, weights, tmp_path, capsys):
+    assert main(["predict", *map(str, sorted(trip.iterdir())), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 1
+    said = capsys.readouterr()
+    assert done(tmp_path / "o") == ["1", "2", "3", "5"] and len(left(tmp_path / "o")) == 4 * 3
+    first, last = said.err.splitlines()
+    assert first.startswith("dogdepth predict: ") and "4.jpg" in first and "cut short" in first
+    assert last == f"dogdepth predict: left out 1 of 5 photos: {trip / '4.jpg'}"
+    assert said.out.count("\n") == 4 and "4.jpg" not in said.out
+
+
+def test_strict_stops_before_any_work(trip, weights, tmp_path, refused):
+    refused("predict", *sorted(trip.iterdir()), "--out", tmp_path / "o", "--weights", weights, "--strict", match="4.jpg")
+
+
+def test_all_bad_is_bad_input(trip, weights, tmp_path, capsys):
+    for p in trip.iterdir():
+        p.write_bytes(b"no photo")
+    assert main(["predict", str(trip), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("dogdepth predict: left out all of 5 photos: ") and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("error, code", [(RuntimeError("out of memory"), 1), (MemoryError(), 1), (ValueError("no"), 2)])
+def test_whatever_one_photo_meets_the_others_are_done(error, code, trip, weights, tmp_path, monkeypatch, capsys):
+    import dogdepth.predict as predict
+    real, n = predict.Predictor.predict, []
+
+    def sometimes(self, *a, **kw):
+        n.append(1)
+        if len(n) == 2 or always:
+            raise error
+        return real(self, *a, **kw)
+    monkeypatch.setattr(predict.Predictor, "predict", sometimes)
+    always = False
+    assert main(["predict", str(trip), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 1 and done(tmp_path / "o") == ["1", "3", "5"]
+    always = True
+    assert main(["predict", str(trip), "--out", str(tmp_path / "p"), "--weights", str(weights)]) == code and not (tmp_path / "p").exists()
+
+
+def test_a_full_disk_ends_the_batch(trip, weights, tmp_path, monkeypatch, capsys):
+    "The next photo would meet it too."
+    seen = []
+
+    def full(*a):
+        seen.append(1)
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("dogdepth.cli.write_prediction", full)
+    assert main(["predict", str(trip), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 1
+    assert len(seen) == 1 and capsys.readouterr().err == "dogdepth predict: No space left on device\n" and not (tmp_path / "o").exists()
+
+
+def test_names_as_long_as_the_results_allow_and_longer(photo, weights, tmp_path, capsys):
+    "NAME_depth_color.png is legal up to 255 bytes; a photo whose name is longer is named, and the other done."
+    longest, longer = "사" * 79 + "a" * 2, "사" * 80 + "a" * 9  # 239 and 249 bytes
+    for n in (longer, longest):
+        (tmp_path / f"{n}.jpg").write_bytes(photo.read_bytes())
+    assert main(["predict", str(tmp_path / f"{longest}.jpg"), "--out", str(tmp_path / "o"), "--weights", str(weights), "--ply", "--glb", "--html"]) == 0
+    assert len(left(tmp_path / "o")) == 6
+    assert main(["predict", *(str(tmp_path / f"{n}.jpg") for n in (longer, longest)), "--out", str(tmp_path / "p"), "--weights", str(weights)]) == 1
+    assert len(left(tmp_path / "p")) == 3 and "File name too long" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_its_photos(trip, photo, weights, tmp_path, capsys):
+    "Not for hidden files, other files, or what an earlier run wrote there."
+    (trip / "4.jpg").write_bytes(photo.read_bytes())
+    (trip / "notes.txt").write_text("")
+    (trip / ".hidden.jpg").write_bytes(b"")
+    (trip / "my_depth.png").write_bytes(cv2.imencode(".png", render_room(4, 40, 60)["image"])[1].tobytes())  # a photo of the user's that is called so
+    for _ in range(2):
+        assert main(["predict", str(trip), "--out", str(trip), "--weights", str(weights)]) == 0
+        assert capsys.readouterr().out.count("\n") == 6
+    assert [p.name for p in photo_files([trip, photo])] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "my_depth.png", "room.jpg"]
+
+
+# --- the lens, and known distances
+
+def test_known_is_along_the_ray_and_known_z_is_not(photo, weights, tmp_path):
+    for flag, k in (("--known", "ray"), ("--known-z", "z")):
+        assert main(["predict", str(photo), "--out", str(tmp_path / k), "--weights", str(weights), "--fov", "90", flag, "2", "3", "2.5"]) == 0
+    camera = Camera.from_fov(90, 60, 80)
+    z = {k: read_depth(tmp_path / k / "room_depth.png")[3, 2] for k in ("ray", "z")}
+    assert z["z"] == pytest.approx(2.5, abs=6e-4)
+    assert np.linalg.norm(camera.rays()[3, 2] * z["ray"]) == pytest.approx(2.5, abs=2e-3) and z["ray"] < 2
+
+
+def test_known_and_known_z_exclude_each_other(photo, tmp_path, refused):
+    refused("predict", photo, "--out", tmp_path / "o", "--known", "1", "1", "2", "--known-z", "1", "1", "2", match="not allowed with")
+
+
+@pytest.mark.parametrize("flags, exif, want", [(["--fov", "50"], None, "50 degrees wide (as given)"), ([], 28, "(from EXIF)"), ([], None, "(assumed)")])
+def test_the_line_says_where_the_lens_comes_from(flags, exif, want, weights, tmp_path, capsys):
+    im = Image.fromarray(render_room(3, 60, 80)["image"])
+    tags = im.getexif()
+    if exif:
+        tags.get_ifd(0x8769)[0xA405] = exif
+    im.save(tmp_path / "x.jpg", exif=tags)
+    assert main(["predict", str(tmp_path / "x.jpg"), "--out", str(tmp_path / "o"), "--weights", str(weights), *flags]) == 0
+    assert want in capsys.readouterr().out
+
+
+def test_a_warning_of_the_library_is_one_plain_line(photo, weights, tmp_path, monkeypatch, capsys):
+    import warnings
+
+    import dogdepth.predict as predict
+    real = predict.load_photo
+
+    def load(path, *a, **kw):
+        exec(compile("import warnings; warnings.warn('its lens does not fit\\nthe picture')", "x", "exec"), {"__name__": "dogdepth.predict"})
+        warnings.warn("matplotlib has thoughts")  # from a module that is not ours
+        return real(path, *a, **kw)
+    monkeypatch.setattr(predict, "load_photo", load)
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+    assert main(["predict", str(photo), str(tmp_path / "b.jpg"), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"dogdepth predict: {p}: its lens does not fit the picture" for p in (photo, tmp_path / "b.jpg")]
+
+
+# --- files that stand upright
+
+@pytest.mark.parametrize("flags, axes", [([], "z_up"), (["--axes", "y_up"], "y_up"), (["--axes", "camera"], "camera")])
+def test_ply_stands_upright_in_blender_by_default(flags, axes, photo, weights, tmp_path):
+    assert main(["predict", str(photo), "--out", str(tmp_path), "--weights", str(weights), "--ply", *flags]) == 0
+    assert f"comment dogdepth: metres, {axes}\n".encode() in (tmp_path / "room.ply").read_bytes()[:200]
+
+
+def test_the_axes_are_those_of_the_library(capsys):
+    from dogdepth.cloud import AXES
+    from dogdepth.cli import make_parser
+    for a in AXES:
+        assert make_parser(["predict"]).parse_args(["predict", "x", "--out", "o", "--axes", a]).axes == a
+
+
+def test_depth_range_leaves_out_two_percent_at_each_end():
+    d = np.r_[np.zeros(50), np.linspace(1, 101, 1001)].astype(np.float32)
+    assert depth_range(d) == pytest.approx((3, 99)) and depth_range(np.zeros(4)) == (0, 0)

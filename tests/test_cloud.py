@@ -125,6 +125,9 @@ def test_a_mesh_is_cut_where_the_network_is_unsure():
     assert len(mesh(p, stride=1)[1]) == whole
     p.std_m[:, :10] = 1.1 * d[:, :10]
     assert cam.project(mesh(p, stride=1)[0].astype(float))[:, 0].min() > 9.5
+    p.std_m[:, -3:] = np.nan  # where the weights say nothing: those pixels go, and what is usual in the others stays
+    across = cam.project(mesh(p, stride=1)[0].astype(float))[:, 0]
+    assert across.min() > 9.5 and 27.5 < across.max() < 28.5
     p.std_m = np.full(d.shape, np.nan, np.float32)
     with pytest.raises(ValueError, match="every triangle was cut|holds a usable reading"):
         mesh(p, stride=1, max_std=0.3)
@@ -692,3 +695,63 @@ def test_pieces_of_a_mesh_go_in_one_by_one(tmp_path):
     room = render_room(0, 48, 64)
     with pytest.raises(ValueError, match="piece by piece"):
         write_ply(tmp_path / "a.ply", mesh(room))
+
+
+# ---------------------------------------------------------------- which way is up, in other people's programs
+
+def test_the_floor_lies_low_in_ply_and_glb(tmp_path):
+    "Read back by trimesh: in the PLY for Blender low is -z, in a PLY for MeshLab and in a GLB it is -y."
+    it = render_room(4, 120, 160)
+    world = it["camera"].backproject(it["depth"]) @ it["pose"][:3, :3].T + it["pose"][:3, 3]
+    floor = (np.abs(world[..., 1]) < 0.01).ravel()  # y is down in the world too, and the floor lies at 0
+    assert 500 < floor.sum() < 0.6 * floor.size
+    for axes, k in (("z_up", 2), ("y_up", 1)):
+        write_ply(tmp_path / "a.ply", it, axes=axes)
+        v = np.asarray(trimesh.load(tmp_path / "a.ply").vertices)
+        assert v[floor, k].mean() < v[~floor, k].mean() - 0.5, axes
+        assert np.abs(v[floor] @ np.linalg.svd(v[floor] - v[floor].mean(0), full_matrices=False)[2][-1]).std() < 1e-3
+    write_glb(tmp_path / "a.glb", it)
+    v = np.concatenate([np.asarray(g.vertices) for g in trimesh.load(tmp_path / "a.glb").geometry.values()])
+    low = v[:, 1] < np.percentile(v[:, 1], 20)
+    ray = v / -v[:, 2:]  # z towards the viewer
+    assert (ray[low, 1] < 0).mean() > 0.95 and v[:, 2].max() < 0  # low in the room is low in the picture, and the room lies ahead
+
+
+def test_a_figure_takes_the_middles_of_equal_parts(room):
+    "All of the picture, also its last row and column: as many points to the left as to the right, above as below."
+    cam = Camera(10.0, 10.0, 9.5, 6.5, 14, 20)
+    it = dict(depth=np.ones((14, 20), np.float32), camera=cam, image=smooth(14, 20))
+    for points, n in ((14 * 20, 280), (70, 70)):
+        f = room_figure(it, points=points).data[0]
+        x, z = np.array(f.x), np.array(f.z)
+        assert len(x) == n and (n < 280 or (x.max(), x.min()) == pytest.approx((0.95, -0.95), abs=1e-6))
+        assert abs(x.mean()) < 0.051 and abs(z.mean()) < 0.051
+
+
+# ---------------------------------------------------------------- names and threads
+
+LONG = "사" * 83  # 249 bytes; with .html 254
+
+
+@pytest.mark.parametrize("name", [LONG, "caf\udce9", "a'b\"c&<d>", "new\nline"])
+def test_any_legal_name(tmp_path, room, name):
+    from dogdepth.cloud import orbit_video
+    write_ply(tmp_path / f"{name}.ply", room)
+    write_glb(tmp_path / f"{name}.glb", room)
+    save_html(tmp_path / f"{name}.html", room, title=name)
+    orbit_video(room, tmp_path / f"{name}.mp4", frames=2, size=(32, 32))
+    page = (tmp_path / f"{name}.html").read_bytes().decode()
+    assert "<d>" not in page.split("<script")[0] and ("caf" not in name or page.count(r"caf\udce9") == 2)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".glb", ".html", ".js", ".mp4", ".ply"]
+
+
+def test_threads_write_into_one_folder(tmp_path, room):
+    "Pages that share one plotly.min.js, and one file that all of them write."
+    from concurrent.futures import ThreadPoolExecutor
+    it = dict(depth=room["depth"][:24, :32].copy(), camera=room["camera"].crop(0, 0, 24, 32), image=room["image"][:24, :32].copy())
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(save_html, tmp_path / f"{k}.html", it) for k in range(8)] + [pool.submit(write_ply, tmp_path / "same.ply", it) for _ in range(40)] + [pool.submit(write_glb, tmp_path / "same.glb", it) for _ in range(40)]
+        for j in jobs:
+            j.result()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"{k}.html" for k in range(8)), "plotly.min.js", "same.glb", "same.ply"]
+    assert len(trimesh.load(tmp_path / "same.ply").vertices) == 24 * 32

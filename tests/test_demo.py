@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dogdepth.cli as cli
-from dogdepth.cli import ASSETS, colour_bar, demo_items, demo_page, errors, main, painted, sample_photos
+from dogdepth.cli import ASSETS, colour_bar, demo_items, demo_page, depth_range, errors, main, painted, sample_photos, span_m
 from dogdepth.depth import Camera, read_depth
 from dogdepth.metrics import depth_metrics
 from dogdepth.predict import Prediction
@@ -76,44 +76,83 @@ def html(page):
 def test_motorcycle_depth_is_that_of_the_rig(samples):
     "Against the published formula, written once more by hand for two pixels."
     from skimage.data import stereo_motorcycle
-    disp, moto = stereo_motorcycle()[2], samples[0]
+    disp, moto = stereo_motorcycle()[2], samples[-1]
     for v, u in ((250, 400), (450, 300)):
-        assert moto["depth"][v, u] == pytest.approx(994.978 * 0.193001 / (float(disp[v, u]) + 31.086), rel=1e-5)
-    known = moto["depth"] > 0
+        assert moto["published"][v, u] == pytest.approx(994.978 * 0.193001 / (float(disp[v, u]) + 31.086), rel=1e-5)
+    known = moto["published"] > 0
     assert (known == np.isfinite(disp)).all() and 0.92 < known.mean() < 0.94
-    assert np.median(moto["depth"][known]) == pytest.approx(2.75, abs=0.01) and moto["depth"].max() < 5.1
+    assert np.median(moto["published"][known]) == pytest.approx(2.75, abs=0.01) and moto["published"].max() < 5.1
     assert moto["camera"] == Camera(994.978, 994.978, 311.193, 254.877, 500, 741)
 
 
+def test_the_motorcycle_s_truth_is_as_long_as_its_maker_says(samples):
+    "One factor, and it is that of 14_cloud: both lengths measured there come out right."
+    moto = samples[-1]
+    measured = {ab: span_m(moto["depth"], moto["camera"], *ab) for ab in (((205, 335), (583, 383)), ((195, 245), (210, 396)))}
+    assert list(measured.values()) == pytest.approx([1.445, 0.64], rel=0.01)
+    ratio = moto["depth"][moto["depth"] > 0] / moto["published"][moto["depth"] > 0]
+    assert ratio.std() < 1e-6 and ratio.mean() == pytest.approx(1 / 0.637, abs=2e-3)
+
+
+def test_the_demo_opens_with_a_success_and_fails_last(samples, page, html):
+    "A drawn room first; the motorcycle last, and its heading says what it is there for."
+    assert samples[0]["truth"] == "the renderer" and samples[0]["depth"] is not None
+    text = (page / "index.html").read_text(encoding="utf-8")
+    heads = re.findall(r'<h2 id="([\w-]+)-title">(.*?)</h2>', text)
+    assert heads[0] == ("room", "Room") and dict(heads)["motorcycle"] == "Motorcycle: where it fails, and whose fault it is"
+    assert text.count("AbsRel by the published scale") == 1
+
+
+@pytest.mark.slow
+def test_the_default_weights_do_well_on_the_drawn_rooms(samples):
+    from dogdepth.predict import Predictor
+    model = Predictor()
+    for s in samples[:2]:
+        assert errors(model.predict(s["image"], s["camera"]).depth_m, s["depth"])["abs_rel"] < 0.08
+    moto = samples[-1]
+    r = model.predict(moto["image"], moto["camera"]).depth_m
+    assert errors(r, moto["depth"])["abs_rel"] < 0.2 < 0.4 < errors(r, moto["published"])["abs_rel"]
+
+
+def test_one_range_of_depth_on_the_whole_page(samples, page):
+    text = (page / "index.html").read_text(encoding="utf-8")
+    for row, section, s in zip(re.findall(r'<tr><th scope="row">.*?</tr>', text), re.findall(r'<section class="photo".*?</section>', text, re.S), samples):
+        lo, hi = depth_range(shown(s, 1.1)[1].depth_m)
+        assert f"<td>{lo:.1f} to {hi:.1f} m</td>" in row
+        bars = re.findall(r"<b>([\d.]+) m</b><b></b><b>([\d.]+) m</b>", section)
+        assert bars and set(bars) == {(f"{lo:.1f}", f"{hi:.1f}")}
+        assert f"{lo:.1f} to {hi:.1f} metres" in section
+
+
 def test_samples_are_items(samples):
-    assert [s["name"] for s in samples] == ["motorcycle", "coffee", "room"]
+    assert [s["name"] for s in samples] == ["room", "kitchen", "astronaut", "motorcycle"]
     for s in samples:
         assert s["image"].dtype == np.uint8 and s["image"].shape == (s["camera"].height, s["camera"].width, 3)
-        assert (s["depth"] is None) == (s["name"] == "coffee") and s["alt"] and s["about"]
+        assert (s["depth"] is None) == (s["name"] == "astronaut") and s["alt"] and s["about"]
 
 
 def test_nyu_frames_come_along_where_there_is_data(data):
     items = demo_items()
-    assert [i["truth"] for i in items[3:]] == ["a Kinect"] * 2 and all(i["depth"].shape == (480, 640) for i in items[3:])
+    assert [i["truth"] for i in items[3:5]] == ["a Kinect"] * 2 and all(i["depth"].shape == (480, 640) for i in items[3:5]) and items[-1]["name"] == "motorcycle"
     names = [i["name"] for i in items]
-    assert len(set(names)) == 5 and all(re.fullmatch(r"[\w-]+", n) for n in names)
+    assert len(set(names)) == 6 and all(re.fullmatch(r"[\w-]+", n) for n in names)
 
 
-def test_without_data_three_photos(monkeypatch):
+def test_without_data_four_photos(monkeypatch):
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
-    assert len(demo_items()) == 3
+    assert len(demo_items()) == 4
 
 
 def test_data_folder_without_nyu_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DOGDEPTH_DATA", str(tmp_path))
-    assert len(demo_items()) == 3 and "no NYU frames" in capsys.readouterr().out
+    assert len(demo_items()) == 4 and "no NYU frames" in capsys.readouterr().out
 
 
 # --- numbers
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.1, 1.5])
 def test_errors_of_one_factor(samples, factor):
-    t = samples[2]["depth"]
+    t = samples[0]["depth"]
     e = errors(t * np.float32(factor), t)
     assert e["abs_rel"] == pytest.approx(abs(factor - 1), abs=1e-3) or t.max() * factor > 10  # the cap clips what is beyond
     assert e["median_m"] == pytest.approx(abs(factor - 1) * np.median(t[45:471, 41:601]), abs=2e-3)
@@ -122,7 +161,7 @@ def test_errors_of_one_factor(samples, factor):
 
 def test_errors_agree_with_the_metrics_and_skip_holes(samples):
     rng = np.random.default_rng(0)
-    t = samples[0]["depth"]
+    t = samples[-1]["depth"]
     p = np.where(t > 0, t, 9).astype(np.float32) * rng.uniform(0.7, 1.4, t.shape).astype(np.float32)
     e, m = errors(p, t), depth_metrics(p, t)
     assert (e["abs_rel"], e["rmse"], e["delta1"]) == (m["abs_rel"], m["rmse"], m["delta1"])
@@ -152,7 +191,7 @@ def test_colour_bar_has_the_ends_of_the_map():
 def test_page_is_well_formed(html):
     assert not html.crossed and not html.open
     ids = [a["id"] for _, a in html.tags if "id" in a]
-    assert len(ids) == len(set(ids)) and {"motorcycle", "coffee", "room", "odd"} <= set(ids)
+    assert len(ids) == len(set(ids)) and {"motorcycle", "astronaut", "kitchen", "room", "odd"} <= set(ids)
     assert html.all("html")[0]["lang"] == "en" and any(m.get("name") == "viewport" for m in html.all("meta"))
     assert {a["href"][1:] for a in html.all("a") if a["href"].startswith("#")} <= set(ids)
 
@@ -178,10 +217,10 @@ def test_every_file_written_is_used_by_the_page(page, html):
 def test_page_can_be_used_without_eyes_or_mouse(html):
     assert all(i.get("alt", "").strip() and int(i["width"]) > 0 and int(i["height"]) > 0 for i in html.all("img"))
     reach = [a for _, a in html.tags if a.get("class") in ("probe", "room", "scroll")]
-    assert len(reach) == 4 * 3 + 1 and all(a["tabindex"] == "0" and a["aria-label"] and a["role"] for a in reach)
-    assert [b["data-do"] for b in html.all("button")] == ["swing", "in", "out", "reset"] * 4
+    assert len(reach) == 5 * 3 + 1 and all(a["tabindex"] == "0" and a["aria-label"] and a["role"] for a in reach)
+    assert [b["data-do"] for b in html.all("button")] == ["swing", "in", "out", "reset"] * 5
     assert all(b["type"] == "button" for b in html.all("button"))
-    assert len([a for t, a in html.tags if t == "output" and a.get("aria-live") == "polite"]) == 4
+    assert len([a for t, a in html.tags if t == "output" and a.get("aria-live") == "polite"]) == 5
 
 
 def test_style_knows_dark_mode_phones_and_reduced_motion():
@@ -212,7 +251,7 @@ def test_text_is_readable(dark):
 
 def test_rooms_in_the_page_are_figures(html, samples):
     figures = [json.loads(s) for a, s in html.scripts if a.get("class") == "room-data"]
-    assert len(figures) == 4
+    assert len(figures) == 5
     for fig in figures:
         assert fig["data"][0]["type"] == "scatter3d" and len(json.dumps(fig)) < 400_000
         assert {"eye", "center", "up"} <= set(fig["layout"]["scene"]["camera"])
@@ -234,11 +273,13 @@ def test_the_cross_reads_the_depth_that_was_found(html, samples):
 def test_numbers_on_the_page(page, samples):
     text = (page / "index.html").read_text(encoding="utf-8")
     rows = re.findall(r'<tr><th scope="row">.*?</tr>', text)
-    assert len(rows) == 4 and "0.12 s" in rows[0] and "741 &times; 500" in rows[0]
-    e = errors(shown(samples[0], 1.1)[1].depth_m, samples[0]["depth"])
-    assert f"<td>{e['abs_rel']:.3f}</td>" in rows[0] and f"<td>{e['median_m']:.2f} m</td>" in rows[0]
-    assert rows[1].count("&ndash;") == 2
-    assert text.count("<dt>AbsRel</dt>") == 3
+    assert len(rows) == 5 and "0.12 s" in rows[3] and "741 &times; 500" in rows[3]
+    e = errors(shown(samples[3], 1.1)[1].depth_m, samples[3]["depth"])
+    assert f"<td>{e['abs_rel']:.3f}</td>" in rows[3] and f"<td>{e['median_m']:.2f} m</td>" in rows[3]
+    assert rows[2].count("&ndash;") == 2
+    assert text.count("<dt>AbsRel</dt>") == 4
+    published = errors(shown(samples[3], 1.1)[1].depth_m, samples[3]["published"])["abs_rel"]
+    assert f"<dt>AbsRel by the published scale</dt><dd>{published:.3f}</dd>" in text
 
 
 def test_text_is_escaped_and_nothing_left_to_fill(page):
@@ -249,8 +290,8 @@ def test_text_is_escaped_and_nothing_left_to_fill(page):
 
 def test_pictures_are_what_they_say(page, samples):
     photo = cv2.imread(str(page / "room_page.jpg"))[..., ::-1].astype(int)
-    assert photo.shape == samples[2]["image"].shape and np.abs(photo - samples[2]["image"]).mean() < 4
-    assert np.abs(read_depth(page / "room_depth.png") - samples[2]["depth"] * np.float32(1.1)).max() < 6e-4
+    assert photo.shape == samples[0]["image"].shape and np.abs(photo - samples[0]["image"]).mean() < 4
+    assert np.abs(read_depth(page / "room_depth.png") - samples[0]["depth"] * np.float32(1.1)).max() < 6e-4
     error = cv2.imread(str(page / "room_error_page.png"))[..., ::-1]
     want = painted(np.array([[0.1]]), -0.5, 0.5, "RdBu_r")[0, 0].astype(int)  # 10 % too far everywhere
     assert np.abs(error.astype(int) - want).max() <= 2 and want[0] > want[2]  # and that is reddish
@@ -275,13 +316,13 @@ def quick(monkeypatch, samples):
             return Prediction(np.full(img.shape[:2], 2, np.float32), camera, img)
     import dogdepth.predict
     monkeypatch.setattr(dogdepth.predict, "Predictor", Guess)
-    monkeypatch.setattr(cli, "demo_items", lambda: samples[:2])
+    monkeypatch.setattr(cli, "demo_items", lambda: samples[2:])
 
 
 def test_demo_prints_errors_times_and_the_place(quick, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "a" / "out")]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"motorcycle +741x500 +[\d.]+ s +AbsRel 0\.\d+, median error 0\.\d\d m", out) and "coffee" in out
+    assert re.search(r"motorcycle +741x500 +[\d.]+ s +AbsRel 0\.\d+ \(0\.\d+ by the published scale\), median error \d\.\d\d m", out) and "astronaut" in out
     assert f"Open {tmp_path / 'a' / 'out' / 'index.html'} in a browser" in out
     assert (tmp_path / "a/out/index.html").is_file() and not list(tmp_path.rglob(".dogdepth*"))
 
