@@ -9,11 +9,11 @@ __all__ = ['ASSETS', 'LANGUAGES', 'MAGIC', 'BOXES', 'READ', 'TURNS', 'NOTES', 'G
            'Failed', 'Helper', 'Inline', 'set_up_decoder', 'decode', 'rehearse', 'set_up_predictor', 'photo_of',
            'typical_range', 'grid_of', 'depth_job', 'file_job', 'lock', 'sweep', 'own_folder', 'Job', 'Item', 'Shelf',
            'Bench', 'close', 'Desk', 'desk', 'language', 'host_name', 'bare_address', 'known_name', 'key_for',
-           'visitor_of_key', 'origin_parts', 'check_origin', 'guard', 'own_names', 'Proxied', 'under', 'strict',
-           'refusal', 'sorry', 'on_error', 'parts_of', 'uploaded', 'field_of_view', 'seconds_to_wait', 'patiently',
-           'file_state', 'note', 'about', 'answer', 'in_decoder', 'predict', 'items', 'mine', 'item', 'delete',
-           'change', 'kind_of', 'make', 'cancel', 'take', 'root', 'page', 'astronaut', 'sample_jpeg', 'sample',
-           'openapi', 'Cookies', 'create_app', 'refuse_early', 'make_server', 'serve']
+           'visitor_of_key', 'origin_parts', 'check_origin', 'guard', 'own_names', 'networks', 'Proxied', 'under',
+           'strict', 'refusal', 'sorry', 'on_error', 'parts_of', 'uploaded', 'field_of_view', 'seconds_to_wait',
+           'patiently', 'file_state', 'note', 'about', 'answer', 'in_decoder', 'predict', 'items', 'mine', 'item',
+           'delete', 'change', 'kind_of', 'make', 'cancel', 'take', 'root', 'page', 'astronaut', 'sample_jpeg',
+           'sample', 'openapi', 'Cookies', 'create_app', 'refuse_early', 'make_server', 'serve']
 
 # %% ../nbs/15_app.ipynb #c002
 import hashlib, hmac, io, ipaddress, json, os, queue, re, secrets, shutil, socket, subprocess, sys, tempfile, threading, time
@@ -704,16 +704,23 @@ def guard():
 def own_names()->set:
     "What this machine is called: a page may be opened by each of these."
     me = socket.gethostname().lower()
-    return {'localhost', *(n for n in (me, me.partition('.')[0], me.partition('.')[0]+'.local') if re.fullmatch(r'[\w-][\w.-]*', n))}
+    short = me.partition('.')[0]
+    return {'localhost', *(n for n in (me, short, short+'.local') if re.fullmatch(r'[\w-][\w.-]*', n))}
 
 FORWARDED = dict(PROTO='https?', HOST=r'[\w.:\[\]-]+', PORT=r'\d{1,5}', PREFIX=r'(/[\w.~-]+)+/?') # what each may look like
 
+def networks(proxy:str)->list:
+    "The addresses that a proxy may have, from an address, a network or `localhost`."
+    try: return [ipaddress.ip_network(n, strict=False) for n in (('127.0.0.0/8','::1') if proxy=='localhost' else (proxy,))]
+    except ValueError:
+        raise ValueError(f"a proxy is known by its address or network, such as 10.0.0.2 or 172.18.0.0/16, got {proxy!r}") from None
+
 class Proxied:
-    "WSGI: what a proxy we trust says of the world outside is believed (werkzeug's ProxyFix); what anyone else says of it is not heard."
+    """WSGI: what a proxy we trust says of the world outside is believed (werkzeug's ProxyFix);
+    what anyone else says of it is not heard."""
     def __init__(self, app, proxies=(), prefix=''):
         self.app,self.fixed = app,ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1)
-        proxies = [proxies] if isinstance(proxies, str) else proxies
-        self.networks = [ipaddress.ip_network(n, strict=False) for p in proxies for n in (('127.0.0.0/8','::1') if p=='localhost' else (p,))]
+        self.networks = [n for p in ([proxies] if isinstance(proxies, str) else proxies) for n in networks(p)]
         self.prefix = '/'+prefix.strip('/') if prefix.strip('/') else ''
         if self.prefix and not re.fullmatch(FORWARDED['PREFIX'], self.prefix):
             raise ValueError(f"prefix is a path such as /depth, got {prefix!r}")
@@ -741,7 +748,8 @@ def under(environ, prefix:str):
     if not prefix: return
     environ['SCRIPT_NAME'] = environ.get('SCRIPT_NAME', '').rstrip('/')+prefix
     path = environ.get('PATH_INFO', '')
-    if (path+'/').startswith(prefix+'/') and not re.match('/(api|static)/', path): environ['PATH_INFO'] = path[len(prefix):] or '/'
+    if (path+'/').startswith(prefix+'/') and not re.match('/(api|static)/', path):
+        environ['PATH_INFO'] = path[len(prefix):] or '/'
 
 # %% ../nbs/15_app.ipynb #c085
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
