@@ -199,3 +199,21 @@ def test_through_a_real_server(opened):
     r = c.getresponse()
     assert r.status == 200 and "Path=/depth" in r.headers["Set-Cookie"] and b'src="/depth/static/app.js"' in r.read()
     server.task_dispatcher.shutdown()
+
+
+def test_the_flags_of_serve(monkeypatch, capsys):
+    "What the command hands to the app."
+    from dogdepth import cli
+    made = {}
+    monkeypatch.setattr(A, "create_app", lambda *a, **how: made.update(how))
+    monkeypatch.setattr(A, "serve", lambda *a, **how: None)
+    cli.main(["serve", "--https", "--name", "a.example", "--name", "b.example", "--proxy", "10.0.0.2", "--proxy", "172.18.0.0/16", "--prefix", "/depth"])
+    assert made == dict(names=["a.example", "b.example"], https=True, proxy=["10.0.0.2", "172.18.0.0/16"], prefix="/depth")
+    cli.main(["serve"])
+    assert made == dict(names=[], https=False, proxy=None, prefix="")
+
+
+def test_a_wrong_proxy_is_one_line(capsys):
+    from dogdepth import cli
+    assert cli.main(["serve", "--proxy", "nginx"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
