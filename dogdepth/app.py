@@ -688,6 +688,7 @@ def guard():
     desk().bench.start() # in this process, if it does not run yet
     safe = r.method in ('GET','HEAD','OPTIONS')
     if not safe: check_origin(r)
+    if not safe and r.routing_exception: raise r.routing_exception # nothing there, or not that way: no key would help
     kind,_,key = r.headers.get('Authorization','').partition(' ')
     if kind and kind.lower() not in ('basic','digest','negotiate'): # those are between a browser and a proxy with a password
         g.visitor = visitor_of_key(key if kind.lower()=='bearer' else '')
