@@ -288,7 +288,7 @@ def rehearse(state, progress, steps):
 # %% ../nbs/15_app.ipynb #c054
 def set_up_predictor(predictor=None): # None, an object with .predict, or a function that makes one
     "The predictor, warm."
-    if hasattr(predictor, 'predict'): return predictor
+    if hasattr(predictor, 'predict') and not isinstance(predictor, type): return predictor
     if predictor is None: from dogdepth.predict import Predictor as predictor
     predictor = predictor()
     predictor.predict(np.zeros((*getattr(predictor, 'size', (240,320)), 3), np.uint8)) # at the size its network looks at
@@ -551,9 +551,10 @@ def _work(self):
     "The life of the bench's thread."
     try:
         with self.helper.lock: self.helper.start()
-    except Exception as e: # it cannot travel to another process, or cannot be made
-        if hasattr(predictor := self.helper.args[0], 'predict'): self.helper = Inline(predictor)
-        else: self.trouble = str(e).partition(': ')[2] or str(e)
+    except Died: self.trouble = 'the process of the network ended while it started'
+    except Exception: # it cannot travel to another process, or cannot be made at all
+        try: self.helper = Inline(set_up_predictor(self.helper.args[0]))
+        except Exception as e: self.trouble = str(e) or type(e).__name__
     self._up.set()
     while self.open:
         if job := self._next(): self._run(job)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
-from app_fakes import Moody, Slope, make_slope
+from app_fakes import Deep, Moody, Slope, Upright, Warner, make_slope
 from PIL import Image
 
 from dogdepth import app as A
@@ -198,9 +198,16 @@ def test_a_predictor_that_cannot_travel_works_here(tmp_path):
     app, desk = opened(tmp_path, Local())
     assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid is None
     desk.close()
-    app, desk = opened(tmp_path, make_slope)
-    assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid
+    app, desk = opened(tmp_path, lambda: Local())  # nor can this
+    assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid is None
     desk.close()
+    app, desk = opened(tmp_path, lambda: 1 / 0)  # and this is nothing at all
+    assert desk.bench.ready.wait(60) and desk.bench.trouble == "division by zero"
+    desk.close()
+    for maker in (make_slope, Slope):
+        app, desk = opened(tmp_path, maker)
+        assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid
+        desk.close()
 
 
 @pytest.mark.slow
@@ -963,3 +970,114 @@ def test_a_helper_ended_by_two_at_once_ends_once():
     [t.start() for t in both]
     [t.join() for t in both]
     assert closed == [1] and not raised and h.pid is None
+
+
+# --- what there is to know about a photo
+
+def test_depth_beyond_what_a_png_holds_is_clamped_and_said(tmp_path):
+    app, desk = opened(tmp_path, Deep())
+    c = app.test_client()
+    it = post(c).json
+    assert it["state"] == "done" and [n["note"] for n in it["notes"]] == ["clamped"] and "65.5 m" in it["notes"][0]["message"]
+    key = {"Authorization": "Bearer " + it["key"]}
+    mm = cv2.imdecode(np.frombuffer(c.get(it["files"]["depth"]["url"], headers=key).data, np.uint8), -1)
+    grid = np.frombuffer(c.get(it["files"]["grid"]["url"], headers=key).data, "<u2").reshape(mm.shape)
+    most = round(1000 * A.MM16_MAX_M)
+    for a in (mm, grid):
+        assert (a[:, 30:] == most).all() and a[0, 0] == most and (a[1:, :20] == 2000).all()
+    assert c.get(f"/api/items/{it['id']}", headers=key | {"Accept-Language": "ko"}).json["notes"][0]["message"] == words("ko")["notes"]["clamped"]
+    assert it["depth"].keys() == {"height", "width", "near_m", "far_m"}
+    for kind in ("ply", "glb"):
+        assert c.post(f"/api/items/{it['id']}/files/{kind}?wait=20", headers=key).json["files"][kind]["state"] == "done"
+    desk.close()
+
+
+def test_all_of_it_beyond(tmp_path):
+    "Not even then does the page fail."
+    d = np.full((60, 80), 9000, np.float32)
+    fake = SimpleNamespace(predict=lambda img, camera: Prediction(d, camera, img))
+    (tmp_path / "photo.jpg").write_bytes(PHOTO)
+    meta, _ = A.depth_job(fake, lambda share: None, tmp_path, tmp_path, A.camera_dict(default_camera(60, 80)))
+    assert [n[0] for n in meta["notes"]] == ["clamped"] and (read_depth(tmp_path / "depth.png", "mm16") == np.float32(A.MM16_MAX_M)).all()
+
+
+def test_what_the_library_warns_of_is_a_note(tmp_path):
+    "Once each, in its own words where we know no better; warnings for programmers are not for visitors."
+    app, desk = opened(tmp_path, Warner())
+    c = app.test_client()
+    it = post(c).json
+    key = {"Authorization": "Bearer " + it["key"]}
+    assert it["notes"] == [{"note": "other", "message": "what a strange photo"}]
+    again = c.patch(f"/api/items/{it['id']}?wait=20", json={"fov": 70}, headers=key).json
+    assert again["notes"] == it["notes"] and "notes" not in again["depth"]
+    desk.close()
+
+
+@pytest.mark.parametrize("text, key", [("photo.jpg is a 360-degree panorama (GPano)", "panorama"), ("the EXIF block speaks of 4000x3000 pixels, the photo has 900x900", "other_picture"), ("12 readings lie beyond 65.534 m", "clamped"), ("anything", "")])
+def test_notes_in_the_readers_language(monkeypatch, text, key):
+    monkeypatch.setattr(A, "exif_focal", lambda *a: A.warnings.warn(text))
+    assert A.clean_photo(PHOTO, Limits())[0]["notes"] == [[key, text]]
+    assert key == "" or (words("en")["notes"][key] and words("ko")["notes"][key])
+
+
+def test_pillows_own_warnings_are_no_notes():
+    with A.noted() as notes:
+        A.warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/x/site-packages/PIL/TiffImagePlugin.py", 1)
+        A.warnings.warn("twice")
+        A.warnings.warn("twice")
+    assert notes == [["", "twice"]]
+
+
+def test_one_definition_of_the_range():
+    "The 2nd and the 98th percentile of the depths that are there, at the size of the photo."
+    d = np.random.default_rng(0).uniform(1, 5, (90, 120)).astype(np.float32)
+    d[:30], d[40, 40], d[41, 41] = 0, np.nan, np.inf
+    seen = d[np.isfinite(d) & (d > 0)]
+    assert A.typical_range(d) == pytest.approx(np.percentile(seen, (2, 98)), abs=6e-4) and A.typical_range(np.zeros((4, 5))) == (0, 0)
+
+
+def test_a_network_of_another_shape_warms_up(tmp_path):
+    "An upright export is asked for an upright picture first: the page does not know a shape better than the network."
+    assert A.set_up_predictor(lambda: Upright()).size == (320, 240)
+    app, desk = opened(tmp_path, Upright)
+    assert post(app.test_client(), picture(80, 60)).json["state"] == "done" and not desk.bench.trouble
+    desk.close()
+
+
+def test_samples_carry_their_lens_and_open_with_a_success():
+    from dogdepth.depth import MOTORCYCLE
+    from dogdepth.rooms import render_room
+    assert list(A.SAMPLES)[0] == "room" and list(A.SAMPLES)[-1] == "motorcycle"
+    focal = {"room": render_room(28, 48, 64)["camera"].resize(480, 640).focal, "motorcycle": MOTORCYCLE["fx"]}
+    for name in A.SAMPLES:
+        meta, jpeg = A.clean_photo(A.sample_jpeg(name), Limits())
+        assert meta["lens"] == ("exif" if name in focal else "assumed") and meta["notes"] == []
+        assert name not in focal or meta["camera"]["fx"] == pytest.approx(focal[name], rel=1e-4)
+    page = (ASSETS / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r"\('(\w+)', w\.sample_", page) == list(A.SAMPLES)
+
+
+@pytest.mark.slow
+def test_the_first_sample_is_a_success():
+    from dogdepth.predict import Predictor
+    from dogdepth.rooms import render_room
+    room = render_room(28, 480, 640)
+    d = Predictor(device="cpu").predict(room["image"], room["camera"]).depth_m
+    assert np.mean(np.abs(d - room["depth"]) / room["depth"]) < 0.08
+
+
+def test_the_page_says_how_long_photos_stay(tmp_path):
+    app, desk = opened(tmp_path, keep_s=420.0)
+    assert "after 7 minutes" in app.test_client().get("/").text
+    desk.close()
+
+
+def test_a_dead_helper_has_no_pid():
+    h = A.Helper("set_up_decoder", asdict(Limits()))
+    assert h.pid is None
+    h.start()
+    assert h.pid == h.process.pid
+    os.kill(h.pid, signal.SIGKILL)
+    h.process.wait()
+    assert h.pid is None
+    h.kill()
