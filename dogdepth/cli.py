@@ -801,8 +801,12 @@ def do_demo(a):
 def serve_flags(p):
     p.add_argument('--host', default='127.0.0.1', metavar='H', help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)')
     p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
-    p.add_argument('--name', action='append', default=[], metavar='NAME', help='a host name the page may be called by, besides localhost and bare addresses; may be given again')
+    p.add_argument('--name', action='append', default=[], metavar='NAME',
+                   help="a host name the page may be called by, besides localhost, --host, this machine's name and bare addresses; may be given again")
     p.add_argument('--https', action='store_true', help='a proxy in front speaks https: the cookie travels by nothing else')
+    p.add_argument('--proxy', action='append', metavar='ADDRESS',
+                   help='a proxy whose X-Forwarded headers are believed: its address or network; may be given again (default: this machine, with --name, --https or --prefix)')
+    p.add_argument('--prefix', default='', metavar='PATH', help='the path the page lives under at the proxy, such as /depth')
     p.add_argument('--data-dir', metavar='DIR', help="folder for visitors' files while the server runs (default: in the system's temporary folder)")
     model_flags(p)
     from dogdepth.app import Limits
@@ -815,7 +819,7 @@ def do_serve(a):
     from dogdepth.predict import Predictor
     if not 0<=a.port<=65535: raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
     limits = Limits(**{f.name:getattr(a,f.name) for f in fields(Limits) if hasattr(a,f.name)})
-    app = create_app(partial(Predictor, a.weights, a.device), a.data_dir, limits, names=a.name, https=a.https)
+    app = create_app(partial(Predictor, a.weights, a.device), a.data_dir, limits, names=a.name, https=a.https, proxy=a.proxy, prefix=a.prefix)
     try: serve(app, a.host, a.port, ready=lambda url: print(f"{url}  Ctrl-C stops it and deletes what visitors left", flush=True))
     except OSError as e: raise ValueError(f"cannot listen on {a.host} port {a.port} ({e.strerror}): choose another --port or --host") from None
 

@@ -2,6 +2,7 @@
 import os
 import signal
 import time
+import warnings
 
 import numpy as np
 
@@ -31,3 +32,31 @@ class Moody(Slope):
 
 def make_slope():
     return Slope()
+
+
+class Deep(Slope):
+    "Half of the photo lies at 2 m, the other half too far for a picture of depth."
+    def predict(self, img, camera=None):
+        p = super().predict(img, camera)
+        p.depth_m[:] = 2
+        p.depth_m[:, img.shape[1] // 3:] = 5000
+        p.depth_m[0, 0] = np.inf
+        return p
+
+
+class Warner(Slope):
+    "Has something to say about every photo."
+    def predict(self, img, camera=None):
+        warnings.warn("what a strange photo")
+        warnings.warn("numpy is old", DeprecationWarning)
+        return super().predict(img, camera)
+
+
+class Upright:
+    "A network exported for one size, upright, as an .onnx file may be: it answers at no other."
+    size = (320, 240)
+
+    def predict(self, img, camera=None):
+        if img.shape[0] * 3 != img.shape[1] * 4:
+            raise ValueError(f"this file looks at 320x240 pixels, the photo has {img.shape[:2]}")
+        return Slope().predict(img, camera)

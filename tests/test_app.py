@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
-from app_fakes import Moody, Slope, make_slope
+from app_fakes import Deep, Moody, Slope, Upright, Warner, make_slope
 from PIL import Image
 
 from dogdepth import app as A
@@ -105,7 +105,12 @@ def test_files_open_elsewhere(me, kind, tmp_path):
     room = trimesh.load(tmp_path / f"x.{kind}")
     low, high = room.bounds
     z = np.linspace(1, 3, 80) * it["camera"]["fx"] / 80
-    assert high[2] == pytest.approx(-z.min(), abs=0.02) and low[2] == pytest.approx(-z.max(), abs=0.05)  # z towards the viewer
+    if kind == "glb":
+        assert high[2] == pytest.approx(-z.min(), abs=0.02) and low[2] == pytest.approx(-z.max(), abs=0.05)  # y up, z towards the viewer
+    else:
+        assert low[1] == pytest.approx(z.min(), abs=0.02) and high[1] == pytest.approx(z.max(), abs=0.05)  # z up, y forward: upright in Blender
+        half = 30 / it["camera"]["fy"] * z.max()
+        assert high[2] == pytest.approx(half, rel=0.1) and low[2] == pytest.approx(-half, rel=0.1)
     assert client.delete(path, headers=key).json["files"][kind]["state"] == "none" and client.get(path, headers=key).status_code == 404
 
 
@@ -193,9 +198,16 @@ def test_a_predictor_that_cannot_travel_works_here(tmp_path):
     app, desk = opened(tmp_path, Local())
     assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid is None
     desk.close()
-    app, desk = opened(tmp_path, make_slope)
-    assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid
+    app, desk = opened(tmp_path, lambda: Local())  # nor can this
+    assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid is None
     desk.close()
+    app, desk = opened(tmp_path, lambda: 1 / 0)  # and this is nothing at all
+    assert desk.bench.ready.wait(60) and desk.bench.trouble == "division by zero"
+    desk.close()
+    for maker in (make_slope, Slope):
+        app, desk = opened(tmp_path, maker)
+        assert post(app.test_client()).json["state"] == "done" and desk.bench.helper.pid
+        desk.close()
 
 
 @pytest.mark.slow
@@ -293,12 +305,71 @@ def test_refused_uploads(client, data, status, why):
     assert r.json["message"].endswith(".") and len(r.json["message"]) < 140 and "{" not in r.json["message"]
 
 
-def test_photo_under_a_false_name_or_type(client):
-    for name in ("a.php", "a.html", "a.svg", "a.exe", "a.jpg.sh"):
-        assert post(client, name=name).json["error"] == "wrong_name"
-    r = client.post("/api/predict", data={"photo": (io.BytesIO(PHOTO), "a.jpg", "text/html")})
-    assert r.status_code == 415 and r.json["error"] == "wrong_name"
-    assert client.post("/api/predict", data=PHOTO, content_type="text/plain").status_code == 415
+@pytest.mark.parametrize("name", ["IMG_0001.HEIC", "photo.jpe", "scan.2024", "a.php", "a.html", "a.svg", "a.jpg.sh", "", ".", "noname", "a.pdf", "\u202egpj.exe"])
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/jpg", "image/pjpeg", "image/*", "image/heic", "application/octet-stream", "text/html", "x", ""])
+def test_no_label_overrules_content(client, name, kind):
+    "A photo is what its bytes are: neither its name nor its declared type matters."
+    body = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="' + name.encode() + b'"\r\n'
+    body += (b"Content-Type: " + kind.encode() + b"\r\n" if kind else b"") + b"\r\n" + PHOTO + b"\r\n--x--\r\n"
+    r = client.post("/api/predict", data=body, content_type="multipart/form-data; boundary=x")
+    assert r.status_code == 202, r.json
+    assert client.delete(f"/api/items/{r.json['id']}", headers={"Authorization": "Bearer " + r.json["key"]}).status_code == 204
+
+
+@pytest.mark.parametrize("kind", [None, "image/jpg", "image/*", "image/heic", "text/plain", "application/x-www-form-urlencoded", "application/json", "multipart/form-data", "multipart/form-data; boundary=x", "nonsense"])
+def test_a_bare_body_needs_no_true_type(client, kind):
+    "curl --data-binary says x-www-form-urlencoded; others say nothing, or the wrong thing."
+    r = client.post("/api/predict?fov=50", data=PHOTO, headers={"Content-Type": kind} if kind else {})
+    assert r.status_code == 202 and r.json["camera"]["fov_deg"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("kind", [None, "multipart/form-data", "image/jpeg", "application/octet-stream"])
+def test_a_form_is_known_by_its_content_too(client, kind):
+    part = lambda name, data, more=b"": b'--frontier\r\nContent-Disposition: form-data; name="' + name + b'"' + more + b"\r\n\r\n" + data + b"\r\n"
+    for more in (b"", b'; filename=""', b'; filename="x.heic"'):  # a part without a file name is a photo if its bytes are
+        body = part(b"fov", b"70") + part(b"photo", PHOTO, more) + b"--frontier--\r\n"
+        r = client.post("/api/predict", data=body, headers={"Content-Type": kind} if kind else {})
+        assert r.status_code == 202 and r.json["camera"]["fov_deg"] == pytest.approx(70), (kind, more, r.json)
+
+
+@pytest.mark.parametrize("name, kind", [("a.jpg", "image/jpeg"), ("a.png", "image/png"), ("", ""), ("a.heic", "image/heic")])
+def test_no_label_makes_a_photo(client, name, kind):
+    for data, status, why in ((b"Dear diary", 400, "not_a_photo"), (b"<svg/>", 415, "kind_not_read"), (b"%PDF-1.7", 415, "kind_not_read")):
+        for r in (client.post("/api/predict", data={"photo": (io.BytesIO(data), name, kind)}), client.post("/api/predict", data=data, content_type=kind)):
+            assert (r.status_code, r.json["error"]) == (status, why)
+
+
+def boxes(main, *brands):
+    return (16 + 4 * len(brands)).to_bytes(4, "big") + b"ftyp" + main + bytes(4) + b"".join(brands) + bytes(40)
+
+
+def test_brands_of_a_file_of_boxes():
+    "Both AVIF and HEIC may call themselves `mif1` first; what follows says which."
+    for want, head in (("AVIF", boxes(b"avif", b"mif1")), ("AVIF", boxes(b"mif1", b"miaf", b"avif")), ("HEIC", boxes(b"heic", b"mif1")), ("HEIC", boxes(b"mif1", b"heic")),
+                       ("HEIC", boxes(b"msf1", b"hevc")), ("MP4", boxes(b"isom", b"mp41")), ("MP4", b"\xff\xff\xff\xffftyp")):
+        assert sniff(head) == want, head
+
+
+@pytest.mark.skipif(not A.features.check("avif"), reason="Pillow was built without AVIF")
+def test_avif_is_read_where_pillow_can(client):
+    out = io.BytesIO()
+    Image.fromarray(np.full((60, 80, 3), 90, np.uint8)).save(out, "AVIF")
+    assert post(client, out.getvalue(), "photo.jpg").status_code == 200
+
+
+def test_heic_is_read_where_pillow_heif_is(monkeypatch):
+    "With a stand-in for pillow-heif: what is asked of it, and that HEIC then counts as readable; without it, a sentence."
+    called = []
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: called.append(1)))
+    A.readable.cache_clear()
+    assert "HEIC" in A.readable() and called
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    A.readable.cache_clear()
+    assert "HEIC" not in A.readable()
+    with pytest.raises(Refused, match="kind_not_read") as e:
+        A.clean_photo(boxes(b"heic", b"mif1"), Limits())
+    assert e.value.sentence() == "HEIC files are not read here. Save it as JPEG, PNG or WebP."
+    A.readable.cache_clear()
 
 
 def test_sixteen_bit_depth_is_not_a_photo(client):
@@ -312,7 +383,7 @@ def test_form_must_hold_one_photo(client):
     text = client.post("/api/predict", data={"photo": "no file"}, content_type="multipart/form-data")
     more = client.post("/api/predict", data={"photo": (io.BytesIO(PHOTO), "a.jpg"), "extra": "1"})
     assert [r.json["error"] for r in (two, other, text, more)] == ["one_photo"] * 4
-    assert client.post("/api/predict", json={}).status_code == 415
+    assert client.post("/api/predict", json={}).json["error"] == "not_a_photo"
 
 
 def png_header(w, h):
@@ -711,10 +782,13 @@ def test_page_asks_nothing_of_the_network_and_runs_nothing_inline(client):
     for name in ["page.html", *(f"static/{p.name}" for p in (ASSETS / "static").iterdir())]:
         text = (ASSETS / name).read_text(encoding="utf-8")
         assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)\w+\.\w+", re.sub(r"^\s*//.*$", "", text, flags=re.M)), name
-    for url in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
-        assert client.get(url).status_code == 200
+    urls = [u for u in re.findall(r'(?:src|href)="([^"]+)"', page) if u[0] not in "#?"]
+    assert len(urls) >= 8
+    for url in urls:
+        assert client.get("/" + url).status_code == 200
     assert client.get("/static/app.js").mimetype == "text/javascript"
-    assert client.get("/sample.jpg").data[:3] == b"\xff\xd8\xff"
+    assert client.get("/sample.jpg").data == client.get("/sample/room.jpg").data and client.get("/sample/room.jpg").data[:3] == b"\xff\xd8\xff"
+    assert client.get("/sample/nothing.jpg").status_code == 404
 
 
 def test_page_speaks_to_screen_readers(client):
@@ -896,3 +970,114 @@ def test_a_helper_ended_by_two_at_once_ends_once():
     [t.start() for t in both]
     [t.join() for t in both]
     assert closed == [1] and not raised and h.pid is None
+
+
+# --- what there is to know about a photo
+
+def test_depth_beyond_what_a_png_holds_is_clamped_and_said(tmp_path):
+    app, desk = opened(tmp_path, Deep())
+    c = app.test_client()
+    it = post(c).json
+    assert it["state"] == "done" and [n["note"] for n in it["notes"]] == ["clamped"] and "65.5 m" in it["notes"][0]["message"]
+    key = {"Authorization": "Bearer " + it["key"]}
+    mm = cv2.imdecode(np.frombuffer(c.get(it["files"]["depth"]["url"], headers=key).data, np.uint8), -1)
+    grid = np.frombuffer(c.get(it["files"]["grid"]["url"], headers=key).data, "<u2").reshape(mm.shape)
+    most = round(1000 * A.MM16_MAX_M)
+    for a in (mm, grid):
+        assert (a[:, 30:] == most).all() and a[0, 0] == most and (a[1:, :20] == 2000).all()
+    assert c.get(f"/api/items/{it['id']}", headers=key | {"Accept-Language": "ko"}).json["notes"][0]["message"] == words("ko")["notes"]["clamped"]
+    assert it["depth"].keys() == {"height", "width", "near_m", "far_m"}
+    for kind in ("ply", "glb"):
+        assert c.post(f"/api/items/{it['id']}/files/{kind}?wait=20", headers=key).json["files"][kind]["state"] == "done"
+    desk.close()
+
+
+def test_all_of_it_beyond(tmp_path):
+    "Not even then does the page fail."
+    d = np.full((60, 80), 9000, np.float32)
+    fake = SimpleNamespace(predict=lambda img, camera: Prediction(d, camera, img))
+    (tmp_path / "photo.jpg").write_bytes(PHOTO)
+    meta, _ = A.depth_job(fake, lambda share: None, tmp_path, tmp_path, A.camera_dict(default_camera(60, 80)))
+    assert [n[0] for n in meta["notes"]] == ["clamped"] and (read_depth(tmp_path / "depth.png", "mm16") == np.float32(A.MM16_MAX_M)).all()
+
+
+def test_what_the_library_warns_of_is_a_note(tmp_path):
+    "Once each, in its own words where we know no better; warnings for programmers are not for visitors."
+    app, desk = opened(tmp_path, Warner())
+    c = app.test_client()
+    it = post(c).json
+    key = {"Authorization": "Bearer " + it["key"]}
+    assert it["notes"] == [{"note": "other", "message": "what a strange photo"}]
+    again = c.patch(f"/api/items/{it['id']}?wait=20", json={"fov": 70}, headers=key).json
+    assert again["notes"] == it["notes"] and "notes" not in again["depth"]
+    desk.close()
+
+
+@pytest.mark.parametrize("text, key", [("photo.jpg is a 360-degree panorama (GPano)", "panorama"), ("the EXIF block speaks of 4000x3000 pixels, the photo has 900x900", "other_picture"), ("12 readings lie beyond 65.534 m", "clamped"), ("anything", "")])
+def test_notes_in_the_readers_language(monkeypatch, text, key):
+    monkeypatch.setattr(A, "exif_focal", lambda *a: A.warnings.warn(text))
+    assert A.clean_photo(PHOTO, Limits())[0]["notes"] == [[key, text]]
+    assert key == "" or (words("en")["notes"][key] and words("ko")["notes"][key])
+
+
+def test_pillows_own_warnings_are_no_notes():
+    with A.noted() as notes:
+        A.warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/x/site-packages/PIL/TiffImagePlugin.py", 1)
+        A.warnings.warn("twice")
+        A.warnings.warn("twice")
+    assert notes == [["", "twice"]]
+
+
+def test_one_definition_of_the_range():
+    "The 2nd and the 98th percentile of the depths that are there, at the size of the photo."
+    d = np.random.default_rng(0).uniform(1, 5, (90, 120)).astype(np.float32)
+    d[:30], d[40, 40], d[41, 41] = 0, np.nan, np.inf
+    seen = d[np.isfinite(d) & (d > 0)]
+    assert A.typical_range(d) == pytest.approx(np.percentile(seen, (2, 98)), abs=6e-4) and A.typical_range(np.zeros((4, 5))) == (0, 0)
+
+
+def test_a_network_of_another_shape_warms_up(tmp_path):
+    "An upright export is asked for an upright picture first: the page does not know a shape better than the network."
+    assert A.set_up_predictor(lambda: Upright()).size == (320, 240)
+    app, desk = opened(tmp_path, Upright)
+    assert post(app.test_client(), picture(80, 60)).json["state"] == "done" and not desk.bench.trouble
+    desk.close()
+
+
+def test_samples_carry_their_lens_and_open_with_a_success():
+    from dogdepth.depth import MOTORCYCLE
+    from dogdepth.rooms import render_room
+    assert list(A.SAMPLES)[0] == "room" and list(A.SAMPLES)[-1] == "motorcycle"
+    focal = {"room": render_room(28, 48, 64)["camera"].resize(480, 640).focal, "motorcycle": MOTORCYCLE["fx"]}
+    for name in A.SAMPLES:
+        meta, jpeg = A.clean_photo(A.sample_jpeg(name), Limits())
+        assert meta["lens"] == ("exif" if name in focal else "assumed") and meta["notes"] == []
+        assert name not in focal or meta["camera"]["fx"] == pytest.approx(focal[name], rel=1e-4)
+    page = (ASSETS / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r"\('(\w+)', w\.sample_", page) == list(A.SAMPLES)
+
+
+@pytest.mark.slow
+def test_the_first_sample_is_a_success():
+    from dogdepth.predict import Predictor
+    from dogdepth.rooms import render_room
+    room = render_room(28, 480, 640)
+    d = Predictor(device="cpu").predict(room["image"], room["camera"]).depth_m
+    assert np.mean(np.abs(d - room["depth"]) / room["depth"]) < 0.08
+
+
+def test_the_page_says_how_long_photos_stay(tmp_path):
+    app, desk = opened(tmp_path, keep_s=420.0)
+    assert "after 7 minutes" in app.test_client().get("/").text
+    desk.close()
+
+
+def test_a_dead_helper_has_no_pid():
+    h = A.Helper("set_up_decoder", asdict(Limits()))
+    assert h.pid is None
+    h.start()
+    assert h.pid == h.process.pid
+    os.kill(h.pid, signal.SIGKILL)
+    h.process.wait()
+    assert h.pid is None
+    h.kill()

@@ -157,7 +157,76 @@ def test_a_refusal_is_told(visit, tmp_path):
     page = visit("desktop")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     page.wait_for_selector("#alerts p")
-    assert words("en")["refused"]["not_a_photo"] in page.inner_text("#alerts") and page.locator(".thumb").count() == 0
+    assert "notes.jpg: " + words("en")["refused"]["not_a_photo"] in page.inner_text("#alerts") and page.locator(".thumb").count() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_one_bad_photo_among_several_is_named_and_the_others_done(visit, coffee, tmp_path, size):
+    "The complaint is where the person looks, names the file, survives its own pile, and goes with the next success."
+    small = tmp_path / "IMG_0001.HEIC"
+    Image.open(coffee).resize((300, 200)).save(small, "JPEG")
+    (tmp_path / "notes.jpg").write_text("Dear diary")
+    page = visit(size)
+    page.set_input_files("#file", [small, tmp_path / "notes.jpg", coffee])
+    page.wait_for_function("() => document.querySelectorAll('.thumb').length === 2 && !document.querySelector('.dot, .sad')")
+    page.wait_for_selector("#room[data-ready]")
+    page.wait_for_timeout(500)
+    said = page.locator("#alerts p")
+    assert said.count() == 1 and "notes.jpg: " in said.inner_text()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(300)
+    box = said.bounding_box()
+    assert 0 <= box["y"] and box["y"] + box["height"] <= page.viewport_size["height"] and 0 <= box["x"] and box["x"] + box["width"] <= page.viewport_size["width"]
+    page.set_input_files("#file", small)
+    page.wait_for_function("() => document.querySelectorAll('.thumb').length === 3 && !document.querySelector('.dot')")
+    page.wait_for_function("() => !document.querySelector('#alerts p')")
+
+
+@pytest.mark.slow
+def test_under_a_prefix_that_nobody_told(served, coffee):
+    "A proxy that strips a folder and says nothing of it: the page's addresses are relative, so all of it works."
+    if not CHROME:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from http.client import HTTPConnection
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from playwright.sync_api import sync_playwright
+    strays = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def forward(self):
+            if not self.path.startswith("/depth/"):
+                strays.append(self.path)
+                return self.send_error(404)
+            c = HTTPConnection("127.0.0.1", int(served[1].rsplit(":", 1)[1].strip("/")))
+            c.request(self.command, self.path.removeprefix("/depth"), self.rfile.read(int(self.headers.get("Content-Length", 0))) or None, dict(self.headers))
+            r = c.getresponse()
+            body = r.read()
+            self.send_response(r.status)
+            for k, v in r.getheaders():
+                if k.lower() not in ("transfer-encoding", "connection", "content-length", "date"):
+                    self.send_header(k, v)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        do_GET = do_POST = do_PATCH = do_DELETE = forward
+        log_message = lambda *a: None
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=CHROME, args=FLAGS)
+        page = chrome.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(f"http://127.0.0.1:{proxy.server_address[1]}/depth/")
+        page.wait_for_selector("html[data-ready]")
+        page.click("[data-sample=room]")
+        page.wait_for_selector("#room[data-ready]")
+        with page.expect_download():
+            page.click("[data-kind=ply] .get")
+        chrome.close()
+    proxy.shutdown()
+    assert not [s for s in strays if s != "/favicon.ico"], strays
 
 
 @pytest.mark.slow
@@ -170,9 +239,10 @@ def test_drop_paste_and_sample(visit, coffee):
     for k, how in enumerate(("drop", "paste"), 1):
         page.evaluate(put, [how, list(small.getvalue())])
         page.wait_for_function(f"() => document.querySelectorAll('.thumb').length === {k}")
-    page.click("#sample")
+    page.click("[data-sample=motorcycle]")
     page.wait_for_function("() => document.querySelectorAll('.thumb').length === 3 && !document.querySelector('.dot')")
     page.wait_for_function("() => document.getElementById('photo').naturalWidth === 741")
+    assert page.inner_text("#fov-value") == "41°" and page.inner_text("#lens") == words("en")["script"]["lens_exif"]  # it brings its own lens
     page.locator(".thumb").first.click()
     page.wait_for_function("() => document.getElementById('photo').naturalWidth === 300")
     for _ in range(3):
@@ -185,10 +255,11 @@ def test_drop_paste_and_sample(visit, coffee):
 def test_keyboard_alone(visit):
     "Tab reaches everything in the order it stands on the page, and Enter works it."
     page = visit("desktop")
-    page.focus("#sample")
+    page.focus("[data-sample=room]")
     page.keyboard.press("Enter")
     page.wait_for_selector("#room[data-ready]")
-    page.keyboard.press("Tab")
+    for _ in range(3):
+        page.keyboard.press("Tab")
     seen = []
     for _ in range(18):
         seen.append(page.evaluate("() => document.activeElement.id || document.activeElement.dataset.do || document.activeElement.closest('[data-kind]')?.dataset.kind || document.activeElement.className"))

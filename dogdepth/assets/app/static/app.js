@@ -7,10 +7,12 @@ const token = document.querySelector('meta[name=csrf-token]').content;
 const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (_, k) => values[k]);
 const number = (x, digits) => x.toLocaleString(settings.lang, {minimumFractionDigits: digits, maximumFractionDigits: digits});
 const size = n => n < 1e6 ? say('kb', {n: number(Math.max(1, n / 1000), 0)}) : say('mb', {n: number(n / 1e6, 1)});
+const root = new URL('../', import.meta.url).href;   // where the page lives, whatever folder a proxy put it in
+const api = (...path) => `${root}api/${path.join('/')}`, file = (it, kind) => api('items', it.about.id, 'files', kind);
 const pause = ms => new Promise(r => setTimeout(r, ms));
 
 const items = new Map();                    // id -> {about, n, tile, mm, image}
-let shown = null, count = 0, room = null;
+let shown = null, count = 0, room = null, turn = 0;   // turn: how many things a person has asked for
 
 // --- telling
 
@@ -18,13 +20,16 @@ function status(text) { $('status').textContent = text; }
 function complain(text) {
   const p = document.createElement('p'), b = document.createElement('button');
   p.textContent = text; b.type = 'button'; b.textContent = words.close; b.onclick = () => p.remove();
-  p.append(b); $('alerts').append(p);
+  p.append(b); p.dataset.turn = turn; $('alerts').append(p);
   while ($('alerts').children.length > 3) $('alerts').firstChild.remove();
+}
+function settled(since) {                   // something went well: complaints about what was tried before it are old news
+  for (const p of [...$('alerts').children]) if (Number(p.dataset.turn) < since) p.remove();
 }
 
 async function ask(path, options = {}) {
   let r;
-  try { r = await fetch(path, {...options, headers: {'X-CSRF-Token': token, ...options.headers}}); }
+  try { r = await fetch(path, {...options, headers: {'X-CSRF-Token': token, 'Accept-Language': settings.lang, ...options.headers}}); }
   catch { throw Error(words.offline); }
   if (!r.ok) { const said = await r.json().catch(() => ({})); throw Object.assign(Error(said.message || r.statusText), {status: r.status}); }
   return r;
@@ -38,32 +43,35 @@ const line = [];
 async function take(files) {
   for (const f of files) line.push(f);
   if (take.busy) return;
-  take.busy = true;
+  take.busy = true; turn++;
   while (line.length) await send(line.shift());
   take.busy = false;
 }
 
 async function send(file) {
   const mb = file.size / 1e6;
-  if (mb > settings.upload_mb) return complain(say('too_large', {name: file.name, mb: number(mb, 0), most: settings.upload_mb}));
+  const name = file.name || words.unnamed;
+  if (mb > settings.upload_mb) return complain(say('too_large', {name, mb: number(mb, 0), most: settings.upload_mb}));
   const form = new FormData(); form.append('photo', file, file.name || 'photo.jpg');
-  status(say('sending', {name: file.name}));
+  status(say('sending', {name}));
   const sent = performance.now();
   try {
-    const about = await (await ask('/api/predict', {method: 'POST', body: form})).json();
-    status(say('sent', {name: file.name}));
-    const it = add(about); it.sent = sent; show(it); follow(it);
-  } catch (e) { status(''); complain(e.message); }
+    const about = await (await ask(api('predict'), {method: 'POST', body: form})).json();
+    status(say('sent', {name}));
+    const it = add(about); it.sent = sent; it.name = name; it.turn = turn; show(it); follow(it);
+  } catch (e) { status(''); complain(say('refused', {name, why: e.message})); }
 }
 
 function add(about) {
   const li = document.createElement('li'), b = document.createElement('button'), img = document.createElement('img');
   const it = {about, n: ++count, tile: b, li};
   b.type = 'button'; b.className = 'thumb'; b.onclick = () => show(it);
-  img.src = about.files.photo.url; img.alt = ''; b.append(img); li.append(b); $('strip').append(li);
+  img.src = file(it, 'photo'); img.alt = ''; b.append(img); li.append(b); $('strip').append(li);
   items.set(about.id, it); mark(it); layout();
   return it;
 }
+
+const named = it => it.name || say('item', {n: it.n, w: it.about.camera.width, h: it.about.camera.height});
 
 function mark(it) {                         // the tile says how its photo is doing
   const {state, camera} = it.about, b = it.tile;
@@ -88,7 +96,7 @@ async function follow(it) {                 // until its depth and all its files
     const pending = ['waiting', 'working'], files = Object.values(it.about.files).filter(f => pending.includes(f.state));
     if (!pending.includes(it.about.state) && !files.length) break;
     await pause(pending.includes(it.about.state) ? 60 : wait);
-    try { update(it, await (await ask(`/api/items/${it.about.id}${pending.includes(it.about.state) ? '?wait=5' : ''}`)).json()); }
+    try { update(it, await (await ask(api('items', it.about.id) + (pending.includes(it.about.state) ? '?wait=5' : ''))).json()); }
     catch (e) { if (e.status === 404) { forget(it); status(words.gone); } else await pause(1500); }
   }
   it.followed = false;
@@ -98,10 +106,10 @@ function update(it, about) {
   const before = it.about; it.about = about; mark(it);
   if (about.state === 'done' && (before.state !== 'done' || !it.mm)) { it.mm = null; if (it === shown) open(it); }
   else if (it === shown) { waiting(it); files(it); }
-  if (about.state === 'failed' && before.state !== 'failed') complain(say('failed', {why: about.files.depth.message || ''}));
+  if (about.state === 'failed' && before.state !== 'failed') complain(say('failed', {name: named(it), why: about.files.depth.message || ''}));
   for (const [kind, f] of Object.entries(about.files)) {
-    if (f.state === 'failed' && before.files[kind].state !== 'failed' && !['depth', 'grid'].includes(kind)) complain(f.message);
-    if (f.state === 'done' && it.wanted?.delete(kind)) { status(say('made', {what: $('name-' + kind).textContent})); if (kind !== 'video') download(it, kind); }
+    if (f.state === 'failed' && before.files[kind].state !== 'failed' && !['depth', 'grid'].includes(kind)) complain(say('refused', {name: named(it), why: f.message}));
+    if (f.state === 'done' && it.wanted?.delete(kind)) { status(say('made', {what: $('name-' + kind).textContent})); settled(it.turn); if (kind !== 'video') download(it, kind); }
   }
 }
 
@@ -120,9 +128,9 @@ function show(it) {
   shown = it; items.forEach(mark); it.tile.scrollIntoView({block: 'nearest', inline: 'nearest'});
   const {width, height} = it.about.camera;
   document.querySelectorAll('.frame').forEach(f => f.style.setProperty('--shape', `${width} / ${height}`));
-  $('photo').src = it.about.files.photo.url; $('photo').alt = say('item', {n: it.n, w: width, h: height});
+  $('photo').src = file(it, 'photo'); $('photo').alt = say('item', {n: it.n, w: width, h: height});
   $('near').textContent = $('far').textContent = ''; $('bar').style.background = ''; unread(); clear();
-  lens(it.about.camera); waiting(it); files(it);
+  lens(it.about.camera); waiting(it); files(it); notes(it);
   if (it.about.state === 'done') open(it);
 }
 
@@ -139,16 +147,16 @@ function waiting(it) {
 }
 
 async function open(it) {                   // fetch the depth once, then everything happens here
-  const again = Boolean(it.image), {grid, photo} = it.about.files;
+  const again = Boolean(it.image);
   try {
     if (!it.mm) {
-      const [bytes, image] = await Promise.all([ask(grid.url).then(r => r.arrayBuffer()), it.image || picture(photo.url)]);
+      const [bytes, image] = await Promise.all([ask(file(it, 'grid')).then(r => r.arrayBuffer()), it.image || picture(file(it, 'photo'))]);
       it.mm = new Uint16Array(bytes); it.image = image;   // little endian, as every browser's machine is
     }
   } catch (e) { return complain(e.message || words.offline); }
   if (it !== shown) return;
   const {width, height, near_m, far_m} = it.about.depth;
-  colour(it); waiting(it); files(it); lens(it.about.camera);
+  colour(it); waiting(it); files(it); lens(it.about.camera); notes(it); settled(it.turn);
   $('near').textContent = say('metres', {d: number(near_m, 1)}); $('far').textContent = say('metres', {d: number(far_m, 1)});
   $('bar').style.background = `linear-gradient(90deg, ${TURBO.map(c => '#' + c)})`;
   status(say('ready', {near: number(near_m, 1), far: number(far_m, 1)}));
@@ -239,14 +247,20 @@ $('fov').addEventListener('input', () => {
 });
 async function look(fov) {
   const it = shown; if (!it) return;
+  it.turn = ++turn;
   try {
-    const about = await (await ask(`/api/items/${it.about.id}`, {method: 'PATCH', body: JSON.stringify({fov}), headers: {'Content-Type': 'application/json'}})).json();
+    const about = await (await ask(api('items', it.about.id), {method: 'PATCH', body: JSON.stringify({fov}), headers: {'Content-Type': 'application/json'}})).json();
     it.slid = null; if (about.state !== 'done') it.about = {...it.about, state: 'waiting'}; else it.mm = null;
     update(it, about); follow(it);
   } catch (e) { it.slid = null; lens(it.about.camera); complain(e.message); }
 }
 $('fov').addEventListener('change', () => look(Number($('fov').value)));
 $('fov-auto').onclick = () => look(null);
+
+function notes(it) {                        // what the library had to say about this photo
+  $('notes').replaceChildren(...(it.about.notes || []).map(n => Object.assign(document.createElement('li'), {textContent: n.message})));
+  $('notes').hidden = !$('notes').children.length;
+}
 
 // --- files to take along
 
@@ -261,11 +275,11 @@ function files(it) {
   const v = $('video'), film = it.about.files.video, ready = film.state === 'done';
   v.hidden = !ready;
   if (!ready) v.removeAttribute('src');
-  else { const src = `${film.url}?v=${film.bytes}`; if (v.getAttribute('src') !== src) { v.src = src; v.play().catch(() => {}); } }
+  else { const src = `${file(it, 'video')}?v=${film.bytes}`; if (v.getAttribute('src') !== src) { v.src = src; v.play().catch(() => {}); } }
 }
 
 function download(it, kind) {
-  const a = document.createElement('a'); a.href = it.about.files[kind].url + '?save'; a.download = '';
+  const a = document.createElement('a'); a.href = file(it, kind) + '?save'; a.download = '';
   document.body.append(a); a.click(); a.remove();
 }
 
@@ -273,27 +287,30 @@ for (const li of document.querySelectorAll('.files li')) {
   const kind = li.dataset.kind;
   li.querySelector('.get').onclick = async () => {
     const it = shown; if (!it) return;
-    if (it.about.files[kind].state === 'done') return download(it, kind);
+    it.turn = ++turn;
+    if (it.about.files[kind].state === 'done') { settled(turn); return download(it, kind); }
     (it.wanted ??= new Set()).add(kind); status(say('making', {what: $('name-' + kind).textContent}));
-    try { update(it, await (await ask(`/api/items/${it.about.id}/files/${kind}`, {method: 'POST'})).json()); follow(it); li.querySelector('.stop').focus(); }
-    catch (e) { it.wanted.delete(kind); complain(e.message); }
+    try { update(it, await (await ask(file(it, kind), {method: 'POST'})).json()); follow(it); li.querySelector('.stop').focus(); }
+    catch (e) { it.wanted.delete(kind); complain(say('refused', {name: named(it), why: e.message})); }
   };
   li.querySelector('.stop').onclick = async () => {
     const it = shown; it.wanted?.delete(kind);
-    try { update(it, await (await ask(`/api/items/${it.about.id}/files/${kind}`, {method: 'DELETE'})).json()); li.querySelector('.get').focus(); } catch (e) { complain(e.message); }
+    try { update(it, await (await ask(file(it, kind), {method: 'DELETE'})).json()); li.querySelector('.get').focus(); } catch (e) { complain(e.message); }
   };
 }
 
 $('delete').onclick = async () => {
   const it = shown; if (!it) return;
-  try { await ask(`/api/items/${it.about.id}`, {method: 'DELETE'}); } catch (e) { if (e.status !== 404) return complain(e.message); }
-  forget(it); status(words.deleted);
+  try { await ask(api('items', it.about.id), {method: 'DELETE'}); } catch (e) { if (e.status !== 404) return complain(e.message); }
+  forget(it); settled(++turn); status(words.deleted);
 };
 
 // --- ways in: choose, take, drop, paste, sample
 
 for (const id of ['file', 'camera']) $(id).addEventListener('change', e => { take([...e.target.files]); e.target.value = ''; });
-$('sample').onclick = async () => { try { take([new File([await (await ask('/sample.jpg')).blob()], 'motorcycle.jpg', {type: 'image/jpeg'})]); } catch (e) { complain(e.message); } };
+for (const b of document.querySelectorAll('[data-sample]')) b.onclick = async () => {
+  try { take([new File([await (await ask(`${root}sample/${b.dataset.sample}.jpg`)).blob()], b.innerText.trim(), {type: 'image/jpeg'})]); } catch (e) { complain(e.message); }
+};
 let over = 0;
 const carries = e => [...(e.dataTransfer?.types || [])].includes('Files');
 addEventListener('dragenter', e => { if (carries(e)) { over++; $('drop').classList.add('over'); } });
@@ -305,7 +322,7 @@ addEventListener('paste', e => { const f = [...(e.clipboardData?.files || [])]; 
 // --- what is still here from before
 
 try {
-  for (const about of (await (await ask('/api/items')).json()).items) follow(add(about));
+  for (const about of (await (await ask(api('items'))).json()).items) follow(add(about));
   if (items.size) show([...items.values()].at(-1));
 } catch (e) { complain(e.message); }
 document.documentElement.dataset.ready = 'yes';
