@@ -10,6 +10,7 @@ __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'ARCHS', 'DEFAULT_WIDTH', 'C
 
 # %% ../nbs/06_attention.ipynb #c003
 import copy, json, re
+import dogdepth
 from pathlib import Path
 import numpy as np, torch
 from torch import nn, Tensor
@@ -272,7 +273,7 @@ def _load(model, sd:dict, path):
     return model
 
 # %% ../nbs/06_attention.ipynb #c081
-WEIGHTS = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../dogdepth/weights') # bundled with the package
+WEIGHTS = Path(dogdepth.__file__).parent/'weights' # bundled with the package
 BUNDLED = 'default','twin','scratch' # one recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms; and without ImageNet, on the twin's pairs (10_ablation)
 
 def save_pretrained(self:DepthUNet, folder, half:bool=False, **extra):

@@ -134,7 +134,7 @@ CARDS = {c.name:c for c in (                                 # from the makers' 
 def op_seconds(op:Op, card:Card)->float: return max(op.flop/(card.half if op.half else card.fp32), op.bytes/card.bytes)
 
 def step_seconds(T:Tape, card:Card)->float: # for the `T.images` of the tape
-    "The least time for a tape: each operation at the lower of the two ceilings (Williams et al. 2009)."
+    "The time of a tape at the ceilings: each operation at the lower of the two, its multiplications counted as written (Williams et al. 2009)."
     return sum(op_seconds(o, card) for o in T.ops)
 
 # %% ../nbs/11_v100.ipynb #c052

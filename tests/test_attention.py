@@ -562,6 +562,14 @@ def test_asking_for_the_spread_changes_no_depth_and_no_gradient(arch):
     assert moved == {"spread_head"}
 
 
+@pytest.mark.parametrize("arch", ["light", "report"])
+def test_heads_keep_the_size_of_the_features(arch):
+    "Padding that fits: each number stands over the features it was made from."
+    m = DepthUNet(arch, width=8, confidence=True).eval()
+    f = torch.zeros(1, m.spread_head[0].in_channels, 9, 14)
+    assert m.spread_head(f).shape == m._head(f).shape == (1, 1, 9, 14)
+
+
 def test_spread_needs_its_head():
     with pytest.raises(ValueError, match="no confidence head"):
         DepthUNet("light")(torch.rand(1, 6, 32, 32), spread=True)

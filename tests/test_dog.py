@@ -1,8 +1,10 @@
 "The modified DoG against independent forms: the program's own, float64 blurs, scikit-image, hand-computed numbers."
 import csv
 import itertools
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from skimage.filters import difference_of_gaussians
 from dogdepth.depth import read_image
 from dogdepth.dog import (
     FINE, FOCUS, LEAST, LENSES, MEASURES, _blur_matrix, _reflect, disc, edge_width, focus_points, focus_scores, focus_sigma, focus_study,
-    gaussian_blur, gaussian_taps, literal_dog, literal_scores, modified_dog, modified_dog_batch, network_planes, noise_level, sharpness, spearman,
+    gaussian_blur, gaussian_taps, literal_dog, literal_scores, modified_dog, modified_dog_batch, network_planes, noise_level, results_file, sharpness, spearman,
     stack_dog, steady_dog, steady_scores, study_photos, study_rooms, to_grey, write_focus_study,
 )
 
@@ -610,11 +612,11 @@ def test_focus_measures_fall_with_blur():
             assert v[0] > v[1] > v[2], m
 
 
-RESULTS = Path(__file__).resolve().parents[1] / "results/focus-depth.csv"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def stored():
-    with open(RESULTS) as f:
+    with open(results_file("focus-depth.csv")) as f:
         return list(csv.DictReader(f))
 
 
@@ -669,6 +671,66 @@ def test_what_the_chapter_says_about_focus_and_depth():
     assert interval("f/2.8", "dog", "given_height")[2] > 0 > interval("f/2.8", "dog", "depth")[2]
     assert interval("NYU", "height", "depth")[1] > 0.5 and interval("f/8", "height", "depth")[1] > 0.3
     assert interval("f/1 at 0.8 m", "sharpness", "depth")[2] < 0 < interval("f/1 at 6 m", "sharpness", "depth")[1]  # the ring decides the sign
+
+
+# --- where the stored results lie
+
+def test_results_lie_in_the_repository():
+    assert results_file("focus-depth.csv") == ROOT / "results/focus-depth.csv" and results_file() == ROOT / "results"
+
+
+def test_results_of_an_installed_package(tmp_path):
+    "Beside the library, as a wheel lays them out; another package's folder `results` is not taken for ours."
+    (tmp_path / "dogdepth/results").mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/mine.csv").write_text("")
+    for f in ("__init__.py", "dog.py"):
+        shutil.copy(ROOT / "dogdepth" / f, tmp_path / "dogdepth")
+    ask = "import sys; from dogdepth.dog import results_file; print(results_file(sys.argv[1]))"
+
+    def run(name):
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", ask, name], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "the repository keeps them in `results/`" in run("mine.csv").stderr  # no stored study anywhere
+    shutil.copy(ROOT / "results/focus-depth.csv", tmp_path / "dogdepth/results")
+    assert Path(run("focus-depth.csv").stdout.strip()) == tmp_path / "dogdepth/results/focus-depth.csv"
+    assert "no stored result 'mine.csv'" in run("mine.csv").stderr
+
+
+def test_a_result_that_is_missing():
+    with pytest.raises(FileNotFoundError, match="no stored result 'nothing.csv' in .*results"):
+        results_file("nothing.csv")
+
+
+LESSONS = ("01_rooms", "03_dog", "04_timing", "05_unet", "06_attention", "07_losses", "08_metrics", "10_ablation", "11_v100")
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_lessons_need_no_file_of_the_repository(name):
+    "They run from any folder, with the installed package alone: no cell reaches for `../`."
+    cells = json.loads((ROOT / f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines = [line for c in cells if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines()]
+    assert not [line for line in lines if "'../" in line or '"../' in line]
+
+
+# --- the limit of the fallback, and the device
+
+@pytest.mark.parametrize("best, sigma", [(6.0, 1.0), (5.5, 7.0), (8.0, 3.0)])
+def test_a_difference_of_exactly_one_is_a_sigma(monkeypatch, best, sigma):
+    "Scores 5 and 6 give sigma 1; below a difference of 1 it is the fallback, 7 here."
+    scores = np.r_[best, 5.0, np.zeros(14)]
+    monkeypatch.setattr("dogdepth.dog.literal_scores", lambda g: scores)
+    monkeypatch.setattr("dogdepth.dog.focus_scores", lambda *args: scores)
+    g = picture(60, 80)[..., 0]
+    wide, fine = (cv2.GaussianBlur(g, (0, 0), s).astype(int) for s in (sigma, sigma / 10))
+    assert (literal_dog(g, fallback=7.0) == np.maximum(wide - fine, 0)).all()
+    assert focus_sigma(g, fallback=7.0)[2] == sigma
+
+
+def test_blur_matrix_stays_on_its_device():
+    for n in (1, 9):
+        a = _blur_matrix(n, torch.ones(3, device="meta"))
+        assert a.device.type == "meta" and a.shape == (3, n, n)
 
 
 # --- errors
