@@ -164,9 +164,9 @@ def _flat(fig, width, height):
         k = t.get('xaxis','x')[1:]
         if k not in axes:
             x,y = (layout.get(a+'axis'+k, {}).get('domain', [0,1]) for a in 'xy')
-            axes[k] = out.add_axes((x[0]*.9+.05, y[0]*.78+.12, (x[1]-x[0])*.9, (y[1]-y[0])*.78))
+            axes[k] = out.add_axes((x[0]*.88+.08, y[0]*.78+.12, (x[1]-x[0])*.88, (y[1]-y[0])*.78))
         if t['type']=='image':
-            axes[k].imshow(Image.open(io.BytesIO(base64.b64decode(t['source'].split(',')[1]))))
+            axes[k].imshow(Image.open(io.BytesIO(base64.b64decode(t['source'].split(',')[1]))).convert('RGB'))
             axes[k].axis('off')
         elif t['type']=='heatmap': _heat(axes[k], t, layout.get('yaxis'+k, {}).get('scaleanchor'))
         elif t.get('y') is not None and not isinstance(t['y'], str): _curve(axes[k], t)
