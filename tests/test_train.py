@@ -794,6 +794,31 @@ def test_a_frame_without_a_pixel_inside_the_crop_has_no_say(rooms, tmp_path):
     assert np.isfinite(best)
 
 
+def test_the_law_of_the_dice():
+    "Each draw keeps to its range and, over many, to its mean."
+    cfg = replace(TINY, zoom=2.0, rotate_deg=5.0, cut_depth=0.5, colour=0.4, grey=0.25, soften=0.5)
+    rng = np.random.default_rng(0)
+    ds = [draw(cfg, rng) for _ in range(4000)]
+    zoom = np.array([d["zoom"] for d in ds])
+    assert 1 <= zoom[:, 0].min() < 1.01 and 1.99 < zoom[:, 0].max() <= 2 and abs(np.log(zoom[:, 0]).mean() - np.log(2) / 2) < 0.02
+    assert 4.9 < np.abs(zoom[:, 1]).max() <= 5 and (0.99 < np.abs(zoom[:, 2:]).max(0)).all() and np.abs(zoom[:, 2:]).max() <= 1
+    box = np.array([d["box"] for d in ds if d["box"]])
+    assert abs(len(box) / 4000 - 0.5) < 0.03 and 0.1 <= box[:, :2].min() < 0.11 and 0.49 < box[:, :2].max() <= 0.5 and abs(box[:, :2].mean() - 0.3) < 0.01
+    bright, contrast, saturation = (np.array([d["colour"][k] for d in ds]) for k in range(3))
+    assert abs(bright.mean() - 1) < 0.02 and bright.max() <= 1.4 * 1.08 + 1e-9 and bright.max() > 1.4 and 0.6 * 0.92 - 1e-9 <= bright.min() < 0.6
+    tint = bright / bright.mean(1, keepdims=True)
+    assert 0.08 < np.abs(tint - 1).max() < 0.12                                         # 8 % either way, about the mean of three
+    assert 0.6 <= contrast.min() < 0.61 and 1.39 < contrast.max() <= 1.4 and abs((saturation == 0).mean() - 0.25) < 0.03
+    assert abs(np.mean([d["flip"] for d in ds]) - 0.5) < 0.03 and abs(np.mean([d["sigma"] > 0 for d in ds]) - 0.5) < 0.03
+
+
+def test_the_middle_of_the_picture_is_kept(rooms):
+    wide = dict(rooms[0], image=np.tile(np.arange(64, dtype=np.uint8)[:, None], (48, 1, 3)), depth=np.tile(np.arange(64, dtype=np.float32), (48, 1)))
+    square = WithoutCamera([wide], replace(TINY, height=32, width_px=32))[0]
+    assert square["depth"].shape == (48, 48) and square["depth"][0].tolist() == list(range(8, 56)) and square["image"].shape == (48, 48, 3)
+    assert square["camera"].cx == wide["camera"].cx - 8
+
+
 def emptied(item):
     return item | dict(depth=np.zeros_like(item["depth"]), name=f"{item['name']}-empty")
 
