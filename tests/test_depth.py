@@ -664,6 +664,17 @@ def test_a_strip_of_depth_makes_no_giant_figure():
     assert show_depth(strip.T).get_size_inches()[0] < 2 and show_depth(np.ones((480, 640))).get_size_inches()[0] > 5
 
 
+def test_pictures_two_wide_and_empty_ones():
+    import matplotlib
+    matplotlib.use("Agg")
+    narrow = np.full((6, 2), 2.)                                    # two columns are depth, not two channels
+    ax = show_depth(narrow).axes[0]
+    assert ax.images[0].get_array().shape == (6, 2) and ax.images[0].cmap.name == "turbo"
+    assert show_depth(np.zeros((4, 4))).axes[0].images[0].get_clim() == (0, 10)   # nothing to go by: NYU's range
+    w = show_depth(np.ones((9, 5000))).get_size_inches()[0]
+    assert 30 <= w <= 31
+
+
 # ---- real frames --------------------------------------------------------------------------------------------------------------------
 
 def test_nyu_in_two_encodings(data):

@@ -794,6 +794,103 @@ def test_a_frame_without_a_pixel_inside_the_crop_has_no_say(rooms, tmp_path):
     assert np.isfinite(best)
 
 
+def test_the_law_of_the_dice():
+    "Each draw keeps to its range and, over many, to its mean."
+    cfg = replace(TINY, zoom=2.0, rotate_deg=5.0, cut_depth=0.5, colour=0.4, grey=0.25, soften=0.5)
+    rng = np.random.default_rng(0)
+    ds = [draw(cfg, rng) for _ in range(4000)]
+    zoom = np.array([d["zoom"] for d in ds])
+    assert 1 <= zoom[:, 0].min() < 1.01 and 1.99 < zoom[:, 0].max() <= 2 and abs(np.log(zoom[:, 0]).mean() - np.log(2) / 2) < 0.02
+    assert 4.9 < np.abs(zoom[:, 1]).max() <= 5 and (0.99 < np.abs(zoom[:, 2:]).max(0)).all() and np.abs(zoom[:, 2:]).max() <= 1
+    box = np.array([d["box"] for d in ds if d["box"]])
+    assert abs(len(box) / 4000 - 0.5) < 0.03 and 0.1 <= box[:, :2].min() < 0.11 and 0.49 < box[:, :2].max() <= 0.5 and abs(box[:, :2].mean() - 0.3) < 0.01
+    bright, contrast, saturation = (np.array([d["colour"][k] for d in ds]) for k in range(3))
+    assert abs(bright.mean() - 1) < 0.02 and bright.max() <= 1.4 * 1.08 + 1e-9 and bright.max() > 1.4 and 0.6 * 0.92 - 1e-9 <= bright.min() < 0.6
+    tint = bright / bright.mean(1, keepdims=True)
+    assert 0.08 < np.abs(tint - 1).max() < 0.12                                         # 8 % either way, about the mean of three
+    assert 0.6 <= contrast.min() < 0.61 and 1.39 < contrast.max() <= 1.4 and abs((saturation == 0).mean() - 0.25) < 0.03
+    assert abs(np.mean([d["flip"] for d in ds]) - 0.5) < 0.03 and abs(np.mean([d["sigma"] > 0 for d in ds]) - 0.5) < 0.03
+
+
+def test_the_middle_of_the_picture_is_kept(rooms):
+    wide = dict(rooms[0], image=np.tile(np.arange(64, dtype=np.uint8)[:, None], (48, 1, 3)), depth=np.tile(np.arange(64, dtype=np.float32), (48, 1)))
+    square = WithoutCamera([wide], replace(TINY, height=32, width_px=32))[0]
+    assert square["depth"].shape == (48, 48) and square["depth"][0].tolist() == list(range(8, 56)) and square["image"].shape == (48, 48, 3)
+    assert square["camera"].cx == wide["camera"].cx - 8
+
+
+def emptied(item):
+    return item | dict(depth=np.zeros_like(item["depth"]), name=f"{item['name']}-empty")
+
+
+def one_batch(frames, cfg):
+    return next(iter(torch.utils.data.DataLoader(Frames(frames, cfg, 0), len(frames))))
+
+
+@pytest.mark.parametrize("loss", ["log", "report", "published"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_mean_is_over_frames_that_have_readings(rooms, loss, accumulate):
+    "Two frames of which the second half says nothing move the weights exactly as the first half alone."
+    cfg = replace(TINY, loss=loss, confidence=loss == "log", arch="published" if loss == "published" else "report", clip=0.0, augment_on="loader")
+    few, many = Run(replace(cfg, bs=1), 6), Run(replace(cfg, bs=2, accumulate=accumulate), 12)
+    many.model.load_state_dict(few.model.state_dict())
+    many.loss = few.loss                                      # the published grid term divides by the images that it sees
+    many.parts = few.parts
+    with pytest.warns(UserWarning, match=f"no pixel of {rooms[1]['name']}-empty lies between 0.001 and 10 m.*left out"):
+        said = train_step(many, *one_batch([rooms[0], emptied(rooms[1])], many.cfg))
+    assert said == train_step(few, *one_batch(rooms[:1], few.cfg))
+    for (k, p), q in zip(many.model.named_parameters(), few.model.parameters()):
+        assert (p.grad is None) == (q.grad is None) and (p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-5, atol=1e-7)), k
+
+
+def test_a_step_without_a_reading_changes_nothing(rooms, recwarn):
+    run = Run(TINY, 6)
+    before, n = {k: v.clone() for k, v in state(run).items()}, run.ema.n
+    assert train_step(run, *one_batch([emptied(r) for r in rooms[:2]], TINY)) == {}
+    assert run.step == 1 and run.ema.n == n and not run.opt.state and all(torch.equal(v, before[k]) for k, v in state(run).items())
+    assert sum("left out of its batch" in str(w.message) for w in recwarn) == 2
+    recwarn.clear()
+    train_step(run, *one_batch([emptied(r) for r in rooms[:2]], TINY))
+    assert not recwarn.list                                   # each frame once
+    for k in range(3):
+        train_step(run, *one_batch([emptied(r) | dict(name=f"{k}-{i}") for i, r in enumerate(rooms[:2])], TINY))
+    said = [str(w.message) for w in recwarn]
+    assert len(said) == 4 and "more frames without a reading" in said[-1]   # five by name, then one that says where to look
+
+
+@pytest.mark.parametrize("bs", [1, 2])
+@pytest.mark.parametrize("on", ["loader", "device"])
+@pytest.mark.filterwarnings("ignore:no pixel of")
+def test_frames_without_readings_end_no_training_and_resume_exactly(tmp_path, rooms, bs, on):
+    frames = [emptied(r) if i in (1, 2, 5) else r for i, r in enumerate(rooms)]
+    corner = rooms[3]["depth"].copy()
+    corner[6:, 8:] = 0                                        # a zoom may look past its few readings
+    frames[3] = rooms[3] | dict(depth=corner)
+    cfg = replace(TINY, bs=bs, augment_on=on, zoom=2.0)
+    whole = fit(replace(cfg, out=str(tmp_path / "whole")), frames, rooms[:2], progress=False)
+    fit(replace(cfg, out=str(tmp_path / "cut")), frames, rooms[:2], progress=False, stop_after=4 if bs == 1 else 2)
+    again = fit(replace(cfg, out=str(tmp_path / "cut")), frames, rooms[:2], progress=False, resume=True)
+    assert whole.step == again.step == 2*(6//bs) and all(torch.isfinite(v).all() for v in state(whole).values() if v.is_floating_point())
+    assert all(torch.equal(v, state(again)[k]) for k, v in state(whole).items())
+    assert [{**r, "seconds": 0} for r in again.history] == [{**r, "seconds": 0} for r in whole.history] and np.isfinite(whole.best)
+
+
+def test_a_run_without_any_reading_is_refused(tmp_path, rooms):
+    with pytest.raises(ValueError, match="no pixel of the 6 frames to train on lies between 0.001 and 10 m"):
+        fit(replace(TINY, out=str(tmp_path / "run")), [emptied(r) for r in rooms], None, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_without_readings_learns_nothing_and_leaves_the_averages_alone(rooms):
+    from dogdepth.train import nothing_learned
+    run = Run(TINY, 6)
+    run.model.train()
+    before = {k: v.clone() for k, v in state(run).items()}
+    nothing_learned(run, one_batch(rooms[:2], TINY)[0]).backward()
+    assert all(p.grad is None or not p.grad.any() for p in run.model.parameters()) and any(p.grad is not None for p in run.model.parameters())
+    assert run.model.training and all(torch.equal(v, before[k]) for k, v in state(run).items())
+
+
 @pytest.mark.parametrize("wrong, words", [(dict(schedule="cosine"), "schedule should be"), (dict(dog=False, shuffle_dog=True), "shuffle_dog gives"), (dict(device="gpu"), "device 'gpu' cannot")])
 def test_refused_before_anything_is_written(wrong, words, rooms, tmp_path):
     with pytest.raises(ValueError, match=words):
