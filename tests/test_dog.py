@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.filters import difference_of_gaussians
 
+import dogdepth.dog
 from dogdepth.depth import read_image
 from dogdepth.dog import (
     FINE, FOCUS, LEAST, LENSES, MEASURES, _blur_matrix, _reflect, disc, edge_width, focus_points, focus_scores, focus_sigma, focus_study,
@@ -725,6 +726,21 @@ def test_a_difference_of_exactly_one_is_a_sigma(monkeypatch, best, sigma):
     wide, fine = (cv2.GaussianBlur(g, (0, 0), s).astype(int) for s in (sigma, sigma / 10))
     assert (literal_dog(g, fallback=7.0) == np.maximum(wide - fine, 0)).all()
     assert focus_sigma(g, fallback=7.0)[2] == sigma
+
+
+def test_a_grid_by_position_is_no_number_of_channels():
+    assert (focus_points(480, 640, 5) == focus_points(480, 640, grid=5)).all() and len(focus_points(480, 640, 5)) == 9
+    with pytest.raises(ValueError, match="pass the image itself"):
+        focus_points(480, 640, 4)
+
+
+@pytest.mark.parametrize("size, sigmas, window", [((480, 640), (1.5, 3.0), 21), ((240, 320), (0.75, 1.5), 11)])
+def test_sharpness_looks_through_a_share_of_the_picture(monkeypatch, size, sigmas, window):
+    "Both blurs and the neighbourhood shrink with the picture: 21 px at 480x640."
+    seen, slopes = [], dogdepth.dog._slopes
+    monkeypatch.setattr(dogdepth.dog, "_slopes", lambda g, s, k: seen.append((s, k)) or slopes(g, s, k))
+    sharpness(picture(*size))
+    assert [s for s, _ in seen] == pytest.approx(sigmas, rel=0.01) and {k for _, k in seen} == {window}
 
 
 def test_blur_matrix_stays_on_its_device():
