@@ -772,10 +772,12 @@ def wheelbase_share(
     depth,   # (H,W) metres of `motorcycle`
     cam,     # its camera
 )->float:
-    "How long the motorcycle is by its published depth, as a share of what its maker says: all of that depth is too small by this ([14_cloud](14_cloud.ipynb))."
-    (x,y),(u,v) = (205,335),(583,383) # the axles, found by eye
+    "How long the motorcycle is by this depth, as a share of what its maker says: all of the published depth is too small by this (14_cloud)."
     pts = cam.backproject(depth)
-    return float(np.linalg.norm(pts[y,x]-pts[v,u]))/WHEELBASE_M
+    def spot(x, y): # the median of a small patch
+        p = pts[y-4:y+5,x-4:x+5].reshape(-1,3)
+        return np.median(p[p[:,2]>0], 0)
+    return float(np.linalg.norm(spot(205,335)-spot(583,383)))/WHEELBASE_M # the axles, found by eye
 
 def sample_photos()->list: # (name, (H,W,3) uint8, (H,W) true metres, its camera)
     "Two pictures whose depth is known: a rendered room, and last the motorcycle, its depth set right by its wheelbase."
