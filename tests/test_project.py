@@ -300,6 +300,13 @@ def test_readme_says_what_the_pages_say():
         assert text in readme, f"README differs from nbs/included/{name}.md"
 
 
+def test_the_card_has_the_judged_rows():
+    import csv
+    card = read("dogdepth/weights/default/README.md")
+    for r in csv.DictReader((ROOT / "results/judged.csv").open(encoding="utf-8")):
+        assert f"| {r['abs_rel']} | {r['rmse']} | {r['delta1']} |" in card, r
+
+
 def test_the_terms_of_the_weights_stand_beside_pip_install():
     (line,) = [s for s in read("README.md").splitlines() if "`pip install .`" in s]
     assert "research and teaching only" in line
