@@ -155,6 +155,8 @@ def _curve(ax, trace):
     if trace['type']=='bar': ax.bar(x, y, color=_ink(trace))
     else: ax.plot(x, y, '.' if trace.get('mode')=='markers' else '-', color=_ink(trace), lw=trace.get('line', {}).get('width', 2), label=trace.get('name'))
 
+
+# %% ../nbs/17_site.ipynb #c024b
 def _flat(fig, width, height):
     "A figure without a third dimension, roughly, by Matplotlib: pictures, curves and bars, in the colours that it names."
     from matplotlib.figure import Figure
@@ -267,6 +269,8 @@ def alt_text(
     last = ' '.join(parts[-1 if len(parts[-1])>24 else -2:]).rstrip(':')
     return last if len(last)<=most else last[:most].rsplit(' ', 1)[0]+' ...'
 
+
+# %% ../nbs/17_site.ipynb #c035b
 def drawn_words(
     source:str, # of the cell that draws
 )->str:         # '' where it says nothing
@@ -772,10 +776,12 @@ def wheelbase_share(
     depth,   # (H,W) metres of `motorcycle`
     cam,     # its camera
 )->float:
-    "How long the motorcycle is by its published depth, as a share of what its maker says: all of that depth is too small by this ([14_cloud](14_cloud.ipynb))."
-    (x,y),(u,v) = (205,335),(583,383) # the axles, found by eye
+    "How long the motorcycle is by this depth, as a share of what its maker says: all of the published depth is too small by this (14_cloud)."
     pts = cam.backproject(depth)
-    return float(np.linalg.norm(pts[y,x]-pts[v,u]))/WHEELBASE_M
+    def spot(x, y): # the median of a small patch
+        p = pts[y-4:y+5,x-4:x+5].reshape(-1,3)
+        return np.median(p[p[:,2]>0], 0)
+    return float(np.linalg.norm(spot(205,335)-spot(583,383)))/WHEELBASE_M # the axles, found by eye
 
 def sample_photos()->list: # (name, (H,W,3) uint8, (H,W) true metres, its camera)
     "Two pictures whose depth is known: a rendered room, and last the motorcycle, its depth set right by its wheelbase."
@@ -785,6 +791,8 @@ def sample_photos()->list: # (name, (H,W,3) uint8, (H,W) true metres, its camera
     return [('room', room['image'], room['depth'], room['camera']),
             ('motorcycle', img, depth/wheelbase_share(depth, MOTORCYCLE_CAMERA), MOTORCYCLE_CAMERA)]
 
+
+# %% ../nbs/17_site.ipynb #c083a
 def write_samples(
     folder:Path, # of `browser_model`
     about:dict,  # what `browser_model` returned; gets the samples
@@ -799,6 +807,8 @@ def write_samples(
             camera=dict(fx=cam.fx, fy=cam.fy, cx=cam.cx, cy=cam.cy, width=cam.width, height=cam.height)))
     (folder/'model.json').write_text(json.dumps(about))
 
+
+# %% ../nbs/17_site.ipynb #c083b
 def try_files(
     site:Path,  # the folder site/ of the pages
     cache=None,

@@ -258,7 +258,7 @@ def test_readme_commands_exist():
     asked = set(re.findall(r"(?:`|^)make ([a-z-]+)", readme, re.M))
     assert {"demo", "test"} <= asked <= targets, f"README names make targets that do not exist: {asked - targets}"
     lines = set(re.findall(r"`(dogdepth [^`]+)`", readme))
-    assert len(lines) > 8
+    assert len(lines) > 5
     for line in sorted(lines):  # `dogdepth VERB [VERB] ... --flag ...`: the help of that verb lists each flag
         verbs = re.match(r"dogdepth ((?:data )?[a-z]+)", line)[1].split()
         row = next(r for r in readme.splitlines() if f"`{line}`" in r)
@@ -266,6 +266,50 @@ def test_readme_commands_exist():
         r = subprocess.run([Path(sys.executable).with_name("dogdepth"), *verbs, "--help"], capture_output=True, text=True)
         assert r.returncode == 0, f"{line}: {r.stderr}"
         assert not (missing := [f for f in flags if not re.search(rf"{f}\b", r.stdout)]), f"`{line}` has no {missing}"
+
+
+def test_readme_is_read_in_four_minutes():
+    words = len(read("README.md").split())
+    assert words <= 800, f"README has {words} words; what only some readers need goes to a page of the course or to the model card"
+
+
+def verbs():
+    "Every verb of the command, `data` with its own."
+    from dogdepth import cli
+    parser = cli.parser() if hasattr(cli, "parser") else None
+    sub = lambda p: next((a.choices for a in p._actions if isinstance(getattr(a, "choices", None), dict)), {}) if p else {}
+    named = [[v, *more] for v, q in sub(parser).items() for more in ([[w] for w in sub(q)] or [[]])]
+    return named or [[v] for v in ("predict", "serve", "evaluate", "train", "export", "bench", "demo")] + [["data", v] for v in ("check", "rooms", "pack", "get")]
+
+
+def test_every_flag_that_readme_names_exists():
+    spans = re.findall(r"`[^`]+`", re.sub(r"^```.*?^```", "", read("README.md"), flags=re.S | re.M))
+    flags = {f for s in spans for f in re.findall(r"(?<![\w-])--[a-z][a-z-]*", s)}
+    assert {"--known", "--ply", "--flip"} <= flags
+    command = Path(sys.executable).with_name("dogdepth")
+    help_ = "\n".join(subprocess.run([command, *v, "--help"], capture_output=True, text=True, check=True).stdout for v in verbs())
+    missing = sorted(f for f in flags if not re.search(rf"(?<![\w-]){f}(?![\w-])", help_))
+    assert not missing, f"README names {missing}, which no verb has"
+
+
+def test_readme_says_what_the_pages_say():
+    "What turned out and how good it is have one home each; README repeats it with links that hold from here."
+    readme = read("README.md")
+    for name in ("turned_out", "how_good"):
+        text = re.sub(r"\]\((\d\d_)", r"](nbs/\1", read(f"nbs/included/{name}.md")).strip()
+        assert text in readme, f"README differs from nbs/included/{name}.md"
+
+
+def test_the_card_has_the_judged_rows():
+    import csv
+    card = read("dogdepth/weights/default/README.md")
+    for r in csv.DictReader((ROOT / "results/judged.csv").open(encoding="utf-8")):
+        assert f"| {r['abs_rel']} | {r['rmse']} | {r['delta1']} |" in card, r
+
+
+def test_the_terms_of_the_weights_stand_beside_pip_install():
+    (line,) = [s for s in read("README.md").splitlines() if "`pip install .`" in s]
+    assert "research and teaching only" in line
 
 
 def test_readme_snippets_run(tmp_path):

@@ -1,6 +1,7 @@
 "The site's parts one by one, then the built pages as files: links, weight, names, words for those who do not see."
 import ast
 import base64
+import csv
 import importlib
 import inspect
 import io
@@ -105,6 +106,72 @@ def test_flat_figures_get_a_picture_too(trace):
     assert (a[..., 3] > 0).sum() > 300
 
 
+def near(img, rgb, within=14):
+    "Which pixels of an RGBA picture have this colour."
+    return (abs(img[..., :3] - rgb) <= within).all(-1) & (img[..., 3] > 200)
+
+
+def test_a_heatmap_keeps_its_colours_and_limits():
+    "Two colours cut at a threshold stay two colours, in the shares that the numbers say (bright passes)."
+    z = np.linspace(0, 255, 40 * 40).reshape(40, 40)
+    cut = 255 * .75
+    img = painted(go.Figure(go.Heatmap(z=z, colorscale=[[0, "#7fc4ff"], [1, "#112233"]], showscale=False, zmin=cut - .01, zmax=cut + .01)), width=400, height=400)
+    bright, dark = near(img, (0x7f, 0xc4, 0xff)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
+    assert bright + dark > 20_000 and abs(bright / (bright + dark) - .75) < .03
+    assert (near(img, (68, 1, 84)) | near(img, (253, 231, 37))).sum() == 0  # nothing of viridis
+
+
+def test_a_hole_in_a_heatmap_is_clear():
+    z = np.ones((10, 10))
+    z[:, 5:] = np.nan
+    img = painted(go.Figure(go.Heatmap(z=z, colorscale=[[0, "#ff0000"], [1, "#ff0000"]], zmin=0, zmax=1)), width=400, height=400)
+    red = near(img, (255, 0, 0))
+    assert red[:, :190].sum() > 10_000 and red[:, 215:].sum() == 0
+
+
+def test_a_grey_picture_stays_grey():
+    b = io.BytesIO()
+    Image.fromarray(np.tile(np.uint8([0, 90, 180, 255]), (4, 8))).save(b, "PNG")
+    img = painted(go.Figure(go.Image(source="data:image/png;base64," + base64.b64encode(b.getvalue()).decode())), width=300, height=220)
+    inked = img[img[..., 3] > 200][:, :3]
+    assert len(inked) > 3000 and np.ptp(inked, axis=1).max() <= 6
+
+
+@pytest.mark.parametrize("trace", [go.Scatter(y=[1, 3, 2], line=dict(color="#00c040", width=6)), go.Bar(y=[1, 2], marker=dict(color="#00c040"))], ids=["curve", "bars"])
+def test_named_colours_are_kept(trace):
+    img = painted(go.Figure(trace), width=400, height=300)
+    assert near(img, (0, 0xc0, 0x40), 20).sum() > 200
+
+
+def test_a_title_is_drawn():
+    ink = [(painted(go.Figure(go.Scatter(y=[1, 2])).update_layout(title=dict(text=t)), width=400, height=300)[:30, :, 3] > 100).sum() for t in ("", "96 % pass")]
+    assert ink[0] == 0 < ink[1]
+
+
+def test_points_coloured_by_a_number_have_their_bar():
+    n = np.arange(300)
+    points = dict(x=n % 20, y=n // 20, z=n * 0, mode="markers")
+    marker = dict(color=n / 6, colorscale=[[0, "#ff0000"], [1, "#0000ff"]], cmin=0, cmax=50)
+    with_bar, without = (painted(go.Figure(go.Scatter3d(**points, marker=m)), width=400, height=300, k=1)[:, 355:] for m in (dict(marker, colorbar=dict(title="% off")), marker))
+    assert near(with_bar, (255, 0, 0), 60).sum() > 10 and near(with_bar, (0, 0, 255), 60).sum() > 10
+    assert (without[..., 3] > 0).sum() < (with_bar[..., 3] > 0).sum()
+
+
+def test_stored_stills_show_what_their_figures_say():
+    "Of turn.ipynb: the map of the threshold is bright where it passes, in the share of its title; coloured errors keep their bar."
+    figures = {json.dumps(o["data"][S.PLOTLY]["layout"].get("title", {}).get("text", "")): o["data"] for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb"))}
+    cut = next(d for t, d in figures.items() if "within a factor" in t)
+    share = float(re.search(r"(\d+) %", cut[S.PLOTLY]["layout"]["title"]["text"])[1]) / 100
+    img = np.asarray(Image.open(io.BytesIO(base64.b64decode(cut["image/png"]))).convert("RGBA")).astype(int)
+    bright, dark = near(img, (0x7f, 0xc4, 0xff)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
+    assert abs(bright / (bright + dark) - share) < .04
+    coloured = [o["data"] for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb")) if o["data"][S.PLOTLY]["data"][0].get("marker", {}).get("colorbar")]
+    assert coloured
+    for d in coloured:
+        a, b = (np.asarray(Image.open(io.BytesIO(x)).convert("RGBA")).astype(int) for x in (base64.b64decode(d["image/png"]), S.snapshot(d[S.PLOTLY])))
+        assert a.shape == b.shape and (abs(a - b).max(-1) < 40).mean() > .97
+
+
 def test_a_description_cannot_close_its_script():
     fig = stored(go.Figure(go.Scatter(y=[1], name="</script><b>")))
     js = S.figure_script(fig)
@@ -129,6 +196,24 @@ def test_a_still_is_stored_with_its_figure():
 ])
 def test_alt_text(before, want):
     assert S.alt_text(before) == want
+
+
+@pytest.mark.parametrize("source, want", [
+    ("show_depth([a, b], ['photo','its depth'])", "Side by side: photo; its depth. The wall is flat, as it should be."),
+    ("fig = show_images(rows, titles=['only'])", "only. The wall is flat, as it should be."),
+    ("ax.set(xlabel='sigma (px)', ylabel='ms')", "A plot of ms against sigma (px). The wall is flat, as it should be."),
+    ("ax.set_xlabel('metres')", "A plot over metres. The wall is flat, as it should be."),
+    ("#| fig-alt: \"my words\"\nax.set(xlabel='x')", "my words"), ("f(['a','b'])", "The wall is flat, as it should be."), ("%timeit f(", "The wall is flat, as it should be."),
+])
+def test_the_code_names_its_pictures(source, want):
+    assert S.picture_words(source, "The wall is flat, as it should be.") == want
+
+
+@pytest.mark.parametrize("between", ['<p class="exported">becomes <code>dogdepth.dog</code>: <a href="x"><code>focus_points</code></a></p>',
+                                     '<div class="doors">\n\n[Start the course](a.ipynb) [Try it](b.qmd)\n\n</div>', "![](x.png)"])
+def test_only_prose_speaks_for_a_picture(between):
+    *_, (_, before) = S.walk([md("A wall that is flat."), md(between), code("x")])
+    assert before == "A wall that is flat."
 
 
 def test_words_after_a_table_count():
@@ -213,7 +298,7 @@ def test_head_is_yaml_for_any_title(tmp_path):
     out = S.head(cells, page(tmp_path, facts=dict(ko="<글>", source="https://x")))
     front = yaml.safe_load(out[0]["source"].strip("-\n"))
     assert out[0]["cell_type"] == "raw" and front == dict(title='Say "no": a #title', description="It's: *this*")
-    assert "&lt;글&gt;" in out[1]["source"] and 'lang="ko"' in out[1]["source"] and "minutes" in out[1]["source"]
+    assert "&lt;글&gt;" in out[1]["source"] and 'lang="ko"' in out[1]["source"] and "5 min with its exercises" in out[1]["source"]
     assert out[2]["source"] == "Text."
 
 
@@ -223,6 +308,83 @@ def test_lent_views_stand_before_the_end(tmp_path):
     cells = [md("# T"), md("## What we built\n\nx")]
     out = S.add_views(cells, page(tmp_path, lent=lent["03_dog"]))
     assert [c["source"][:8] for c in out] == ["# T", "### View", "#| also:", "## What "]
+
+
+# --- how long, and how good
+
+READ = dict(zip(CHAPTERS, (70, 150, 150, 210, 75, 65, 110, 65, 120, 150, 120, 90)))  # minutes that a careful reader needed for the first twelve
+
+
+def test_the_hours_are_a_readers():
+    guess = {c: S.minutes(S.visible(S.read_cells(NBS / f"{c}.ipynb"), None)) for c in READ}
+    off = [abs(guess[c] / m - 1) for c, m in READ.items()]
+    assert np.median(off) < .25 and max(off) < .6, guess
+    assert abs(sum(guess.values()) / sum(READ.values()) - 1) < .25
+    assert [S.as_hours(m) for m in (5, 85, 90, 150, 200)] == ["5 min", "85 min", "1.5 h", "2.5 h", "3.5 h"]
+
+
+def result(name):
+    return list(csv.DictReader(open(ROOT / "results" / name, encoding="utf-8")))
+
+
+def included(name):
+    return (NBS / "included" / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name, notebooks", [("turned_out", ("index", "report")), ("how_good", ("index", "results"))])
+def test_a_page_shows_what_its_text_says(name, notebooks):
+    "One text, one home: the stored output is the file as it is."
+    for n in notebooks:
+        shown = [o["data"].get("text/markdown", "") for c in S.read_cells(NBS / f"{n}.ipynb") for o in c.get("outputs", []) if "data" in o]
+        assert included(name).strip() in [s.strip() for s in shown], f"{n}.ipynb was not run since nbs/included/{name}.md changed"
+
+
+def test_what_turned_out_is_what_the_files_say():
+    from scipy.stats import ttest_1samp
+
+    from dogdepth.ablation import judge, read_study, smallest_effect
+    text, folder = included("turned_out"), ROOT / "results"
+    rows = read_study(folder / "ablation-runs.csv")
+    by = judge(rows, read_study(folder / "ablation-frames.csv"))
+    said = [float(v) for v in re.findall(r"(?<![\d.])\d\.\d{3}", text)]
+    dog = [by[a] for a in by if "DoG" in a or "shuffled" in a]
+    assert len(dog) == 8 and all(o["verdict"] == "not told from chance" for o in dog)
+    assert said[0] == round(max(abs(o["mean"]) for o in dog), 3)
+    gates = [by[a] for a in ("no gates", "no channel gate", "no spatial gate")]
+    grid = by["L1, global, grid"]["mean"] - by["L1, global"]["mean"]
+    small = [max(abs(o["mean"]) for o in gates), abs(by["ReLU"]["mean"]), abs(grid), abs(by["SSIM upside down"]["mean"])]
+    assert all(o["verdict"] == "not told from chance" for o in (*gates, by["ReLU"], by["L1, global, grid"], by["SSIM upside down"]))
+    assert said[1:5] == [round(v, 3) for v in small]
+    one = by["no DoG"]
+    assert said[5] == round(smallest_effect(one["sd"], one["n"], one["df"]), 3)
+    worse = [by[a] for a in ("no ImageNet", "constant rate", "four terms")]
+    assert said[6:9] == [round(o["mean"], 3) for o in worse] and all(o["verdict"] == "worse" for o in worse)
+    own = [ttest_1samp(o["per_seed"], 0).pvalue * len(by) for o in worse]  # Bonferroni's, the first step of Holm's
+    assert own[0] < .05 < min(own[1:]) and worse[0]["n"] == 3
+    printed = "\n".join(json.dumps(o, ensure_ascii=False) for c in S.read_cells(NBS / "13_evaluate.ipynb") for o in c.get("outputs", []))
+    m, half = re.search(r"share of the depth: \+?(-?[\d.]+) ± ([\d.]+) \(95", printed).groups()
+    assert said[9:11] == [float(m), float(half)] and float(m) < float(half)
+    told, untold = re.search(r"no single lens differs from that by more than (\d+)% \(not told: (\d+)%\)", printed).groups()
+    assert f"up to {untold} %" in text and f"by {told} %" in text
+
+
+def test_how_good_it_is_is_what_the_files_say():
+    text = included("how_good")
+    row = lambda k: [v.strip(" *m") for v in next(s for s in text.splitlines() if k in s).split("|")[2:5]]
+    judged = {(r["data"], r["flip"], r["align"]): r for r in result("judged.csv")}
+    for key, name, flip in (("official", "NYU Depth V2 official test", "no"), ("`--flip`", "NYU Depth V2 official test", "yes"), ("7-Scenes", "7-Scenes redkitchen", "no"), ("f/8", "a defocus data set at f/8", "no")):
+        r = judged[name, flip, "none"]
+        assert row(key) == [r["abs_rel"], r["rmse"], r["delta1"]]
+        assert r["date"] in text
+    twin = json.loads((ROOT / "results/validation.json").read_text())["summary"]
+    assert row("twin of") == [f"{twin[k]:.3f}" for k in ("abs_rel", "rmse", "delta1")]
+    off = [float(r["depth"]) for r in result("fig41.csv") if r["network"] == "shipped"]
+    assert f"{np.mean(off) * 1000 / 255:.0f} cm" in text  # levels of 10 m / 255
+    if (ROOT / "results/published.csv").exists():
+        words = (ROOT / "results/published.csv").read_text(encoding="utf-8")
+        for name in ("GuideDepth", "DepthART-S"):
+            assert name in words
+            assert all(v.lstrip("0") in words for v in row(name)), name
 
 
 # --- the reference
@@ -414,8 +576,10 @@ def test_every_stored_figure_turns(site):
 
 def test_pictures_say_what_they_show(site):
     for p in pages(site):
+        buttons = {" ".join(t[2].split()) for t in tags(p).all("a", "p", "div") if t[0] == "a" or t[1].get("class") in ("exported", "doors")}
         for _, a, _, _ in tags(p).all("img"):
             assert len(a.get("alt", "")) > 3, f"{p.name}: {a}"
+            assert not re.match(r"becomes dogdepth", a["alt"]) and a["alt"] not in buttons, f"{p.name}: {a['alt']}"
             assert "data:" not in a["src"][:5]
 
 
@@ -424,7 +588,7 @@ def test_chapters_begin_with_korean_and_minutes(site):
         t = tags(site / f"{c}.html").tags
         (ko,) = [x for x in t if x[1].get("lang") == "ko"]
         assert len(re.findall("[가-힣]", ko[2])) > 60
-        assert any("minutes to read" in x[2] for x in t if x[1].get("class") == "facts")
+        assert any("with its exercises" in x[2] for x in t if x[1].get("class") == "facts")
         assert len([x for x in t if x[1].get("class") == "time"]) == len(CHAPTERS)  # in the sidebar, for every chapter
 
 
@@ -494,6 +658,27 @@ def test_building_is_quiet_and_runs_no_cell(tmp_path):
     (tmp_path / "x.ipynb").write_text(json.dumps(nb))
     out = S.page_cells(tmp_path / "x.ipynb", S.Page("x", tmp_path))
     assert not (tmp_path / "ran").exists() and [c["cell_type"] for c in out["cells"]] == ["raw", "code"]
+
+
+def test_samples_bring_their_lens_and_a_truth_that_holds():
+    "The room comes first, the motorcycle last, each with its own camera; the motorcycle is as long as its maker says."
+    from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
+    photos = S.sample_photos()
+    assert [p[0] for p in photos] == ["room", "motorcycle"]
+    name, img, depth, cam = photos[-1]
+    assert cam == MOTORCYCLE_CAMERA and img.shape[:2] == depth.shape == (cam.height, cam.width)
+    assert S.wheelbase_share(depth, cam) == pytest.approx(1, abs=1e-5) and S.wheelbase_share(motorcycle()[1], cam) == pytest.approx(.637, abs=.001)
+    assert ((depth > 0) == (motorcycle()[1] > 0)).all()
+
+
+def test_written_samples_carry_lens_and_depth(tmp_path):
+    about = {}
+    S.write_samples(tmp_path, about)
+    assert json.loads((tmp_path / "model.json").read_text()) == about
+    for (name, img, depth, cam), s in zip(S.sample_photos(), about["samples"]):
+        assert s["name"] == name and s["camera"]["fx"] == cam.fx and (s["camera"]["width"], s["camera"]["height"]) == img.shape[1::-1]
+        mm = np.fromfile(tmp_path / s["truth"]["file"], "<u2").reshape(s["truth"]["height"], s["truth"]["width"])
+        assert abs(mm / 1000 - depth[::2, ::2].clip(0, 65.535)).max() < .001
 
 
 def test_import_is_light():

@@ -118,11 +118,40 @@ def test_first_page_turns_and_paints_before_plotly(visit):
     p.wait_for_function("document.querySelector('.turn img').complete && document.querySelector('.turn img').naturalWidth > 0")
     a = pixels(p, ".turn[data-figure]")
     assert len(np.unique(a.reshape(-1, 3) // 16, axis=0)) > 50 and not p.query_selector(".turn canvas")  # the still, and nothing else yet
-    assert p.locator(".turn").first.bounding_box()["y"] < 600                                            # in the first screen
+    assert p.locator(".turn").first.bounding_box()["y"] < 900                                            # begins in the first screen
     p.wait_for_timeout(200)
     for r in held:
         r.continue_()
     turns(p)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_first_screen_shows_a_room_and_both_doors(visit, width):
+    p = visit.go("index.html", width)
+    bottom = p.evaluate("innerHeight")
+    for what in ("main img.figure", ".doors a >> nth=0", ".doors a >> nth=1"):
+        box = p.locator(what).first.bounding_box()
+        assert box["y"] > 0 and box["y"] + box["height"] <= bottom, what
+    alt = p.locator("main img.figure").first.get_attribute("alt")
+    assert "photograph" in alt and "depth" in alt and "Start the course" not in alt
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_chapters_can_be_read_and_reached_on_a_phone(visit, scheme):
+    "The panel is solid, begins below the header, ends with the screen, and scrolls to its last entry."
+    p = visit.go("03_dog.html", "phone", color_scheme=scheme)
+    p.locator(".quarto-btn-toggle").click()
+    p.wait_for_function("document.getElementById('quarto-sidebar').classList.contains('show')")
+    p.wait_for_timeout(500)
+    box, head, back, screen = p.evaluate("""() => { const e = document.getElementById('quarto-sidebar'), r = e.getBoundingClientRect();
+        return [[r.top, r.bottom], document.getElementById('quarto-header').getBoundingClientRect().bottom, getComputedStyle(e).backgroundColor, innerHeight]; }""")
+    assert re.fullmatch(r"rgb\(\d+, \d+, \d+\)", back), f"the panel lets the text through: {back}"
+    assert head - 1 <= box[0] <= head + 2 and box[1] <= screen + 1
+    last = p.locator("#quarto-sidebar a.sidebar-link").last
+    last.scroll_into_view_if_needed()
+    r = last.bounding_box()
+    assert head <= r["y"] and r["y"] + r["height"] <= screen + 2
+    assert p.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('#quarto-sidebar') !== null", [r["x"] + 10, r["y"] + r["height"] / 2])
 
 
 def test_sliders_move(visit):
@@ -298,6 +327,9 @@ def test_the_network_in_the_page_answers_as_python(engine, whole_site, name):
         got = np.array(p.evaluate("[...dogdepthTry.now.metres]"), np.float32).reshape(want.shape)
         off = np.abs(got / want - 1)
         assert off.max() < .02 and np.median(off) < .005, (off.max(), np.median(off))
+        ends = [float(p.inner_text(f"#try-{e}").split()[0]) for e in ("lo", "hi")]  # one range everywhere: 2nd to 98th percentile of the prediction, through its own lens
+        assert ends == pytest.approx(np.percentile(want, (2, 98)), rel=.03)
+        assert "known" in p.inner_text("#try-lens") and p.input_value("#try-fov") == str(round(np.degrees(2 * np.arctan(cam["width"] / 2 / cam["fx"]))))
         assert "AbsRel" in p.inner_text("#try-truth") and p.locator("#try-room").is_visible()
         room = pixels(p, "#try-room")
         assert len(np.unique(room.reshape(-1, 3) // 16, axis=0)) > 30

@@ -14,6 +14,11 @@ window.dogdepth = (() => {
   const webgl = (() => { let known; return () => known ??= (() => { try { const c = document.createElement('canvas'); return !!(c.getContext('webgl2') || c.getContext('webgl')); } catch { return false; } })(); })();
   const make = (tag, attrs = {}, text = '') => { const e = document.createElement(tag); for (const [k, v] of Object.entries(attrs)) e.setAttribute(k, v); e.textContent = text; return e; };
 
+  // ---- how high the header is, for the panel of chapters that opens below it on a phone
+  const head = document.getElementById('quarto-header');
+  const measure = () => head && document.documentElement.style.setProperty('--head', head.offsetHeight + 'px');
+  measure(); addEventListener('resize', measure); addEventListener('load', measure);
+
   // ---- figures
   const waiting = new Map();                         // file -> what to do with its description
   const figure = (tag, description) => waiting.get(tag.getAttribute('src').slice(root.length))?.(description);

@@ -75,7 +75,8 @@ async function drawRoom() {
     room.welcome();
   } catch (e) { c.hidden = true; $('try-noroom').hidden = false; console.warn(e.message); }
 }
-const fovWords = () => { const d = $('try-fov').value; $('try-fovsay').textContent = `${d}\u00b0`; $('try-fov').setAttribute('aria-valuetext', `${d} degrees`); $('try-lens').textContent = {known: 'The lens of this picture is known.', 'noted by the camera': 'The camera noted its lens in the file.', assumed: 'The file does not say which lens took it, so a usual one is assumed. If sizes look wrong, move this.'}[now?.known] || ''; };
+const fovOf = c => c ? `${Math.round(2 * Math.atan(c.width / 2 / c.fx) * 180 / Math.PI)}\u00b0` : '';
+const fovWords = () => { const d = $('try-fov').value; $('try-fovsay').textContent = `${d}\u00b0`; $('try-fov').setAttribute('aria-valuetext', `${d} degrees`); $('try-lens').textContent = {known: 'The lens of this picture is known.', 'noted by the camera': 'The camera noted its lens in the file.', assumed: 'The file does not say which lens took it, so a usual one is assumed. If sizes look wrong, move this.', yours: `Set by hand; ${fovOf(now?.first)} was ${now?.about.camera ? 'known' : 'the beginning'}.`}[now?.known] || ''; };
 
 function probe(box) {                                // the distance under the pointer, on photo and map alike
   const read = (x, y) => {
@@ -112,7 +113,7 @@ document.addEventListener('paste', e => { const f = [...e.clipboardData.files].f
 $('try-fov').oninput = () => {                        // another lens: depth goes with the focal length
   if (!now) return;
   const c = fromFov(+$('try-fov').value, now.width, now.height), k = c.fx / now.camera.fx;
-  now.metres = now.metres.map(v => v * k); now.camera = {...now.camera, fx: c.fx, fy: now.camera.fy * k}; now.known = now.known === 'known' ? 'known' : ''; fovWords(); colourMap();
+  now.metres = now.metres.map(v => v * k); now.camera = {...now.camera, fx: c.fx, fy: now.camera.fy * k}; now.known = 'yours'; fovWords(); colourMap();
   if (now.about.truth) $('try-truth').textContent = compare();
   clearTimeout($('try-fov').later); $('try-fov').later = setTimeout(drawRoom, 250);
 };
