@@ -34,7 +34,7 @@ from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 from .depth import MM16_MAX_M, MOTORCYCLE, NYU_CAMERA, Camera, motorcycle, read_depth, read_image, write_depth
-from .predict import Prediction, as_rgb, default_camera, exif_focal
+from .predict import Prediction, as_rgb, default_camera, load_photo
 from .cloud import JUMP, MAX_ANGLE
 from .rooms import render_room
 
@@ -164,21 +164,25 @@ def clean_photo(
     except MemoryError: raise Refused(413, 'too_large_to_decode', **most(limits)) from None
     except Refused: raise
     except Exception: raise Refused(422, 'damaged') from None # Pillow raises many kinds
+    with noted() as notes: camera,lens = lens_of(im, fov)
     if turn in TURNS: im = im.transpose(getattr(Image.Transpose, TURNS[turn]))
     if turn>4: w,h = h,w
-    s = min(1, limits.side/max(w,h)); size = (max(1,round(w*s)), max(1,round(h*s)))
+    s = min(1, limits.side/max(w,h))
+    size = (max(1,round(w*s)), max(1,round(h*s)))
     img = as_rgb(np.asarray(im.resize(size, Image.Resampling.LANCZOS) if im.size!=size else im))
-    with noted() as notes: camera,lens = lens_of(data, h, w, fov)
     out = io.BytesIO()
     Image.fromarray(img).save(out, 'JPEG', quality=90)
     return dict(camera=camera_dict(camera.resize(*img.shape[:2])), lens=lens, notes=notes), out.getvalue()
 
 # %% ../nbs/15_app.ipynb #c034
-def lens_of(data:bytes, h:int, w:int, fov=None)->tuple: # Camera, and how we know: 'given', 'exif' or 'assumed'
-    "The camera of a photo from what the visitor says, else from EXIF, else assumed."
-    if fov is not None: return Camera.from_fov(fov, h, w), 'given'
-    f = exif_focal(io.BytesIO(data), h, w)
-    return (Camera(f, f, (w-1)/2, (h-1)/2, h, w), 'exif') if f else (default_camera(h, w), 'assumed')
+def lens_of(im, fov=None)->tuple: # Camera of `im` once it is upright, and how we know: 'given', 'exif' or 'assumed'
+    "The camera of a photo as it was opened, from what the visitor says, else from EXIF, else assumed; the library warns where EXIF cannot be believed."
+    try: camera = load_photo(im, fov=fov)[1]
+    except Exception: # torn metadata is no reason to refuse a photo
+        w,h = im.size
+        if im.getexif().get(0x0112, 1) in (5,6,7,8): h,w = w,h
+        camera = default_camera(h, w) if fov is None else Camera.from_fov(fov, h, w)
+    return camera, 'given' if fov is not None else 'assumed' if camera.source=='assumed' else 'exif'
 
 # %% ../nbs/15_app.ipynb #c040
 def attend(fd:int):
