@@ -29,7 +29,7 @@ import cv2, flask, numpy as np
 from flask.sessions import SecureCookieSessionInterface
 from PIL import Image, features
 from werkzeug.datastructures import LanguageAccept
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
@@ -822,6 +822,7 @@ def uploaded()->tuple: # the photo's bytes, and the field of view that came with
     """The one photo in a request: the field `photo` of a form, or the whole body.
     Its content says which, and no label: neither a type nor a name."""
     body = flask.request.get_data(cache=False)
+    if len(body)>=flask.request.max_content_length: raise RequestEntityTooLarge() # in chunks it ends there without a word
     if not body: raise Refused(400, 'empty')
     said,how = parse_options_header(flask.request.headers.get('Content-Type', ''))
     first = body.lstrip()[:2]
