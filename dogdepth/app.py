@@ -397,6 +397,7 @@ class Job:
     @property
     def over(self): return self.state in ('done','failed','cancelled')
 
+# %% ../nbs/15_app.ipynb #c063a
 @dataclass(eq=False)
 class Item:
     "One visitor's photo, and what came of it."
