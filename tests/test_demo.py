@@ -253,7 +253,7 @@ def test_rooms_in_the_page_are_figures(html, samples):
     figures = [json.loads(s) for a, s in html.scripts if a.get("class") == "room-data"]
     assert len(figures) == 5
     for fig in figures:
-        assert fig["data"][0]["type"] == "scatter3d" and len(json.dumps(fig)) < 400_000
+        assert fig["data"][0]["type"] == "scatter3d" and len(json.dumps(fig)) < 600_000
         assert {"eye", "center", "up"} <= set(fig["layout"]["scene"]["camera"])
 
 
