@@ -10,8 +10,9 @@ __all__ = ['BAD_INPUT', 'RESULT_ENDS', 'LENS', 'NO_USE_TO_GO_ON', 'ROOM', 'ROOMS
            'do_evaluate', 'field_notes', 'add_fields', 'train_flags', 'train_config', 'do_train', 'check_flags',
            'do_check', 'rooms_flags', 'do_rooms', 'pack_flags', 'do_pack', 'get_flags', 'do_get', 'export_flags',
            'do_export', 'bench_flags', 'do_bench', 'span_m', 'drawn_rooms', 'portrait', 'motorcycle_item',
-           'sample_photos', 'nyu_items', 'demo_items', 'errors', 'painted', 'colour_bar', 'demo_truth', 'demo_photo',
-           'demo_page', 'demo_flags', 'do_demo', 'serve_flags', 'do_serve', 'verb_of', 'make_parser', 'main']
+           'sample_photos', 'nyu_items', 'demo_items', 'errors', 'painted', 'colour_bar', 'by_published', 'demo_truth',
+           'demo_photo', 'demo_page', 'demo_flags', 'do_demo', 'serve_flags', 'do_serve', 'verb_of', 'make_parser',
+           'main']
 
 # %% ../nbs/16_cli.ipynb #c002
 import argparse, errno, os, re, sys, time, warnings
@@ -31,14 +32,18 @@ class Parser(argparse.ArgumentParser):
 def _one_line(text)->str: return ' '.join(l.strip() for l in str(text).splitlines() if l.strip()).rstrip('.')
 
 # %% ../nbs/16_cli.ipynb #c009a
-_UNSEEN = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]') # control characters, line ends, and bytes of a name that are no text
+_UNSEEN = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]') # control characters, line ends, bytes that are no text
+
+def _escaped(m)->str:
+    "What a regular expression found, as a backslash escape."
+    return m[0].encode('ascii', 'backslashreplace').decode() if ord(m[0])>255 else f'\\x{ord(m[0]):02x}'
 
 def shown(
     text,          # a line, a name
     encoding=None, # of the console; None: UTF-8
 )->str:            # one line that every console of this encoding can write
-    r"""`text` with all that cannot be shown escaped: 'caf\udce9.jpg', 'a\x0ab.jpg', and on a cp1252 console '\uc0ac\uc9c4.jpg'."""
-    text = _UNSEEN.sub(lambda m: m[0].encode('ascii', 'backslashreplace').decode() if ord(m[0])>255 else f'\\x{ord(m[0]):02x}', str(text))
+    r"""`text` with all that cannot be shown escaped: 'caf\udce9.jpg', 'a\x0ab.jpg', in cp1252 '\uc0ac\uc9c4.jpg'."""
+    text = _UNSEEN.sub(_escaped, str(text))
     try:
         return text.encode(encoding or 'utf-8', 'backslashreplace').decode(encoding or 'utf-8')
     except LookupError: # an encoding that Python does not know
@@ -58,7 +63,7 @@ def say(
     text, # one line
     to=None, # a stream; None: stdout
 )->'OSError|None': # why nobody could hear it
-    "Print a line that no console can break: escaped where it has to be, and nothing is raised where the stream is gone."
+    "Print a line that no console can break: escaped where it has to be, and nothing is raised where nobody listens."
     stream = sys.stdout if to is None else to
     try:
         print(shown(text, getattr(stream, 'encoding', None)), file=stream, flush=True)
@@ -154,10 +159,12 @@ def staged(out):
 
 def _move_all(tmp, out):
     "Every file below `tmp` to the same place below `out`; what stands in the way is found before the first moves."
-    files = sorted((p for p in tmp.rglob('*') if p.is_file()), key=lambda p: (p.suffix=='.html', p)) # a page after its pictures
+    pages_last = lambda p: (p.suffix=='.html', p)
+    files = sorted((p for p in tmp.rglob('*') if p.is_file()), key=pages_last)
     for p in files:
         to = out/p.relative_to(tmp)
-        if to.is_dir(): raise ValueError(f"{to} is a folder, and a file of this name is to be written: choose another place")
+        if to.is_dir():
+            raise ValueError(f"{to} is a folder, and a file of this name is to be written: choose another place")
     for p in files:
         to = out/p.relative_to(tmp)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -182,9 +189,11 @@ def write_prediction(
     if ply: write_ply(folder/f'{name}.ply', pred, axes=axes)
     if glb: write_glb(folder/f'{name}.glb', pred)
     if html: save_html(folder/f'{name}.html', pred, title=name, alone=True)
-    if video: orbit_video(pred, folder/f'{name}.mp4', size=None, progress=sys.stderr is not None and sys.stderr.isatty())
-    wanted = {'_depth.png':True, '_depth_color.png':True, '_camera.json':True, '.ply':ply, '.glb':glb, '.html':html, '.mp4':video}
-    return [f'{name}{end}' for end,on in wanted.items() if on]
+    if video:
+        bar = sys.stderr is not None and sys.stderr.isatty()
+        orbit_video(pred, folder/f'{name}.mp4', size=None, progress=bar)
+    wanted = {'.ply':ply, '.glb':glb, '.html':html, '.mp4':video}
+    return [name+end for end in ('_depth.png', '_depth_color.png', '_camera.json', *(e for e,on in wanted.items() if on))]
 
 # %% ../nbs/16_cli.ipynb #c022
 RESULT_ENDS = ('_depth.png', '_depth_color.png')
@@ -200,7 +209,8 @@ def photo_files(photos)->list: # of paths
         inside = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.')
         results = {f.stem+end for f in inside for end in RESULT_ENDS}
         inside = [f for f in inside if f.name not in results]
-        if not inside: raise ValueError(f"{p} is a folder without a photo: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
+        if not inside:
+            raise ValueError(f"{p} is a folder without a photo: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
         files += inside
     return files
 
@@ -209,27 +219,38 @@ def photo_names(photos, out)->list: # the stem of each
     photos,out,seen = [Path(p) for p in photos], Path(out), {}
     for p in photos:
         other = seen.setdefault(p.stem.casefold(), p)
-        if other is not p:
-            raise ValueError(f"{other} is given twice" if other==p else f"{other} and {p} would both become {out/p.stem}_depth.png: rename one, or run them one by one with another --out")
+        if other is p: continue
+        if other==p: raise ValueError(f"{other} is given twice")
+        raise ValueError(f"{other} and {p} would both become {out/p.stem}_depth.png: "
+                         "rename one, or run them one by one with another --out")
     mine = {p.resolve() for p in photos}
     for p in photos:
         for end in RESULT_ENDS:
-            if (out/f'{p.stem}{end}').resolve() in mine: raise ValueError(f"the result {out/p.stem}{end} would replace a photo you gave: choose another --out")
+            if (out/f'{p.stem}{end}').resolve() in mine:
+                raise ValueError(f"the result {out/p.stem}{end} would replace a photo you gave: choose another --out")
     return [p.stem for p in photos]
 
 # %% ../nbs/16_cli.ipynb #c025
 def predict_flags(p):
-    p.add_argument('photos', nargs='+', metavar='PHOTO', help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos')
+    p.add_argument('photos', nargs='+', metavar='PHOTO', 
+                   help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos')
     p.add_argument('--out', required=True, metavar='DIR', help='folder for the results; results of the same name are replaced')
-    p.add_argument('--strict', action='store_true', help='look at every photo first, and stop before any work if one cannot be read (default: leave it out, name it, do the others)')
+    p.add_argument('--strict', action='store_true',
+                   help='look at every photo first, and stop before any work if one cannot be read '
+                        '(default: leave it out, name it, do the others)')
     lens = p.add_mutually_exclusive_group()
     lens.add_argument('--fov', type=float, metavar='DEG', help="width of view of the photo, degrees (default: from its EXIF, else NYU's 63)")
     lens.add_argument('--fx', type=float, metavar='PX', help='or its focal length, pixels of this photo')
     known = p.add_mutually_exclusive_group()
-    known.add_argument('--known', type=float, nargs=3, metavar=('X','Y','METRES'), help='one measured distance: what pixel (X,Y) shows is METRES from the camera, by the tape, along the ray; sets the scale')
-    known.add_argument('--known-z', type=float, nargs=3, metavar=('X','Y','METRES'), help='or its z-depth: METRES along the direction in which the camera looks, as the depth files hold it')
+    known.add_argument('--known', type=float, nargs=3, metavar=('X','Y','METRES'),
+                       help='one measured distance: what pixel (X,Y) shows is METRES from the camera, '
+                            'by the tape, along the ray; sets the scale')
+    known.add_argument('--known-z', type=float, nargs=3, metavar=('X','Y','METRES'),
+                       help='or its z-depth: METRES along the direction in which the camera looks, as the depth files hold it')
     p.add_argument('--ply', action='store_true', help='coloured points, metres: NAME.ply')
-    p.add_argument('--axes', choices=('z_up','y_up','camera'), default='z_up', help='of the PLY: z_up stands upright in Blender and CloudCompare (default), y_up in MeshLab and three.js; camera: x right, y down, z forward')
+    p.add_argument('--axes', choices=('z_up','y_up','camera'), default='z_up',
+                   help='of the PLY: z_up stands upright in Blender and CloudCompare (default), y_up in MeshLab and three.js; '
+                        'camera: x right, y down, z forward')
     p.add_argument('--glb', action='store_true', help='textured mesh, metres, upright everywhere: NAME.glb')
     p.add_argument('--html', action='store_true', help='a page with the room to turn, 5 MB, opens without a network: NAME.html')
     p.add_argument('--video', action='store_true', help='a film of four seconds that moves around in the photo, H.264: NAME.mp4')
@@ -261,7 +282,8 @@ def depth_range(depth)->tuple: # metres: near, far
 
 # %% ../nbs/16_cli.ipynb #c026
 LENS = dict(given='as given', exif='from EXIF', assumed='assumed') # where `Camera.source` says it comes from
-NO_USE_TO_GO_ON = (errno.ENOSPC, errno.EROFS, errno.EMFILE, getattr(errno,'EDQUOT',errno.ENOSPC)) # disk full, read-only, too many files: the next photo would meet it too
+# disk full, read-only, too many open files: the next photo would meet it too
+NO_USE_TO_GO_ON = (errno.ENOSPC, errno.EROFS, errno.EMFILE, getattr(errno, 'EDQUOT', errno.ENOSPC))
 
 def _of(path, text)->str:
     "The text, and before it the photo's name, unless it is in there already."
@@ -279,16 +301,19 @@ def predict_one(a, model, path, name)->str: # the line that tells what was found
     with staged(a.out) as tmp:
         files = write_prediction(tmp, name, r, a.ply, a.glb, a.html, a.video, a.axes)
     if far := (r.depth_m>MM16_MAX_M).mean():
-        tell(f"{path}: {far:.0%} of the pixels lie beyond {MM16_MAX_M} m, where the PNG ends; the other files keep them")
-    h,w = r.depth_m.shape
-    return (f"{path}: {w}x{h}, {camera.fov_deg:.0f} degrees wide ({LENS[camera.source]}), {'{:.2f} to {:.2f}'.format(*depth_range(r.depth_m))} m, "
-            f"{time.perf_counter()-start:.1f} s -> {Path(a.out)/files[0]}" + ''.join(f", {f[len(name):]}" for f in files[1:]))
+        tell(f"{path}: {far:.0%} of the pixels lie beyond {MM16_MAX_M} m, where the PNG ends; "
+             "the other files keep them")
+    (h,w),(near,farther) = r.depth_m.shape, depth_range(r.depth_m)
+    lens = f"{camera.fov_deg:.0f} degrees wide ({LENS[camera.source]})"
+    written = ', '.join([str(Path(a.out)/files[0]), *(f[len(name):] for f in files[1:])])
+    return f"{path}: {w}x{h}, {lens}, {near:.2f} to {farther:.2f} m, {time.perf_counter()-start:.1f} s -> {written}"
 
 def check_predict(a, photos):
     "What is wrong with the command line itself, before any work."
     from dogdepth.depth import Camera
     from dogdepth.predict import load_photo
-    if (a.known or a.known_z) and len(photos)>1: raise ValueError(f"--known measures one photo, {len(photos)} were given")
+    if (a.known or a.known_z) and len(photos)>1:
+        raise ValueError(f"--known measures one photo, {len(photos)} were given")
     if a.fov is not None: Camera.from_fov(a.fov, 480, 640)
     with staged(a.out): pass # can it be written?
     if a.strict or len(photos)==1:
@@ -297,7 +322,8 @@ def check_predict(a, photos):
 def left_out(bad:dict, n:int)->int: # path -> what was wrong with it; of so many photos; the exit code
     "The last line of a batch, where not every photo could be used."
     if not bad: return 0
-    tell(f"dogdepth predict: left out {len(bad) if len(bad)<n else 'all'} of {n} photos: {', '.join(map(str, bad))}")
+    how_many = len(bad) if len(bad)<n else 'all'
+    tell(f"dogdepth predict: left out {how_many} of {n} photos: {', '.join(map(str, bad))}")
     return 2 if len(bad)==n and all(isinstance(e, BAD_INPUT) for e in bad.values()) else 1
 
 def do_predict(a):
@@ -307,8 +333,9 @@ def do_predict(a):
     from dogdepth.predict import Predictor
     model,bad,lost = Predictor(a.weights, a.device), {}, None
     for path,name in zip(photos, names):
+        hear = lambda text: tell(f"dogdepth predict: {_of(path, text)}")
         try:
-            with plain_warnings(lambda text: tell(f"dogdepth predict: {_of(path, text)}")): line = predict_one(a, model, path, name)
+            with plain_warnings(hear): line = predict_one(a, model, path, name)
         except Exception as e:
             if len(photos)==1 or a.strict or getattr(e, 'errno', None) in NO_USE_TO_GO_ON: raise
             bad[path] = e
@@ -584,32 +611,38 @@ def span_m(depth, camera, a, b, r=4)->float: # metres
 def drawn_rooms()->list: # of items
     "Rooms that dogdepth drew: their depth is exact."
     from dogdepth.rooms import render_room
-    about = 'A {} that dogdepth drew, so its depth is known exactly. The camera is known too.'
-    return [render_room(seed, 480, 640)|dict(name=name, truth='the renderer', alt=f'a furnished {name}, drawn by a computer', about=about.format(name)) for name,seed in ROOMS.items()]
+    words = lambda name: dict(name=name, truth='the renderer', alt=f'a furnished {name}, drawn by a computer',
+        about=f'A {name} that dogdepth drew, so its depth is known exactly. The camera is known too.')
+    return [render_room(seed, 480, 640)|words(name) for name,seed in ROOMS.items()]
 
 def portrait()->dict: # an item without depth
     "A photo of which nothing is known but what it shows."
     from skimage import data
     from dogdepth.predict import default_camera
     img = data.astronaut()
-    return dict(name='astronaut', image=img, depth=None, camera=default_camera(*img.shape[:2]), scene=None, alt='an astronaut in an orange suit before a flag, a helmet on the table in front of her',
-                about='Eileen Collins, photographed by NASA (public domain). Nobody measured this picture and nobody noted the lens: a usual one, 63 degrees wide, is assumed. '
-                      'So look at the order: the helmet, then she, then the flag and the wall.',
-                spans=[('between her pupils', (203,100), (243,100), 'some 0.06 m is usual: a longer lens took this portrait')])
+    about = ('Eileen Collins, photographed by NASA (public domain). Nobody measured this picture and nobody noted the lens: '
+             'a usual one, 63 degrees wide, is assumed. So look at the order: the helmet, then she, then the flag and the wall.')
+    eyes = 'between her pupils', (203,100), (243,100), 'some 0.06 m is usual, and one known distance sets the scale'
+    return dict(name='astronaut', image=img, depth=None, camera=default_camera(*img.shape[:2]), scene=None, about=about,
+                alt='an astronaut in an orange suit before a flag, a helmet on the table in front of her', spans=[eyes])
 
 def motorcycle_item()->dict:
     "The motorcycle, its depth scaled to the tape measure; `published` is the depth as the rig's files give it."
     from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
     from dogdepth.predict import default_camera
     img,depth = motorcycle()
-    axles = span_m(depth, MOTORCYCLE_CAMERA, *AXLES)
-    nearer = default_camera(*depth.shape).fx/MOTORCYCLE_CAMERA.fx
-    return dict(name='motorcycle', title='Motorcycle: where it fails, and whose fault it is', image=img, depth=depth*(MAXIM_M/axles), published=depth, camera=MOTORCYCLE_CAMERA, scene=None,
-                truth='two cameras, scaled to the tape measure', alt='a red motorcycle in front of shelves in a workshop',
-                about='A motorcycle in a workshop, its depth measured by two cameras (Scharstein et al. 2014). Three things go wrong with it, and each has another culprit.',
-                note=f"<b>The truth:</b> by the scale published with it there are {axles:.2f} m between the axles, and the maker says {MAXIM_M} m (chapter 14_cloud finds the tyre too small by the same share). "
-                     f"So it is shown here scaled to the maker's length, and the error by the published scale stands beside. <b>The lens:</b> it is known here, {MOTORCYCLE_CAMERA.fov_deg:.0f} degrees wide, but no EXIF block says so; "
-                     f"with the {default_camera(*depth.shape).fov_deg:.0f} degrees that would be assumed, everything comes out {nearer:.1f} times as far away. <b>The network:</b> it has learned from rooms, and looks at a workshop from knee height.",
+    axles,assumed = span_m(depth, MOTORCYCLE_CAMERA, *AXLES), default_camera(*depth.shape)
+    note = (f"<b>The truth:</b> by the scale published with it there are {axles:.2f} m between the axles, and the maker says "
+            f"{MAXIM_M} m (chapter 14_cloud finds the tyre too small by the same share). So it is shown here scaled to the "
+            "maker's length, and the error by the published scale stands beside. "
+            f"<b>The lens:</b> it is known here, {MOTORCYCLE_CAMERA.fov_deg:.0f} degrees wide, but no EXIF block says so; with the "
+            f"{assumed.fov_deg:.0f} degrees that would be assumed, everything comes out {assumed.fx/MOTORCYCLE_CAMERA.fx:.1f} times "
+            "as far away. <b>The network:</b> it has learned from rooms, and looks at a workshop from knee height.")
+    return dict(name='motorcycle', title='Motorcycle: where it fails, and whose fault it is', image=img, camera=MOTORCYCLE_CAMERA,
+                depth=depth*(MAXIM_M/axles), published=depth, scene=None, truth='two cameras, scaled to the tape measure',
+                alt='a red motorcycle in front of shelves in a workshop', note=note,
+                about='A motorcycle in a workshop, its depth measured by two cameras (Scharstein et al. 2014). '
+                      'Three things go wrong with it, and each has another culprit.',
                 spans=[('between the axles', *AXLES, f'its maker: {MAXIM_M} m')])
 
 def sample_photos()->list: # of items; `depth` is None where nobody measured it, `about` says what it is
@@ -628,8 +661,11 @@ def nyu_items()->list:
     except (FileNotFoundError, ValueError) as e:
         say(f"no NYU frames: {_reason(e)}")
         return []
-    about = "NYU Depth V2, {}: a room the default weights learned from (their twin did not). Its depth was measured by a Kinect; the data set's authors filled the holes."
-    return [f|dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip(), about=about.format(f['name'])) for f in frames]
+    about = ("NYU Depth V2, {}: a room the default weights learned from (their twin did not). "
+             "Its depth was measured by a Kinect; the data set's authors filled the holes.")
+    words = lambda f: dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', about=about.format(f['name']),
+                           alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip())
+    return [f|words(f) for f in frames]
 
 def demo_items()->list:
     "`sample_photos`, and before the last of them NYU validation frames where there are any."
@@ -692,11 +728,15 @@ def _grid(depth, side=160)->str: # JSON for the page
     return json.dumps(dict(height=d.shape[0], width=d.shape[1], mm=base64.b64encode(mm.tobytes()).decode()))
 
 # %% ../nbs/16_cli.ipynb #c066
+def by_published(item, r)->'float|None':
+    "AbsRel by the scale that was published with an item, where the demo does not believe it."
+    return None if item.get('published') is None else errors(r.depth_m, item['published'])['abs_rel']
+
 def _numbers(item, r, e)->list: # of (what, how much)
     "What is said beside the error map."
     rows = [('AbsRel', f"{e['abs_rel']:.3f}"), ('half of the pixels are off by less than', f"{e['median_m']:.2f} m"), ('RMSE', f"{e['rmse']:.2f} m"),
             ('within 25 %', f"{e['delta1']:.0%}"), ('AbsRel if the scale were right', f"{e['scaled_abs_rel']:.3f}"), ('pixels with known depth', f"{e['known']:.0%}")]
-    if item.get('published') is not None: rows.insert(1, ('AbsRel by the published scale', f"{errors(r.depth_m, item['published'])['abs_rel']:.3f}"))
+    if (p := by_published(item, r)) is not None: rows.insert(1, ('AbsRel by the published scale', f'{p:.3f}'))
     return rows
 
 def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there is no truth
@@ -720,7 +760,8 @@ def _filled(fig, camera, plotly_fov=45):
     c.eye = {a:c.center[a]+(c.eye[a]-c.center[a])*k for a in 'xyz'}
     return fig
 
-FILES = {'_depth.png':'depth, 16-bit PNG in millimetres', '_depth_color.png':'depth, coloured', '.glb':'mesh, GLB', '.ply':'points, PLY, upright in Blender', '_camera.json':'camera, JSON'}
+FILES = {'_depth.png':'depth, 16-bit PNG in millimetres', '_depth_color.png':'depth, coloured', '.glb':'mesh, GLB',
+         '.ply':'points, PLY, upright in Blender', '_camera.json':'camera, JSON'}
 
 def _file_links(folder, n)->str: # HTML
     "The files of one photo, each with its size."
@@ -729,7 +770,8 @@ def _file_links(folder, n)->str: # HTML
 
 def _tape(item, r)->str: # HTML
     "What a tape measure finds in the prediction."
-    return ''.join(f' By this prediction it is {span_m(r.depth_m, r.camera, a, b):.2f} m {what} ({usual}).' for what,a,b,usual in item.get('spans', ()))
+    m = lambda a,b: f'{span_m(r.depth_m, r.camera, a, b):.2f} m'
+    return ''.join(f' By this prediction it is {m(a,b)} {what} ({usual}).' for what,a,b,usual in item.get('spans', ()))
 
 def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
     "One photo's section of the page."
@@ -741,17 +783,22 @@ def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
     write_prediction(folder, n, r, ply=True, glb=True)
     fig = _filled(room_figure(r, points=25_000, height=320), r.camera)
     shape = dict(aspect=f'{w} / {h}', width=w, height=h)
-    return _fill('demo_photo.html', id=n, title=escape(item.get('title') or n.replace('_',' ').capitalize()), about=escape(item['about']+_tape(item, r)), alt=escape(item['alt']),
-                 photo=f'{n}_page.jpg', depth=f'{n}_depth_page.png', near=f'{lo:.1f}', far=f'{hi:.1f}', depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), points=len(fig.data[0].x),
-                 files=_file_links(folder, n), truth=demo_truth(folder, item, r, e, lo, hi, shape), figure=fig.to_json().replace('<','\\u003c'), grid=_grid(r.depth_m), **shape)
+    return _fill('demo_photo.html', id=n, title=escape(item.get('title') or n.replace('_',' ').capitalize()),
+                 about=escape(item['about']+_tape(item, r)), alt=escape(item['alt']), photo=f'{n}_page.jpg',
+                 depth=f'{n}_depth_page.png', near=f'{lo:.1f}', far=f'{hi:.1f}', points=len(fig.data[0].x),
+                 depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), files=_file_links(folder, n), grid=_grid(r.depth_m),
+                 truth=demo_truth(folder, item, r, e, lo, hi, shape), figure=fig.to_json().replace('<','\\u003c'), **shape)
 
 # %% ../nbs/16_cli.ipynb #c069
 def _row(item, r, s, e)->str: # HTML
     "One photo's row of the table."
     from html import escape
     h,w = r.depth_m.shape
-    cells = [f'{w} &times; {h}', f'{r.camera.fov_deg:.0f}&deg;', '{:.1f} to {:.1f} m'.format(*depth_range(r.depth_m)), f'{s:.2f} s', f"{e['abs_rel']:.3f}" if e else '&ndash;', f"{e['median_m']:.2f} m" if e else '&ndash;']
-    return f'<tr><th scope="row"><a href="#{item["name"]}">{escape(item["name"])}</a></th>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+    near,far = depth_range(r.depth_m)
+    off = (f"{e['abs_rel']:.3f}", f"{e['median_m']:.2f} m") if e else ('&ndash;', '&ndash;')
+    cells = [f'{w} &times; {h}', f'{r.camera.fov_deg:.0f}&deg;', f'{near:.1f} to {far:.1f} m', f'{s:.2f} s', *off]
+    head = f'<th scope="row"><a href="#{item["name"]}">{escape(item["name"])}</a></th>'
+    return f"<tr>{head}{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
 
 def demo_page(folder, shown, title='From one photograph to a room in metres', command='dogdepth demo', note='')->Path:
     "Write index.html and the files it shows; `shown` is a list of (item, Prediction, seconds)."
@@ -781,7 +828,8 @@ def _demo_line(item, r, s)->str:
     h,w = r.depth_m.shape
     head = f"{item['name']:24} {w:4}x{h:<4} {s:5.2f} s   "
     if not e: return head+"nobody measured this one"
-    also = f" ({errors(r.depth_m, item['published'])['abs_rel']:.3f} by the published scale)" if item.get('published') is not None else ''
+    p = by_published(item, r)
+    also = '' if p is None else f" ({p:.3f} by the published scale)"
     return f"{head}AbsRel {e['abs_rel']:.3f}{also}, median error {e['median_m']:.2f} m (truth: {item['truth']})"
 
 def do_demo(a):
@@ -859,7 +907,9 @@ def verb_of(argv)->str: # 'dogdepth data check'
 def make_parser(argv=())->Parser:
     "The parser for this command line."
     from dogdepth import __version__
-    p = Parser('dogdepth', description='From one photograph to a room in metres.', epilog='exit codes: 0 it worked, 2 bad usage or input, 1 it failed (or not for each photo), 130 stopped with Ctrl-C, 143 asked to stop.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where an error came from.')
+    p = Parser('dogdepth', description='From one photograph to a room in metres.', epilog=
+               'exit codes: 0 it worked, 2 bad usage or input, 1 it failed (or not for each photo), '
+               '130 stopped with Ctrl-C, 143 asked to stop.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where an error came from.')
     p.add_argument('--version', action='version', version=f'dogdepth {__version__}')
     _add_verbs(p, VERBS, list(argv)); p.who = verb_of(argv)
     return p
@@ -879,7 +929,7 @@ def _own_process():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.unraisablehook = _again
     for name in ('stdout','stderr'):
-        if getattr(sys, name) is None: # else the next file that is opened would get its number, and what C libraries print
+        if getattr(sys, name) is None: # else the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, 'w'))
 
 def main(
@@ -890,7 +940,8 @@ def main(
         _own_process()
         argv = sys.argv[1:]
     debug = os.environ.get('DOGDEPTH_DEBUG','0') not in ('','0') or '--debug' in argv
-    argv = [re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_','-'), a) for a in argv if a!='--debug'] # --width_px is --width-px
+    hyphens = lambda a: re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_','-'), a) # --width_px is --width-px
+    argv = [hyphens(a) for a in argv if a!='--debug']
     who = verb_of(argv)
     def run():
         a = make_parser(argv).parse_args(argv)
