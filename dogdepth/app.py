@@ -16,8 +16,8 @@ __all__ = ['ASSETS', 'LANGUAGES', 'MAGIC', 'BOXES', 'READ', 'TURNS', 'NOTES', 'G
            'sample', 'openapi', 'Cookies', 'create_app', 'refuse_early', 'make_server', 'serve']
 
 # %% ../nbs/15_app.ipynb #c002
-import hashlib, hmac, io, ipaddress, json, os, queue, re, secrets, shutil, socket, subprocess, sys, tempfile, threading, time
-import warnings, weakref
+import hashlib, hmac, io, ipaddress, json, os, queue, re, secrets, shutil, socket, subprocess, sys
+import tempfile, threading, time, warnings, weakref
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,12 +29,12 @@ import cv2, flask, numpy as np
 from flask.sessions import SecureCookieSessionInterface
 from PIL import Image, features
 from werkzeug.datastructures import LanguageAccept
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 from .depth import MM16_MAX_M, MOTORCYCLE, NYU_CAMERA, Camera, motorcycle, read_depth, read_image, write_depth
-from .predict import Prediction, as_rgb, default_camera, exif_focal
+from .predict import Prediction, as_rgb, default_camera, load_photo
 from .cloud import JUMP, MAX_ANGLE
 from .rooms import render_room
 
@@ -79,10 +79,12 @@ class Refused(Exception):
 def most(limits)->dict: return dict(most=limits.megapixels, man=f'{100*limits.megapixels:,.0f}') # in millions, and in ten thousands, by which Korean counts
 
 # %% ../nbs/15_app.ipynb #c023
-MAGIC = [('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('WEBP',8,b'WEBP'), ('GIF',0,b'GIF8'), ('BMP',0,b'BM'),
-         ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'), ('PDF',0,b'%PDF'), ('ZIP',0,b'PK\3\4'), ('SVG',0,b'<svg'), ('SVG',0,b'<?xml')]
-BOXES = {b'avif':'AVIF', b'avis':'AVIF', **dict.fromkeys((b'heic',b'heix',b'heim',b'heis',b'hevc',b'hevx',b'mif1',b'msf1'), 'HEIC')}
-READ = ('JPEG','PNG','WEBP') # and, where a decoder is there, what phones write besides: each further decoder is one more door
+MAGIC = [('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('WEBP',8,b'WEBP'), ('GIF',0,b'GIF8'),
+         ('BMP',0,b'BM'), ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'), ('PDF',0,b'%PDF'), ('ZIP',0,b'PK\3\4'),
+         ('SVG',0,b'<svg'), ('SVG',0,b'<?xml')]
+BOXES = {b'avif':'AVIF', b'avis':'AVIF',
+         **dict.fromkeys((b'heic',b'heix',b'heim',b'heis',b'hevc',b'hevx',b'mif1',b'msf1'), 'HEIC')}
+READ = ('JPEG','PNG','WEBP') # and, where there is a decoder, AVIF and HEIC: each decoder is one more door
 
 def boxed(data:bytes)->str: # 'AVIF', 'HEIC' or 'MP4'
     "What a file of boxes holds (ISO 14496-12): it names its brands, the main one first; any picture may say `mif1`."
@@ -138,7 +140,8 @@ TURNS = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE'
 def camera_dict(c:Camera)->dict: # as JSON holds it
     return {k:getattr(c, k) for k in ('fx','fy','cx','cy','height','width')}
 
-NOTES = dict(panorama='360|panoram|GPano', other_picture='EXIF|crop', clamped=r'65\.5') # key of a sentence in `words`: what such a warning says
+NOTES = dict( # the key of a sentence in `words`, and what such a warning of the library says
+    panorama='360|panoram|GPano', other_picture='EXIF|crop', clamped=r'65\.5')
 
 @contextmanager
 def noted(): # -> a list that fills: [key or '', the warning's own words], for each warning of the library
@@ -164,21 +167,26 @@ def clean_photo(
     except MemoryError: raise Refused(413, 'too_large_to_decode', **most(limits)) from None
     except Refused: raise
     except Exception: raise Refused(422, 'damaged') from None # Pillow raises many kinds
+    with noted() as notes: camera,lens = lens_of(im, fov)
     if turn in TURNS: im = im.transpose(getattr(Image.Transpose, TURNS[turn]))
     if turn>4: w,h = h,w
-    s = min(1, limits.side/max(w,h)); size = (max(1,round(w*s)), max(1,round(h*s)))
+    s = min(1, limits.side/max(w,h))
+    size = (max(1,round(w*s)), max(1,round(h*s)))
     img = as_rgb(np.asarray(im.resize(size, Image.Resampling.LANCZOS) if im.size!=size else im))
-    with noted() as notes: camera,lens = lens_of(data, h, w, fov)
     out = io.BytesIO()
     Image.fromarray(img).save(out, 'JPEG', quality=90)
     return dict(camera=camera_dict(camera.resize(*img.shape[:2])), lens=lens, notes=notes), out.getvalue()
 
 # %% ../nbs/15_app.ipynb #c034
-def lens_of(data:bytes, h:int, w:int, fov=None)->tuple: # Camera, and how we know: 'given', 'exif' or 'assumed'
-    "The camera of a photo from what the visitor says, else from EXIF, else assumed."
-    if fov is not None: return Camera.from_fov(fov, h, w), 'given'
-    f = exif_focal(io.BytesIO(data), h, w)
-    return (Camera(f, f, (w-1)/2, (h-1)/2, h, w), 'exif') if f else (default_camera(h, w), 'assumed')
+def lens_of(im, fov=None)->tuple: # Camera of `im` once it is upright, and how we know: 'given', 'exif' or 'assumed'
+    """The camera of a photo as it was opened, from what the visitor says, else from EXIF, else assumed;
+    the library warns where EXIF cannot be believed."""
+    try: camera = load_photo(im, fov=fov)[1]
+    except Exception: # torn metadata is no reason to refuse a photo
+        w,h = im.size
+        if im.getexif().get(0x0112, 1) in (5,6,7,8): h,w = w,h
+        camera = default_camera(h, w) if fov is None else Camera.from_fov(fov, h, w)
+    return camera, 'given' if fov is not None else 'assumed' if camera.source=='assumed' else 'exif'
 
 # %% ../nbs/15_app.ipynb #c040
 def attend(fd:int):
@@ -291,7 +299,8 @@ def set_up_predictor(predictor=None): # None, an object with .predict, or a func
     if hasattr(predictor, 'predict') and not isinstance(predictor, type): return predictor
     if predictor is None: from dogdepth.predict import Predictor as predictor
     predictor = predictor()
-    predictor.predict(np.zeros((*getattr(predictor, 'size', (240,320)), 3), np.uint8)) # at the size its network looks at
+    size = getattr(predictor, 'size', (240,320)) # what its network looks at
+    predictor.predict(np.zeros((*size, 3), np.uint8))
     return predictor
 
 # %% ../nbs/15_app.ipynb #c056
@@ -413,7 +422,7 @@ class Item:
 # %% ../nbs/15_app.ipynb #c065
 class Shelf:
     "All photos of all visitors, and the only place that touches the disk. A name there is never a visitor's."
-    def __init__(self, limits:Limits, data_dir=None, beside=None): # beside: the shelf of the process that this one was forked from
+    def __init__(self, limits:Limits, data_dir=None, beside=None): # beside: that of the process we were forked from
         self.limits,self.items,self.lock = limits,{},threading.RLock()
         self.root,self._held = own_folder(data_dir)
         (self.root/'scratch').mkdir()
@@ -470,7 +479,7 @@ class Bench:
         self._up,self.trouble = threading.Event(),'' # the helper is up, or will not come up
 
     def start(self):
-        "The thread, once; not before somebody needs it, because a server may fork first, and threads do not come along."
+        "The thread, once; not before somebody needs it: a server may fork first, and threads do not come along."
         with self.news:
             if self.thread or not self.open: return
             self.thread = threading.Thread(target=self._work, daemon=True, name='dogdepth-bench')
@@ -573,7 +582,8 @@ site = flask.Blueprint('site', __name__)
 _desks = weakref.WeakSet()
 
 class Desk:
-    "What one app holds: `current_app.extensions['dogdepth']`. A forked process gets a shelf, a bench and decoders of its own."
+    """What one app holds: `current_app.extensions['dogdepth']`.
+    A forked process gets a shelf, a bench and decoders of its own."""
     def __init__(self, limits:Limits, predictor=None, data_dir=None, decoders:int=2, names=(), https:bool=False):
         self.limits,self.predictor,self.data_dir,self.n_decoders,self.https = limits,predictor,data_dir,decoders,https
         self.secret,self.names = secrets.token_bytes(32),{host_name(n) for n in names}
@@ -646,7 +656,8 @@ def bare_address(name:str)->bool:
     except ValueError: return False
 
 def known_name(host:str)->bool:
-    "Is this a name of ours? A page elsewhere can point its own name at our address (DNS rebinding); it cannot do that to a bare address."
+    """Is this a name of ours? A page elsewhere can point its own name at our address (DNS rebinding);
+    it cannot do that to a bare address."""
     try: name = host_name(host)
     except ValueError: return False # UnicodeError is one too
     return name in desk().names or bare_address(name)
@@ -677,8 +688,9 @@ def check_origin(r):
     ours = [origin_parts(f'{scheme}://{r.host}') for scheme in {r.scheme, 'https' if d.https else r.scheme}]
     if theirs in ours: return
     if theirs[1]!=ours[0][1]: raise Refused(403, 'elsewhere')
-    said_by_browser = 'Sec-Fetch-Site' in r.headers and r.environ.get('dogdepth.proxied') # its proxy may have changed scheme or port
-    if not said_by_browser: raise Refused(403, 'other_address', theirs=r.headers['Origin'][:200], ours=r.host_url.rstrip('/'))
+    # a proxy may have changed scheme or port; then the browser's own word counts
+    if 'Sec-Fetch-Site' in r.headers and r.environ.get('dogdepth.proxied'): return
+    raise Refused(403, 'other_address', theirs=r.headers['Origin'][:200], ours=r.host_url.rstrip('/'))
 
 @site.before_app_request
 def guard():
@@ -691,7 +703,7 @@ def guard():
     if not safe: check_origin(r)
     if not safe and r.routing_exception: raise r.routing_exception # nothing there, or not that way: no key would help
     kind,_,key = r.headers.get('Authorization','').partition(' ')
-    if kind and kind.lower() not in ('basic','digest','negotiate'): # those are between a browser and a proxy with a password
+    if kind and kind.lower() not in ('basic','digest','negotiate'): # those are for a proxy with a password
         g.visitor = visitor_of_key(key if kind.lower()=='bearer' else '')
         return
     g.visitor = flask.session.get('visitor')
@@ -709,13 +721,16 @@ def own_names()->set:
     short = me.partition('.')[0]
     return {'localhost', *(n for n in (me, short, short+'.local') if re.fullmatch(r'[\w-][\w.-]*', n))}
 
-FORWARDED = dict(PROTO='https?', HOST=r'[\w.:\[\]-]+', PORT=r'\d{1,5}', PREFIX=r'(/[\w.~-]+)+/?') # what each may look like
+FORWARDED = dict( # what each may look like
+    PROTO='https?', HOST=r'[\w.:\[\]-]+', PORT=r'\d{1,5}', PREFIX=r'(/[\w.~-]+)+/?')
 
 def networks(proxy:str)->list:
     "The addresses that a proxy may have, from an address, a network or `localhost`."
-    try: return [ipaddress.ip_network(n, strict=False) for n in (('127.0.0.0/8','::1') if proxy=='localhost' else (proxy,))]
+    names = ('127.0.0.0/8','::1') if proxy=='localhost' else (proxy,)
+    try: return [ipaddress.ip_network(n, strict=False) for n in names]
     except ValueError:
-        raise ValueError(f"a proxy is known by its address or network, such as 10.0.0.2 or 172.18.0.0/16, got {proxy!r}") from None
+        raise ValueError("a proxy is known by its address or network, such as 10.0.0.2 or 172.18.0.0/16, "
+                         f"got {proxy!r}") from None
 
 class Proxied:
     """WSGI: what a proxy we trust says of the world outside is believed (werkzeug's ProxyFix);
@@ -727,10 +742,10 @@ class Proxied:
         if self.prefix and not re.fullmatch(FORWARDED['PREFIX'], self.prefix):
             raise ValueError(f"prefix is a path such as /depth, got {prefix!r}")
         if re.match('/(api|static)(/|$)', self.prefix):
-            raise ValueError(f"the page has addresses of its own under {self.prefix}: choose another prefix, such as /depth")
+            raise ValueError(f"the page has addresses of its own under the prefix {self.prefix}: choose another, such as /depth")
 
     def trusts(self, address:str)->bool:
-        try: ip = ipaddress.ip_address(address.partition('%')[0] or '127.0.0.1') # a socket in the file system has no address
+        try: ip = ipaddress.ip_address(address.partition('%')[0] or '127.0.0.1') # a Unix socket has no address
         except ValueError: return False
         ip = getattr(ip, 'ipv4_mapped', None) or ip
         return any(ip in n for n in self.networks)
@@ -746,7 +761,7 @@ class Proxied:
         return (self.fixed if trusted else self.app)(environ, start_response)
 
 def under(environ, prefix:str):
-    "Move `prefix` from the path to where WSGI keeps what is in front of it; a proxy may have taken it off the path already."
+    "Move `prefix` from the path to where WSGI keeps it; a proxy may have taken it off the path already."
     if not prefix: return
     environ['SCRIPT_NAME'] = environ.get('SCRIPT_NAME', '').rstrip('/')+prefix
     path = environ.get('PATH_INFO', '')
@@ -804,8 +819,10 @@ def parts_of(body:bytes, boundary:bytes)->list: # [(name, bytes, is it a file), 
     return [(name, b''.join(data), file) for name,data,file in parts]
 
 def uploaded()->tuple: # the photo's bytes, and the field of view that came with it, or None
-    "The one photo in a request: the field `photo` of a form, or the whole body. Its content says which, and no label: neither a type nor a name."
+    """The one photo in a request: the field `photo` of a form, or the whole body.
+    Its content says which, and no label: neither a type nor a name."""
     body = flask.request.get_data(cache=False)
+    if len(body)>=flask.request.max_content_length: raise RequestEntityTooLarge() # in chunks it ends there without a word
     if not body: raise Refused(400, 'empty')
     said,how = parse_options_header(flask.request.headers.get('Content-Type', ''))
     first = body.lstrip()[:2]
@@ -813,7 +830,8 @@ def uploaded()->tuple: # the photo's bytes, and the field of view that came with
     boundary = how.get('boundary','').encode() or body.lstrip().split(b'\n',1)[0].strip()[2:]
     try: parts = parts_of(body, boundary)
     except (ValueError, UnicodeError): raise Refused(400, 'one_photo') from None
-    form,words_only = {name:data for name,data,_ in parts},{name for name,data,file in parts if not file and not sniff(data)}
+    form = {name:data for name,data,_ in parts}
+    words_only = {name for name,data,file in parts if not file and not sniff(data)}
     if len(form)<len(parts) or set(form)-{'fov'}!={'photo'} or 'photo' in words_only: raise Refused(400, 'one_photo')
     if not form['photo']: raise Refused(400, 'empty')
     return form['photo'], form['fov'].decode('utf-8', 'replace') if 'fov' in form else None
@@ -976,9 +994,11 @@ def page():
     "The page itself; whoever opens it becomes a visitor."
     me,d,lang = flask.session.setdefault('visitor', secrets.token_urlsafe(24)),desk(),language()
     w,lim = words(lang),d.limits
-    settings = dict(words=w['script'], upload_mb=lim.upload_mb, photos=lim.photos, lang=lang, rule=dict(jump=JUMP, angle=MAX_ANGLE))
-    r = flask.make_response(flask.render_template('page.html', w=w['page'], lang=lang, token=d.sign('csrf'+me), limits=lim, root=root(),
-                                                  minutes=round(lim.keep_s/60), samples=SAMPLES, settings=settings))
+    settings = dict(words=w['script'], upload_mb=lim.upload_mb, photos=lim.photos, lang=lang,
+                    rule=dict(jump=JUMP, angle=MAX_ANGLE))
+    html = flask.render_template('page.html', w=w['page'], lang=lang, token=d.sign('csrf'+me), limits=lim, root=root(),
+                                 minutes=round(lim.keep_s/60), settings=settings)
+    r = flask.make_response(html)
     r.headers['Content-Language'],r.headers['Vary'] = lang,'Accept-Language, Cookie'
     return r
 
@@ -988,7 +1008,7 @@ def astronaut()->np.ndarray: # (512,512,3) uint8
     from skimage import data
     return data.astronaut()
 
-SAMPLES = dict( # name: how the photo is made, and the focal length in pixels that goes with it; the last one is where the network fails
+SAMPLES = dict( # name: the photo, and its focal length in pixels; the last one is where the network fails
     room      = lambda: (render_room(28, 480, 640)['image'], NYU_CAMERA.resize(480, 640).focal),
     portrait  = lambda: (astronaut(), None),
     motorcycle= lambda: (motorcycle()[0], MOTORCYCLE['fx']))
@@ -998,8 +1018,9 @@ def sample_jpeg(name:str='motorcycle')->bytes:
     "A sample as a camera would have written it: its EXIF block says how long the lens was."
     img,focal = SAMPLES[name]()
     exif,out = Image.Exif(),io.BytesIO()
-    if focal: # as mm on a sensor of one pixel a mm: a hundredth of a pixel, where 35 mm equivalents are whole numbers
-        exif.get_ifd(0x8769).update({0x920A:round(float(focal), 2), 0xA20E:1., 0xA210:4, 0xA002:img.shape[1], 0xA003:img.shape[0]})
+    if focal: # as mm on a sensor of one pixel a mm, because 35 mm equivalents are whole numbers
+        exif.get_ifd(0x8769).update({0x920A:round(float(focal), 2), 0xA20E:1., 0xA210:4,
+                                     0xA002:img.shape[1], 0xA003:img.shape[0]})
     Image.fromarray(img).save(out, 'JPEG', quality=92, exif=exif)
     return out.getvalue()
 
@@ -1033,7 +1054,7 @@ def create_app(
     names=(),               # host names this server answers to, besides localhost, this machine's name and bare addresses
     decoders:int=2,         # processes that open uploads
     https:bool=False,       # True behind a proxy that speaks https: the cookie then travels by nothing else
-    proxy=None,             # addresses or networks of proxies whose X-Forwarded-Proto, -Host, -Port, -Prefix and -For are believed; None: this machine, where names, https or prefix speak of one; (): nobody
+    proxy=None,             # addresses of proxies whose X-Forwarded headers count; None: this machine, with names, https or prefix
     prefix:str='',          # the path the page lives under, such as '/depth', whether the proxy takes it off or not
 )->flask.Flask:
     "The page and its JSON API as a WSGI app; `serve` runs it. `app.extensions['dogdepth'].close()` ends its helpers and deletes its files."
@@ -1051,15 +1072,16 @@ def create_app(
     return app
 
 # %% ../nbs/15_app.ipynb #c123
-def refuse_early(request, limits)->tuple: # status line, headers, body
-    "The answer to a request that the server itself turns down before the app sees it: as the API gives it, in the reader's language."
-    e = request.error
-    head = request.headers.get('ACCEPT_LANGUAGE') or ''
-    if m := re.search(rb'(?im)^accept-language:[ \t]*([^\r\n]*)', getattr(request, 'header_plus', b'')): head = head or m[1].decode('latin-1')
+def refuse_early(request)->tuple: # status line, headers, body
+    "The answer to a request that the server turns down before the app sees it: as the API gives it, in the reader's language."
+    e,wants = request.error,request.headers.get('ACCEPT_LANGUAGE') or ''
+    if m := re.search(rb'(?im)^accept-language:[ \t]*([^\r\n]*)', getattr(request, 'header_plus', b'')):
+        wants = wants or m[1].decode('latin-1') # headers that were too many to be parsed
     asked = re.search(r'(?:^|&)lang=(\w+)', str(getattr(request, 'query', '') or ''))
-    lang = asked[1] if asked and asked[1] in LANGUAGES else parse_accept_header(head, LanguageAccept).best_match(LANGUAGES, 'en')
-    body,more = refusal(e.code, f'http_{e.code}', lang)
-    return f'{e.code} {e.reason}', [('Content-Type','application/json'), ('Cache-Control','no-store'), *HEADERS.items(), *more.items()], json.dumps(body).encode()
+    lang = asked[1] if asked else parse_accept_header(wants, LanguageAccept).best_match(LANGUAGES, 'en')
+    body,more = refusal(e.code, f'http_{e.code}', lang if lang in LANGUAGES else 'en')
+    headers = {'Content-Type':'application/json', 'Cache-Control':'no-store', **HEADERS, **more}
+    return f'{e.code} {e.reason}', list(headers.items()), json.dumps(body).encode()
 
 def make_server(app, host='127.0.0.1', port=8000, threads=12):
     "A waitress server for the app, which also hangs up on uploads that trickle, and refuses in the form of the API."
@@ -1075,7 +1097,7 @@ def make_server(app, host='127.0.0.1', port=8000, threads=12):
 
     class Refusal(ErrorTask):
         def execute(self):
-            self.status,headers,body = refuse_early(self.request, lim)
+            self.status,headers,body = refuse_early(self.request)
             self.response_headers.extend(headers)
             self.set_close_on_finish()
             self.content_length = len(body)
@@ -1095,7 +1117,7 @@ def make_server(app, host='127.0.0.1', port=8000, threads=12):
                     self.request = None
                     if len(self.requests)==1: self.server.add_task(self)
             return r
-        def drain(self): # what still comes is thrown away for a while: who is cut off while sending does not see the answer
+        def drain(self): # throw away what still comes, for a while: who is cut off while sending reads no answer
             if time.monotonic()>self.draining: self.will_close = True
             return False
         def handle_write(self):
@@ -1106,8 +1128,9 @@ def make_server(app, host='127.0.0.1', port=8000, threads=12):
             try: self.socket.shutdown(socket.SHUT_WR)
             except OSError: self.will_close = True
 
-    server = create_server(app, host=host, port=port, threads=threads, ident=None, channel_timeout=min(20, lim.upload_s),
-                           cleanup_interval=min(5, lim.upload_s), connection_limit=200, max_request_body_size=int(lim.upload_mb*1e6)+65536,
+    server = create_server(app, host=host, port=port, threads=threads, ident=None,
+                           channel_timeout=min(20, lim.upload_s), cleanup_interval=min(5, lim.upload_s),
+                           connection_limit=200, max_request_body_size=int(lim.upload_mb*1e6)+65536,
                            clear_untrusted_proxy_headers=False) # the app does that, by its own list
     for s in server.map.values() if hasattr(server, 'effective_listen') else [server]: # one for each address that `host` stands for
         if hasattr(s, 'channel_class'): s.channel_class = Channel

@@ -546,7 +546,7 @@ def orbit_video(
     camera=None, image=None, # where `pred` is a bare depth map
     progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
 ):
-    "A film that moves around in the photo, as H.264 in MP4: its path is a closed loop, and it plays in browsers (report §5); all or nothing."
+    "A film around in the photo, H.264 in MP4: its path closes, it plays in browsers (report §5); all or nothing."
     h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
     v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
     poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]

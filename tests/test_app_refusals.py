@@ -1,5 +1,6 @@
 "Whatever is refused, and by whatever layer: JSON as openapi.json has it, one sentence, in the reader's language."
 import http.client
+import io
 import json
 import socket
 import threading
@@ -120,3 +121,14 @@ def test_every_status_has_a_sentence():
         assert words("en")["http"][code] and words("ko")["http"][code]
     body, headers = A.refusal(418, "http_418", "ko")
     assert body["message"] == words("ko")["http"]["400"]
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_chunks_under_another_server(tmp_path, form):
+    "gunicorn hands on a body in chunks without a length; werkzeug would cut it at the limit, and a photo cut short is not what was sent."
+    app = create_app(Slope(), tmp_path, Limits(upload_mb=0.05), decoders=1)
+    start = b"--x\r\nContent-Disposition: form-data; name=photo; filename=a.jpg\r\n\r\n" + PHOTO if form else PHOTO
+    for more, status in ((bytes(60_000), 413), (b"\r\n--x--\r\n", 202)):
+        r = app.test_client().post("/api/predict", input_stream=io.BytesIO(start + more), environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"})
+        assert r.status_code == status, r.json
+    app.extensions["dogdepth"].close()
