@@ -6,7 +6,7 @@
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'EXIF_TAGS', 'PANORAMA_APPLE', 'CAMERAS_360',
            'PHOTO_SUFFIXES', 'FILM_SUFFIXES', 'CALIBRATION_ROOMS', 'ENGINES', 'PEERS', 'as_rgb', 'network_size',
            'photo_notes', 'exif_focal', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor',
-           'stream', 'export_onnx', 'bench_model', 'format_model_rows', 'default_camera']
+           'LeftOut', 'stream', 'export_onnx', 'bench_model', 'format_model_rows', 'default_camera']
 
 # %% ../nbs/12_predict.ipynb #c002
 import json, re, subprocess, sys, tempfile, time, warnings
@@ -269,7 +269,11 @@ def _taken(img): # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, o
 
 def _with_cameras(imgs, cameras):
     "Checked photos and a camera for each; a PIL image may bring its own."
-    pairs = [_taken(i) for i in imgs]; imgs,own = [i for i,_ in pairs],[c for _,c in pairs]
+    def taken(k, img):
+        try: return _taken(img)
+        except ValueError as e: raise ValueError(f"photo {k}: {e}" if len(imgs)>1 else str(e)) from None
+    pairs = [taken(k, i) for k,i in enumerate(imgs)]
+    imgs,own = [i for i,_ in pairs],[c for _,c in pairs]
     cams = list(cameras) if isinstance(cameras, (list,tuple)) else [cameras]*len(imgs)
     if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
     if odd := [c for c in cams if c is not None and not isinstance(c, Camera)]: raise ValueError(f"a camera should be a Camera or None, got {type(odd[0]).__name__}: Camera.from_fov(fov, height, width) makes one")
@@ -279,7 +283,7 @@ def _with_cameras(imgs, cameras):
     return imgs,cams
 
 # %% ../nbs/12_predict.ipynb #c035
-PHOTO_SUFFIXES = {'.jpg','.jpeg','.jpe','.jfif','.png','.webp','.bmp','.tif','.tiff'}
+PHOTO_SUFFIXES = {'.jpg','.jpeg','.jpe','.jfif','.png','.webp','.bmp','.tif','.tiff','.heic','.heif','.avif'}
 FILM_SUFFIXES = {'.mp4','.m4v','.mov','.avi','.mkv','.webm','.mpg','.mpeg','.wmv','.3gp','.ogv','.mjpeg','.mjpg'}
 
 def _video(path): # -> frames as (name, photo, None), and how many
@@ -289,25 +293,46 @@ def _video(path): # -> frames as (name, photo, None), and how many
     promised = max(0, int(v.get(cv2.CAP_PROP_FRAME_COUNT)))
     def frames():
         n = 0
-        while (got := v.read())[0]: yield f'{Path(path).stem}_{n:05d}', cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB), None; n += 1
+        while (got := v.read())[0]:
+            yield f'{Path(path).stem}_{n:05d}', cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB), None
+            n += 1
         v.release()
         if n<.95*promised: warnings.warn(f"{path} breaks off: {n} of about {promised} frames could be read") # containers count roughly
     return frames(), promised or None
 
-def photos_in(source): # -> iterator over (name, photo, camera or None), how many (or None); a name is a file's without suffix, and two files may share it
-    "The photos of a folder, of a film, of a list of files, or of anything that yields photos."
+# %% ../nbs/12_predict.ipynb #c035b
+def _files_of(source)->list: # of a folder, or one file
+    p = Path(source)
+    if not p.exists(): raise FileNotFoundError(f"no such folder or file: {p}")
+    if not p.is_dir(): return [p]
+    found = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.')
+    if not found: raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
+    return found
+
+def _read(k, s): # number and photo -> name, photo, its Camera or None
+    if isinstance(s, (str,Path)): return Path(s).stem,*load_photo(s)
+    try: return f'{k:05d}',*_taken(s) # copied now: a camera may write its next frame into the same memory
+    except ValueError as e: raise ValueError(f"photo {k}: {e}") from None
+
+def photos_in(
+    source,    # a folder, a film, a list of files, or anything that yields photos
+    bad=None,  # called with the name and the error of a photo that cannot be read, which is left out; None: raise the error
+)->tuple:      # iterator over (name, photo, camera or None), how many (or None)
+    "The photos of a source, by name: a file's without suffix (two files may share it), or a number. An iterator that itself raises cannot go on."
     if isinstance(source, (str,Path)):
-        p = Path(source)
-        if not p.exists(): raise FileNotFoundError(f"no such folder or file: {p}")
-        if p.is_file() and p.suffix.lower() in FILM_SUFFIXES: return _video(p)
-        source = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.') if p.is_dir() else [p]
-        if not source: raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
-    if getattr(source, 'ndim', 4)!=4 or not hasattr(source, '__iter__'): raise ValueError(f"photos come from a folder, a film, a list of files, or anything that yields photos, got {type(source).__name__}: one photo goes to predict")
-    def read(k, s):
-        if isinstance(s, (str,Path)): return Path(s).stem,*load_photo(s)
-        try: return f'{k:05d}',*_taken(s) # copied now: a camera may write its next frame into the same memory
-        except ValueError as e: raise ValueError(f"photo {k}: {e}") from None
-    return (read(k,s) for k,s in enumerate(source)), len(source) if hasattr(source,'__len__') else None
+        if Path(source).is_file() and Path(source).suffix.lower() in FILM_SUFFIXES: return _video(source)
+        source = _files_of(source)
+    if getattr(source, 'ndim', 4)!=4 or not hasattr(source, '__iter__'):
+        raise ValueError("photos come from a folder, a film, a list of files, or anything that yields photos, "
+                         f"got {type(source).__name__}: one photo goes to predict")
+    def photos():
+        for k,s in enumerate(source):
+            try: got = _read(k, s)
+            except (ValueError, OSError) as e:
+                if bad is None: raise
+                bad(Path(s).name if isinstance(s, (str,Path)) else f'{k:05d}', e)
+            else: yield got
+    return photos(), len(source) if hasattr(source,'__len__') else None
 
 # %% ../nbs/12_predict.ipynb #c036
 def _torch_model(weights, device, bf16):
@@ -380,21 +405,50 @@ class Predictor:
         return self.predict_batch([img], [camera], flip)[0]
 
 # %% ../nbs/12_predict.ipynb #c040
+class LeftOut:
+    "Keeps an account of the photos of a batch that could not be used: each is said at once, all of them at the end."
+    def __init__(self, strict, failed): self.strict,self.failed,self.done = strict,failed,0
+    def __call__(self, name, e):
+        if self.strict: raise e
+        self.failed.append((name, str(e)))
+        warnings.warn(f"{'' if name in str(e) else name+': '}{e}; left out", stacklevel=2)
+    def close(self):
+        if not self.failed: return
+        names = ', '.join(n for n,_ in self.failed[:10])+(' …' if len(self.failed)>10 else '')
+        if not self.done: raise ValueError(f"none of {len(self.failed)} photos could be used ({names}): {self.failed[0][1]}")
+        warnings.warn(f"left out {len(self.failed)} of {len(self.failed)+self.done} photos: {names}", stacklevel=2)
+
 def stream(self,
     source,        # a folder of photos, a video file, a list of files, or anything that yields photos
     camera=None,   # Camera or None, for all
     flip=False, bs=8,
-    progress=True): # a bar
-    "Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`."
+    progress=True, # a bar
+    strict=False,  # True: the first photo that cannot be used ends it with its error; False: it is left out, with a warning
+    failed=None):  # a list that receives (name, reason) of each photo left out
+    """Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`. `ValueError`
+    where no photo at all could be used; what an iterator of photos itself raises ends the stream, after what came before it."""
     from tqdm.auto import tqdm
-    _check_bs(bs); names_photos,n = photos_in(source)
+    _check_bs(bs)
+    one = isinstance(source, (str,Path)) and Path(source).is_file()
+    bad = LeftOut(strict or one, [] if failed is None else failed)
+    names_photos,n = photos_in(source, bad)
+    def fitting():
+        for name,img,own in names_photos:
+            try: _with_cameras([img], [own if camera is None else camera])
+            except ValueError as e: bad(name, e)
+            else: yield name,img,own
     def answers():
         with tqdm(total=n, unit='photo', disable=not progress) as bar:
-            for part in _parts(names_photos, bs):
+            for part in _parts(fitting(), bs):
                 cams = [c if camera is None else camera for _,_,c in part]
-                for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)): bar.update(); yield name,p
+                for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)):
+                    bad.done += 1
+                    bar.update()
+                    yield name,p
+        bad.close()
     return answers()
 
+# %% ../nbs/12_predict.ipynb #c040b
 def _as_pipeline(self,
     images,       # a photo, a path, or several: a list, an array (B,H,W,3), or anything that yields them
     camera=None): # Camera, or a list of them; None: the file's own, or `default_camera`

@@ -979,9 +979,60 @@ def test_stream_leaves_litter_alone_and_hands_out_what_came_before_an_error(tmp_
     for source, match in ((tmp_path, "q.jpg"), ([photo(), photo(), photo(), np.zeros((3, 3))], "photo 3: an image should be at least 8")):
         got = []
         with pytest.raises(ValueError, match=match):
-            for name, _ in q.stream(source, progress=False):
+            for name, _ in q.stream(source, progress=False, strict=True):
                 got.append(name)
         assert len(got) == 3
+
+
+@pytest.mark.parametrize("where", [0, 2, 4])
+def test_one_bad_photo_does_not_end_a_stream(tmp_path, where):
+    for k in range(5):
+        Image.fromarray(photo(seed=k)).save(tmp_path / f"p{k}.jpg")
+    bad = tmp_path / f"p{where}.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    q, good = Predictor(Net(brightness)), [f"p{k}" for k in range(5) if k != where]
+    for source in (tmp_path, sorted(tmp_path.iterdir())):
+        failed = []
+        with pytest.warns(UserWarning) as said:
+            assert [n for n, _ in q.stream(source, bs=2, progress=False, failed=failed)] == good
+        said = [str(w.message) for w in said if "PIL" not in w.filename]
+        assert len(said) == 2 and bad.name in said[0] and "left out" in said[0] and said[1] == f"left out 1 of 5 photos: {bad.name}"
+        assert [n for n, _ in failed] == [bad.name] and "damaged or cut short" in failed[0][1]
+        with pytest.raises(ValueError, match=bad.name):
+            list(q.stream(source, bs=2, progress=False, strict=True))
+
+
+def test_other_bad_photos_of_a_stream(tmp_path):
+    q, failed = Predictor(Net(brightness)), []
+    source = [photo(), tmp_path / "gone.jpg", np.zeros((3, 3)), None, photo(seed=1), photo(60, 80)]
+    with pytest.warns(UserWarning):
+        got = list(q.stream(source, camera=Camera.from_fov(60, 48, 64), progress=False, failed=failed))
+    assert [n for n, _ in got] == ["00000", "00004"] and got[1][1].camera.fov_deg == pytest.approx(60)
+    assert [n for n, _ in failed] == ["gone.jpg", "00002", "00003", "00005"]
+    assert "no such file" in failed[0][1] and "at least 8" in failed[1][1] and "camera belongs to" in failed[3][1]
+
+
+def test_a_stream_of_which_nothing_can_be_used_ends_with_an_error(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"none of 3 photos could be used \(a.png, b.png, c.png\): .*a.png"):
+        list(Predictor(Net(brightness)).stream(tmp_path, progress=False))
+
+
+def test_an_iterator_that_fails_ends_the_stream_after_what_came_before():
+    def camera():
+        yield photo()
+        raise OSError("unplugged")
+    got = []
+    with pytest.raises(OSError, match="unplugged"):
+        for name, _ in Predictor(Net(brightness)).stream(camera(), bs=4, progress=False):
+            got.append(name)
+    assert got == ["00000"]
+
+
+def test_a_batch_says_which_photo_is_wrong():
+    with pytest.raises(ValueError, match="photo 1: an image should be at least 8"):
+        Predictor(Net(brightness)).predict_batch([photo(), np.zeros((3, 3), np.uint8)])
 
 
 def test_stream_refuses_at_once(tmp_path):
