@@ -13,7 +13,7 @@ import json, re, subprocess, sys, tempfile, time, warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image, ImageOps
@@ -335,9 +335,16 @@ def photos_in(
     return photos(), len(source) if hasattr(source,'__len__') else None
 
 # %% ../nbs/12_predict.ipynb #c036
+@lru_cache(None)
+def _mind_forks():
+    "A forked process inherits torch without its threads and would wait for them for ever: there it computes with one."
+    import os, torch
+    if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 def _torch_model(weights, device, bf16):
     "The network on its device, ready to answer; what is loaded here is folded."
     import copy, torch
+    _mind_forks()
     from dogdepth.attention import DepthUNet, folded
     from dogdepth.train import best_device, check_device
     device = check_device(device or best_device())

@@ -2,6 +2,7 @@
 
 Most tests use tiny networks whose answer is known; the real architecture and the bundled weights come at the end."""
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -1147,3 +1148,29 @@ def test_export_refuses_before_it_works(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         export_onnx(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.parametrize("weights", ["default", "file.onnx"])
+def test_predict_after_a_fork(tmp_path, weights):
+    "Threads do not come along into a forked process: it must not wait for them. In a process of its own, with threads."
+    if weights != "default":
+        pytest.importorskip("onnxruntime")
+        from dogdepth.predict import export_onnx
+        export_onnx(tmp_path / weights)
+        weights = str(tmp_path / weights)
+    code = f"""
+import os, numpy as np
+from dogdepth.predict import Predictor
+img = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+p = Predictor({weights!r})
+before = p.predict(img).depth_m
+if not (pid := os.fork()):
+    same = np.allclose(p.predict(img).depth_m, before, rtol=1e-3)
+    same &= np.allclose(Predictor({weights!r}).predict(img).depth_m, before, rtol=1e-3)  # one that is made there
+    os._exit(0 if same else 7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=env | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "0", done.stderr
