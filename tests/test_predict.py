@@ -2,8 +2,10 @@
 
 Most tests use tiny networks whose answer is known; the real architecture and the bundled weights come at the end."""
 import json
+import os
 import subprocess
 import sys
+import warnings
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ import dogdepth
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.depth import NYU_CAMERA, Camera
 from dogdepth.dog import stack_dog
-from dogdepth.predict import Prediction, Predictor, as_rgb, default_camera, exif_focal, load_photo, network_size
+from dogdepth.predict import Prediction, Predictor, as_rgb, default_camera, exif_focal, load_photo, network_size, photo_notes
 
 
 class Net(torch.nn.Module):
@@ -261,16 +263,90 @@ def test_default_camera():
     assert default_camera(741, 500).fx == c.fx  # turning a camera does not change its lens
 
 
-def save(path, img, orientation=None, raw=None, **tags):
+def save(path, img, orientation=None, raw=None, xmp=None, **tags):
     im, ex = Image.fromarray(img), Image.Exif()
     if orientation:
         ex[0x0112] = orientation
-    names = dict(f35=0xA405, f_mm=0x920A, res=0xA20E, unit=0xA210, w=0xA002, h=0xA003)
+    names = dict(f35=0xA405, f_mm=0x920A, res=0xA20E, unit=0xA210, w=0xA002, h=0xA003, zoom=0xA404, rendered=0xA401)
+    for k, number in (("model", 0x0110), ("w0", 0x0100), ("h0", 0x0101)):
+        if k in tags:
+            ex[number] = tags.pop(k)
     ifd = ex.get_ifd(0x8769)
     for k, v in tags.items():
         ifd[names[k]] = v
-    im.save(path, exif=raw or ex, quality=95)
+    im.save(path, exif=raw or ex, quality=95, **(dict(xmp=xmp) if xmp else {}))
     return path
+
+
+def heard(path, **kw):
+    "The camera of a photo, and what the library had to say about it."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cam = load_photo(path, **kw)[1]
+    return cam, [str(w.message) for w in said if w.category is UserWarning and "PIL" not in w.filename]
+
+
+# the block of the whole photo (4032x3024, 26 mm), in pictures that are and are not copies of it
+@pytest.mark.parametrize("h,w,orientation", [(48, 64, None), (64, 48, None), (48, 64, 6), (64, 48, 8), (75, 101, None), (9, 12, None), (600, 800, None)])
+def test_smaller_copies_keep_their_lens(tmp_path, h, w, orientation):
+    cam, said = heard(save(tmp_path / "a.jpg", photo(h, w), orientation, f35=26, w=4032, h=3024))
+    assert cam.source == "exif" and not said
+
+
+@pytest.mark.parametrize("h,w", [(48, 48), (36, 64), (27, 64), (64, 40), (200, 300)])
+@pytest.mark.parametrize("how", [dict(w=4032, h=3024), dict(w0=4032, h0=3024), dict(w=3024, h=4032)], ids=str)
+@pytest.mark.parametrize("lens", [dict(f35=26), dict(f_mm=6.0, res=1000.0, unit=4)], ids=str)
+def test_a_block_of_another_picture_is_not_believed(tmp_path, h, w, how, lens):
+    p = save(tmp_path / "a.jpg", photo(h, w), **lens, **how)
+    cam, said = heard(p)
+    assert cam == default_camera(h, w) and cam.source == "assumed" and exif_focal(p, h, w) is None
+    assert len(said) == 1 and said[0].startswith(f"{p}: ") and "another shape" in said[0] and f"{w}x{h}" in said[0] and "fov" in said[0]
+    assert photo_notes(p) == [said[0].removeprefix(f"{p}: ")] == photo_notes(Image.open(p))
+    for kw in (dict(fov=50), dict(fx=60)):
+        cam, said = heard(p, **kw)
+        assert cam.source == "given" and not said  # the person knows better
+
+
+def test_a_block_without_a_lens_is_nobodys_business(tmp_path):
+    assert heard(save(tmp_path / "a.jpg", photo(48, 48), w=4032, h=3024)) == (default_camera(48, 48), [])
+
+
+def test_digital_zoom_is_said(tmp_path):
+    cam, said = heard(save(tmp_path / "a.jpg", photo(), f35=26, zoom=2.5))
+    assert cam.source == "exif" and len(said) == 1 and "2.5 times" in said[0]
+    assert not heard(save(tmp_path / "b.jpg", photo(), f35=26, zoom=1.0))[1]
+
+
+GPANO = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmlns:GPano="http://ns.google.com/photos/1.0/panorama/" %s</x:xmpmeta>'
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
+@pytest.mark.parametrize("block,kind", [
+    (GPANO % b'GPano:ProjectionType="equirectangular"/>', "equirectangular"),
+    (GPANO % b"><GPano:ProjectionType>cylindrical</GPano:ProjectionType></rdf:Description>", "cylindrical"),
+    (GPANO % b'GPano:UsePanoramaViewer="True"/>', "GPano"),
+])
+def test_panoramas_are_no_pinhole_pictures(tmp_path, name, block, kind):
+    p = tmp_path / name
+    if name == "a.png":
+        from PIL.PngImagePlugin import PngInfo
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", block.decode())
+        Image.fromarray(photo(32, 64)).save(p, pnginfo=info)
+    else:
+        save(p, photo(32, 64), xmp=block, f35=26)
+    cam, said = heard(p)
+    assert cam.source == "assumed" and len(said) == 1 and "panorama" in said[0] and kind in said[0] and "pinhole" in said[0]
+    assert len(heard(p, fov=90)[1]) == 1  # no field of view makes it one
+
+
+def test_other_panoramas(tmp_path):
+    assert "panorama" in heard(save(tmp_path / "a.jpg", photo(32, 100), f35=26, rendered=6))[1][0]
+    assert "RICOH THETA" in heard(save(tmp_path / "b.jpg", photo(32, 64), f35=7, model="RICOH THETA V"))[1][0]
+    flat = GPANO % b'GPano:ProjectionType="rectilinear"/>'
+    assert heard(save(tmp_path / "c.jpg", photo(), xmp=flat, f35=26)) == (load_photo(tmp_path / "c.jpg")[1], [])
+    assert not heard(save(tmp_path / "d.jpg", photo(), f35=26, rendered=2))[1]  # HDR
+    assert not heard(save(tmp_path / "e.jpg", photo(48, 64), f35=26, model="RICOH THETA V"))[1]  # a view cut out of it
 
 
 def test_photo_without_exif(tmp_path):
@@ -904,9 +980,60 @@ def test_stream_leaves_litter_alone_and_hands_out_what_came_before_an_error(tmp_
     for source, match in ((tmp_path, "q.jpg"), ([photo(), photo(), photo(), np.zeros((3, 3))], "photo 3: an image should be at least 8")):
         got = []
         with pytest.raises(ValueError, match=match):
-            for name, _ in q.stream(source, progress=False):
+            for name, _ in q.stream(source, progress=False, strict=True):
                 got.append(name)
         assert len(got) == 3
+
+
+@pytest.mark.parametrize("where", [0, 2, 4])
+def test_one_bad_photo_does_not_end_a_stream(tmp_path, where):
+    for k in range(5):
+        Image.fromarray(photo(seed=k)).save(tmp_path / f"p{k}.jpg")
+    bad = tmp_path / f"p{where}.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    q, good = Predictor(Net(brightness)), [f"p{k}" for k in range(5) if k != where]
+    for source in (tmp_path, sorted(tmp_path.iterdir())):
+        failed = []
+        with pytest.warns(UserWarning) as said:
+            assert [n for n, _ in q.stream(source, bs=2, progress=False, failed=failed)] == good
+        said = [str(w.message) for w in said if "PIL" not in w.filename]
+        assert len(said) == 2 and bad.name in said[0] and "left out" in said[0] and said[1] == f"left out 1 of 5 photos: {bad.name}"
+        assert [n for n, _ in failed] == [bad.name] and "damaged or cut short" in failed[0][1]
+        with pytest.raises(ValueError, match=bad.name):
+            list(q.stream(source, bs=2, progress=False, strict=True))
+
+
+def test_other_bad_photos_of_a_stream(tmp_path):
+    q, failed = Predictor(Net(brightness)), []
+    source = [photo(), tmp_path / "gone.jpg", np.zeros((3, 3)), None, photo(seed=1), photo(60, 80)]
+    with pytest.warns(UserWarning):
+        got = list(q.stream(source, camera=Camera.from_fov(60, 48, 64), progress=False, failed=failed))
+    assert [n for n, _ in got] == ["00000", "00004"] and got[1][1].camera.fov_deg == pytest.approx(60)
+    assert [n for n, _ in failed] == ["gone.jpg", "00002", "00003", "00005"]
+    assert "no such file" in failed[0][1] and "at least 8" in failed[1][1] and "camera belongs to" in failed[3][1]
+
+
+def test_a_stream_of_which_nothing_can_be_used_ends_with_an_error(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"none of 3 photos could be used \(a.png, b.png, c.png\): .*a.png"):
+        list(Predictor(Net(brightness)).stream(tmp_path, progress=False))
+
+
+def test_an_iterator_that_fails_ends_the_stream_after_what_came_before():
+    def camera():
+        yield photo()
+        raise OSError("unplugged")
+    got = []
+    with pytest.raises(OSError, match="unplugged"):
+        for name, _ in Predictor(Net(brightness)).stream(camera(), bs=4, progress=False):
+            got.append(name)
+    assert got == ["00000"]
+
+
+def test_a_batch_says_which_photo_is_wrong():
+    with pytest.raises(ValueError, match="photo 1: an image should be at least 8"):
+        Predictor(Net(brightness)).predict_batch([photo(), np.zeros((3, 3), np.uint8)])
 
 
 def test_stream_refuses_at_once(tmp_path):
@@ -1021,3 +1148,29 @@ def test_export_refuses_before_it_works(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         export_onnx(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.parametrize("weights", ["default", "file.onnx"])
+def test_predict_after_a_fork(tmp_path, weights):
+    "Threads do not come along into a forked process: it must not wait for them. In a process of its own, with threads."
+    if weights != "default":
+        pytest.importorskip("onnxruntime")
+        from dogdepth.predict import export_onnx
+        export_onnx(tmp_path / weights)
+        weights = str(tmp_path / weights)
+    code = f"""
+import os, numpy as np
+from dogdepth.predict import Predictor
+img = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+p = Predictor({weights!r})
+before = p.predict(img).depth_m
+if not (pid := os.fork()):
+    same = np.allclose(p.predict(img).depth_m, before, rtol=1e-3)
+    same &= np.allclose(Predictor({weights!r}).predict(img).depth_m, before, rtol=1e-3)  # one that is made there
+    os._exit(0 if same else 7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=env | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "0", done.stderr
