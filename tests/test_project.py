@@ -19,10 +19,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-NUMBERED = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb")) + sorted((ROOT / "nbs" / "workshop").glob("*.ipynb"))
+NUMBERED = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]  # the course
+WORKSHOP = [p for p in NOTEBOOKS if p.parent.name == "workshop"]
 MODULES = sorted(p for p in (ROOT / "dogdepth").glob("*.py") if not p.name.startswith("_"))
-NUMBER = {p.stem[3:]: int(p.name[:2]) for p in NUMBERED}  # module name -> number of its notebook
+NUMBER = {p.stem[3:]: int(p.name[:2]) for p in NUMBERED}  # module of a chapter -> number of its notebook
 
 
 def stem(path):
@@ -62,22 +63,22 @@ def test_export_and_clean_change_nothing(tmp_path):
     for folder in ("nbs", "dogdepth"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "weights", "assets", ".ipynb_checkpoints", "_docs"))
     python("from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()", tmp_path)
-    before, after = ({p.name: p.read_bytes() for g in ("dogdepth/*.py", "nbs/*.ipynb") for p in top.glob(g)} for top in (ROOT, tmp_path))
+    before, after = ({p.name: p.read_bytes() for g in ("dogdepth/*.py", "nbs/*.ipynb", "nbs/workshop/*.ipynb") for p in top.glob(g)} for top in (ROOT, tmp_path))
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
     assert not changed, f"run nbdev_export and nbdev_clean and commit what they change: {changed}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=stem)
 def test_module_header_names_its_notebook(module):
-    header = re.search(r"File to edit: \.\./nbs/((\d\d)_(\w+)\.ipynb)", module.read_text(encoding="utf-8").splitlines()[0] + module.read_text(encoding="utf-8")[:300])
+    header = re.search(r"File to edit: \.\./nbs/((?:\d\d_|workshop/)(\w+)\.ipynb)", module.read_text(encoding="utf-8")[:600])
     assert header, f"{module.name} names no notebook in its header: it was not exported by nbdev"
     assert (ROOT / "nbs" / header[1]).is_file(), f"{module.name} comes from {header[1]}, which does not exist: delete the module"
-    assert header[3] == module.stem, f"{module.name} comes from {header[1]}: one notebook, one module, one name"
+    assert header[2] == module.stem, f"{module.name} comes from {header[1]}: one notebook, one module, one name"
 
 
-@pytest.mark.parametrize("notebook", NUMBERED, ids=stem)
-def test_every_numbered_notebook_has_its_module(notebook):
-    assert (ROOT / "dogdepth" / f"{notebook.stem[3:]}.py").is_file()
+@pytest.mark.parametrize("notebook", NUMBERED + WORKSHOP, ids=stem)
+def test_every_notebook_has_its_module(notebook):
+    assert (ROOT / "dogdepth" / f"{re.sub(r'^[0-9][0-9]_', '', notebook.stem)}.py").is_file()
 
 
 def imported_modules(source):
@@ -98,6 +99,9 @@ def code_cells(notebook):
     return ["".join(c["source"]) for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 
 
+IMPORTS = {m.stem: imported_modules(m.read_text(encoding="utf-8")) for m in MODULES}  # the graph: module -> modules it imports
+
+
 def test_imported_modules_sees_every_form():
     "The reader of imports that the next two tests trust."
     source = "%matplotlib inline\nimport dogdepth.depth as d\ndef f():\n    from dogdepth.rooms import render_room\n    from dogdepth import nyu, __version__\nimport numpy"
@@ -106,16 +110,45 @@ def test_imported_modules_sees_every_form():
 
 
 @pytest.mark.parametrize("notebook", NUMBERED, ids=stem)
-def test_notebook_imports_only_lower_numbers(notebook):
+def test_a_chapter_imports_lower_chapters(notebook):
+    "Of the course a chapter imports lower numbers only; the workshop is open to it."
     for source in code_cells(notebook):
-        wrong = [m for m in imported_modules(source) if NUMBER.get(m, 99) >= int(notebook.name[:2])]
+        wrong = [m for m in imported_modules(source) if NUMBER.get(m, -1) >= int(notebook.name[:2]) or m not in IMPORTS]
         assert not wrong, f"{notebook.name} imports {wrong}, which come at or after it (or do not exist):\n{source}"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=stem)
-def test_module_imports_only_lower_numbers(module):
-    wrong = [m for m in imported_modules(module.read_text(encoding="utf-8")) if NUMBER.get(m, 99) >= NUMBER[module.stem]]
+@pytest.mark.parametrize("module", [m for m in MODULES if m.stem in NUMBER], ids=stem)
+def test_a_chapters_module_imports_lower_chapters(module):
+    wrong = [m for m in IMPORTS[module.stem] if NUMBER.get(m, -1) >= NUMBER[module.stem] or m not in IMPORTS]
     assert not wrong, f"{module.name} imports {wrong}"
+
+
+def cycle(graph):
+    "The names along a cycle of `graph` (name -> names), or an empty list."
+    done = set()
+
+    def walk(name, path):
+        if name in path:
+            return path[path.index(name):] + [name]
+        if name in done:
+            return []
+        for other in sorted(graph.get(name, ())):
+            if found := walk(other, path + [name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := walk(name, []))), [])
+
+
+def test_cycle_finds_one():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_module_imports_itself_by_a_detour():
+    "At any level: an import inside a function counts too."
+    assert not cycle(IMPORTS), f"modules import one another in a circle: {' -> '.join(cycle(IMPORTS))}"
 
 
 # --- stored notebooks are tidy

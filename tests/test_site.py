@@ -22,6 +22,7 @@ from dogdepth import site as S
 
 NBS = ROOT / "nbs"
 CHAPTERS = sorted(p.stem for p in NBS.glob("[0-9][0-9]_*.ipynb"))
+WORKSHOP = sorted(p.stem for p in (NBS / "workshop").glob("*.ipynb"))
 
 
 def stored(fig):
@@ -431,6 +432,21 @@ def test_sidebar_follows_what_is_there(chapters, want):
     assert out[0] == given[0] and [[name(e) for e in p["contents"]] for p in out[1:]] == want
 
 
+def test_sidebar_lists_the_whole_workshop():
+    given = [dict(section="A", contents=["00_a.ipynb"]), dict(section="Workshop", contents=[dict(text="The command", href="workshop/cli.ipynb"), "workshop/gone.ipynb"])]
+    out = S.sidebar(json.loads(json.dumps(given)), ["00_a"], ["cli", "files"])
+    assert out[1]["contents"] == [dict(text="The command", href="cli.ipynb"), "files.ipynb"]
+
+
+@pytest.mark.parametrize("link, want", [
+    ("[a](workshop/cli.ipynb)", "[a](cli.ipynb)"), ("[a](../00_depth.ipynb#rays)", "[a](00_depth.ipynb#rays)"), ("[a](nbs/workshop/cli.ipynb)", "[a](cli.ipynb)"),
+    ("![a](../images/demo.jpg)", "![a](images/demo.jpg)"), ("[a](00_depth.ipynb)", "[a](00_depth.ipynb)"),
+    ("[a](https://example.org/x.ipynb)", "[a](https://example.org/x.ipynb)"), ("[a](../dogdepth/weights/default/README.md)", "[a](../dogdepth/weights/default/README.md)"),
+])
+def test_links_between_notebooks_hold_on_the_site(link, want):
+    assert S.flat(link) == want
+
+
 def test_config_holds_nothing_smalldocs_does_not_know():
     from smalldocs.config import load
     assert load(ROOT).warnings == []
@@ -589,7 +605,7 @@ def test_chapters_begin_with_korean_and_minutes(site):
         (ko,) = [x for x in t if x[1].get("lang") == "ko"]
         assert len(re.findall("[가-힣]", ko[2])) > 60
         assert any("with its exercises" in x[2] for x in t if x[1].get("class") == "facts")
-        assert len([x for x in t if x[1].get("class") == "time"]) == len(CHAPTERS)  # in the sidebar, for every chapter
+        assert len([x for x in t if x[1].get("class") == "time"]) == len(CHAPTERS + WORKSHOP)  # in the sidebar, for every notebook
 
 
 def test_chapters_lead_on_and_into_the_reference(site):

@@ -10,7 +10,7 @@ from PIL import Image
 from sites import CHROME, FLAGS, ROOT, serve
 
 WIDTHS = {"desktop": dict(viewport=dict(width=1280, height=900)), "phone": dict(viewport=dict(width=390, height=800), has_touch=True, is_mobile=True, device_scale_factor=1)}
-PAGES = sorted([p.stem + ".html" for p in (ROOT / "nbs").glob("*.ipynb")] + ["try.html", "glossary.html", "experiments.html", "changelog.html", "api/index.html", "api/dog.html", "api/cloud.html"])
+PAGES = sorted([p.stem + ".html" for p in (ROOT / "nbs").glob("*.ipynb")] + [p.stem + ".html" for p in (ROOT / "nbs" / "workshop").glob("*.ipynb")] + ["try.html", "glossary.html", "experiments.html", "changelog.html", "api/index.html", "api/dog.html", "api/cloud.html"])
 
 
 class Visit:
