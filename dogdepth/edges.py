@@ -175,14 +175,14 @@ def planar_mask(
 
 def plane_roughness(
     pred, target,          # (H,W) metres; the prediction without holes
+    flat=None,             # (H,W) bool, where the truth is flat; None: `planar_mask(target)`
     size:int=PLANE_SIZE,
-    tol:float=PLANE_TOL,
 )->dict:                   # mean, median: shares of depth, nan without a plane; n = windows
     "How uneven a prediction is where the truth is flat. A border in the wrong place shows in the mean only."
     if np.shape(pred)!=np.shape(target) or np.ndim(pred)!=2:
         shapes = f"{np.shape(pred)} and {np.shape(target)}"
         raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {shapes}")
-    flat = planar_mask(target, size, tol)
+    flat = planar_mask(target, size) if flat is None else flat
     left = plane_residual(np.maximum(pred, 1e-3), size)[flat]
     if not len(left):
         return dict(mean=float('nan'), median=float('nan'), n=0)
@@ -191,7 +191,7 @@ def plane_roughness(
 # %% ../nbs/workshop/edges.ipynb #c035
 def edge_row(
     method,        # frame -> (H,W) float32 metres
-    frames,        # dicts with `depth` (H,W) metres, the truth, and whatever `method` reads
+    frames,        # dicts with `depth` (H,W) metres, the truth, and what `method` reads; `flat`, its planes, saves time
     exact=True,    # whether the truth's borders are exact to a pixel; without, borders and planes are left out
 )->dict:           # n, f1, precision, recall, abs_rel, rough_mean, rough_median (in thousandths), ms
     "What a way to enlarge depth does to a set of frames: means over them, and the median of processor time."
@@ -201,7 +201,8 @@ def edge_row(
         pred = method(frame)
         row = dict(ms=1e3*(time.process_time()-start), abs_rel=image_metrics(pred, frame['depth'])['abs_rel'])
         if exact:
-            edge, rough = boundary_f1(pred, frame['depth']), plane_roughness(pred, frame['depth'])
+            edge = boundary_f1(pred, frame['depth'])
+            rough = plane_roughness(pred, frame['depth'], frame.get('flat'))
             row |= {k:edge[k] for k in ('f1', 'precision', 'recall')}
             row |= {f'rough_{k}':1e3*rough[k] for k in ('mean', 'median')}
         rows.append(row)
