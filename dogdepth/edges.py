@@ -116,6 +116,19 @@ def _small_maps(x, grey, radius, eps, gain, step):
     low, high = local_limits(np.clip(a*grey+b, x.min(), x.max()), 5)
     return a, b, *steepen_maps(low, high, gain, step), low, high
 
+def _draw(maps, grey):
+    "The small maps, enlarged one by one into the same memory, applied to the photo's grey (H,W), which is used up."
+    a, b, slope, offset, low, high = maps
+    memory = np.empty_like(grey)
+    up = lambda m: cv2.resize(m, grey.shape[::-1], dst=memory, interpolation=cv2.INTER_LINEAR)
+    grey *= up(a)
+    grey += up(b)
+    y = cv2.medianBlur(grey, 3)
+    y *= up(slope)
+    y += up(offset)
+    np.maximum(y, up(low), out=y)
+    return np.minimum(y, up(high), out=y)
+
 def sharpen(
     depth,                    # (h,w) metres, the network's map or one of the photo's size; 0, nan, inf = no reading
     image,                    # (H,W,3) uint8 RGB: the photo
@@ -136,12 +149,9 @@ def sharpen(
     grey *= np.float32(1/255)
     x = _resize(cv2.log(np.ascontiguousarray(fill_nearest(depth, valid))), size)
     centre = x.mean()
-    maps = _small_maps(x-centre, _resize(grey, size), radius, eps, gain, step)
-    a, b, slope, offset, low, high = (_resize(m, shape) for m in maps)
-    y = cv2.medianBlur(a*grey+b, 3)
-    y *= slope
-    y += offset
-    y = cv2.exp(np.clip(y, low, high, out=y)+centre)
+    y = _draw(_small_maps(x-centre, _resize(grey, size), radius, eps, gain, step), grey)
+    y += centre
+    y = cv2.exp(y, dst=y)
     if not valid.all():
         y[cv2.resize(valid.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)==0] = 0
     return y
