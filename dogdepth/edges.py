@@ -32,7 +32,7 @@ def guide_fit(
     return _box(a, radius), _box(mean_x-a*mean_g, radius)
 
 # %% ../nbs/workshop/edges.ipynb #c016
-GAIN = 4.   # how many times steeper a border becomes
+GAIN = 3.   # how many times steeper a border becomes
 STEP = .15  # ln of a factor of depth (16 %): windows that span less are hardly touched
 
 def local_limits(
