@@ -129,6 +129,7 @@ def _draw(maps, grey):
     np.maximum(y, up(low), out=y)
     return np.minimum(y, up(high), out=y)
 
+# %% ../nbs/workshop/edges.ipynb #c029
 def sharpen(
     depth,                    # (h,w) metres, the network's map or one of the photo's size; 0, nan, inf = no reading
     image,                    # (H,W,3) uint8 RGB: the photo
@@ -156,7 +157,7 @@ def sharpen(
         y[cv2.resize(valid.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)==0] = 0
     return y
 
-# %% ../nbs/workshop/edges.ipynb #c031
+# %% ../nbs/workshop/edges.ipynb #c033
 PLANE_SIZE = 17  # pixels: side of the windows in which a plane is fitted
 PLANE_TOL = .002 # share of 1/depth: the truth may leave the plane by so much
 
@@ -198,7 +199,7 @@ def plane_roughness(
         return dict(mean=float('nan'), median=float('nan'), n=0)
     return dict(mean=float(left.mean()), median=float(np.median(left)), n=len(left))
 
-# %% ../nbs/workshop/edges.ipynb #c035
+# %% ../nbs/workshop/edges.ipynb #c037
 def edge_row(
     method,        # frame -> (H,W) float32 metres
     frames,        # dicts with `depth` (H,W) metres, the truth, and what `method` reads; `flat`, its planes, saves time
