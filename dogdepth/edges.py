@@ -174,6 +174,7 @@ def plane_residual(
     left = square-mean**2-(across**2+down**2)*12/(size**2-1)
     return np.sqrt(np.maximum(left, 0))/mean
 
+# %% ../nbs/workshop/edges.ipynb #c035
 def planar_mask(
     depth,                 # (H,W) metres, the truth; 0 = no reading
     size:int=PLANE_SIZE,
@@ -199,7 +200,7 @@ def plane_roughness(
         return dict(mean=float('nan'), median=float('nan'), n=0)
     return dict(mean=float(left.mean()), median=float(np.median(left)), n=len(left))
 
-# %% ../nbs/workshop/edges.ipynb #c037
+# %% ../nbs/workshop/edges.ipynb #c042
 def edge_row(
     method,        # frame -> (H,W) float32 metres
     frames,        # dicts with `depth` (H,W) metres, the truth, and what `method` reads; `flat`, its planes, saves time
