@@ -165,7 +165,7 @@ def plane_residual(
     depth,                # (H,W) metres, all above 0
     size:int=PLANE_SIZE,  # odd
 )->np.ndarray:            # (H,W) a share: rms distance of 1/depth from its best plane in each window
-    "How uneven depth is in each window, slant not counted: least squares in closed form, by five filters."
+    "How uneven depth is in each window, slant not counted: least squares in closed form, by four filters."
     x = 1/np.asarray(depth, np.float64)
     k, one = np.arange(size)-(size-1)/2, np.full(size, 1/size)
     how = dict(borderType=cv2.BORDER_REFLECT)
@@ -190,7 +190,7 @@ def plane_roughness(
     flat=None,             # (H,W) bool, where the truth is flat; None: `planar_mask(target)`
     size:int=PLANE_SIZE,
 )->dict:                   # mean, median: shares of depth, nan without a plane; n = windows
-    "How uneven a prediction is where the truth is flat. A border in the wrong place shows in the mean only."
+    "How uneven a prediction is where the truth is flat. A border in the wrong place shows in the mean, not in the median."
     if np.shape(pred)!=np.shape(target) or np.ndim(pred)!=2:
         shapes = f"{np.shape(pred)} and {np.shape(target)}"
         raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {shapes}")
