@@ -190,7 +190,7 @@ def plane_roughness(
     flat=None,             # (H,W) bool, where the truth is flat; None: `planar_mask(target)`
     size:int=PLANE_SIZE,
 )->dict:                   # mean, median: shares of depth, nan without a plane; n = windows
-    "How uneven a prediction is where the truth is flat. A border in the wrong place shows in the mean, not in the median."
+    "How uneven a prediction is where the truth is flat. A misplaced border shows in the mean, not in the median."
     if np.shape(pred)!=np.shape(target) or np.ndim(pred)!=2:
         shapes = f"{np.shape(pred)} and {np.shape(target)}"
         raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {shapes}")
