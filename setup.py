@@ -22,8 +22,9 @@ setup(
     url=cfg["git_url"],
     license="Apache-2.0",
     keywords=cfg["keywords"],
-    packages=find_packages(include=["dogdepth", "dogdepth.*"]),
-    package_data={"dogdepth": ["py.typed", "assets/**", "weights/**"]},
+    packages=[*find_packages(include=["dogdepth", "dogdepth.*"]), "dogdepth.results"],
+    package_dir={"dogdepth.results": "results"},  # what the pages read: packed beside the library, kept in one place
+    package_data={"dogdepth": ["py.typed", "assets/**", "weights/**"], "dogdepth.results": ["*.csv", "*.json", "*.png"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -205,6 +205,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_the_library_and_nothing_else(wheel):
     lib = {p.relative_to(ROOT).as_posix() for p in tree() if p.relative_to(ROOT).parts[0] == "dogdepth"}
+    lib |= {f"dogdepth/{p.relative_to(ROOT).as_posix()}" for p in tree() if p.relative_to(ROOT).parts[0] == "results"}
     packed = {n for n in wheel["names"] if ".dist-info/" not in n}
     assert packed == lib, f"missing {sorted(lib - packed)}, too many {sorted(packed - lib)}"
     need = ["py.typed", "cli.py", *(f"weights/{n}/{f}" for n in ("default", "twin", "scratch") for f in ("config.json", "model.safetensors", "README.md", "LICENSE.md"))]
