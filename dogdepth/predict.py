@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'STEP', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'EXIF_TAGS', 'PANORAMA_APPLE', 'CAMERAS_360',
            'PHOTO_SUFFIXES', 'FILM_SUFFIXES', 'CALIBRATION_ROOMS', 'ENGINES', 'PEERS', 'as_rgb', 'network_size',
-           'photo_notes', 'exif_focal', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in', 'Predictor',
-           'LeftOut', 'stream', 'export_onnx', 'bench_model', 'format_model_rows', 'default_camera']
+           'photo_notes', 'exif_focal', 'load_photo', 'Prediction', 'predict_maps', 'OnnxNet', 'photos_in',
+           'fit_and_pad', 'Predictor', 'LeftOut', 'stream', 'export_onnx', 'bench_model', 'format_model_rows',
+           'default_camera']
 
 # %% ../nbs/12_predict.ipynb #c002
 import json, re, subprocess, sys, tempfile, time, warnings
@@ -257,9 +258,10 @@ class OnnxNet:
         except Exception as e: raise ValueError(f"{path} was not written by `dogdepth export` ({type(e).__name__})") from None
         self.path,self.config,self.extra,self.canonical = Path(path).resolve(),cfg,cfg,cfg.get('canonical_focal', NYU_CAMERA.resize(240,320).focal)
     def __reduce__(self): return OnnxNet,(self.path,) # copies and other processes open the file again
+    @property
+    def fixed(self)->tuple: # (h,w), the one shape this file takes
+        return self.config['height'],self.config['width_px']
     def ask(self, x, spread): # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
-        size = (self.config['height'], self.config['width_px'])
-        if x.shape[2:]!=size: raise ValueError(f"this .onnx file looks at {size[0]}x{size[1]} pixels, the photo asks for {x.shape[2]}x{x.shape[3]}: crop it to that shape, or export with size=({x.shape[2]},{x.shape[3]})")
         return [np.concatenate(o) for o in zip(*(self.session.run(None, {'x':i[None]}) for i in x))]
     def metres(self, out, focal): return out*np.float32(10/255) if self.config['arch']=='published' else out*(focal/np.float32(self.canonical))
 
@@ -377,6 +379,28 @@ def _parts(it, n:int):
         raise
     if part: yield part
 
+# %% ../nbs/12_predict.ipynb #c037b
+def fit_and_pad(
+    img,     # (H,W,3) uint8
+    camera,  # its Camera
+    size,    # (h,w)
+)->tuple:    # (h,w,3) uint8, its Camera, and where in it the photo lies: a pair of slices
+    "A photo made to fit a frame of another shape: shrunk or enlarged whole, the rest of the frame filled with its borders."
+    (H,W),(h,w) = img.shape[:2],size
+    scale = min(h/H, w/W)
+    nh,nw = min(h, max(1, round(H*scale))), min(w, max(1, round(W*scale)))
+    top,left = (h-nh)//2, (w-nw)//2
+    small = cv2.resize(img, (nw,nh), interpolation=cv2.INTER_AREA if scale<1 else cv2.INTER_LINEAR)
+    framed = cv2.copyMakeBorder(small, top, h-nh-top, left, w-nw-left, cv2.BORDER_REPLICATE)
+    return framed, camera.resize(nh, nw).crop(-top, -left, h, w), np.s_[top:top+nh, left:left+nw]
+
+def _look(model, img, camera, size)->tuple: # picture, its Camera, its size in the network, where the photo lies in the answer
+    fixed = getattr(model, 'fixed', size) # an .onnx file of one shape
+    H,W = img.shape[:2]
+    if size==fixed or W*fixed[0]>H*fixed[1]: return img,camera,fixed,np.s_[:] # a wider photo is squeezed: see the table of both ways
+    framed,lens,inside = fit_and_pad(img, camera, fixed)
+    return framed,lens,fixed,inside
+
 # %% ../nbs/12_predict.ipynb #c038
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
@@ -391,6 +415,8 @@ class Predictor:
         else: self.model,self.device = _torch_model(weights, device, bf16)
         self.weights = str(weights) if onnx or isinstance(weights, (str,Path)) else 'a model in memory'
         self.size = _size(size, self.model.config)
+        if onnx and self.size!=self.model.fixed:
+            raise ValueError(f"this .onnx file looks at {'x'.join(map(str, self.model.fixed))} pixels, got size={self.size}: leave size out, or export with it")
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
@@ -399,12 +425,15 @@ class Predictor:
         "Many photos at once, grouped by the size the network sees; the same depth as one by one."
         _check_bs(bs)
         if getattr(imgs, 'ndim', 0)==3 or isinstance(imgs, (str,Path,Image.Image)): raise ValueError("predict_batch takes a list of photos; one photo goes to predict")
-        imgs,cams = _with_cameras(imgs, cameras); groups,res = {},[None]*len(imgs)
-        for k,i in enumerate(imgs): groups.setdefault(network_size(*i.shape[:2], self.size), []).append(k)
+        imgs,cams = _with_cameras(imgs, cameras)
+        looks = [_look(self.model, i, c, network_size(*i.shape[:2], self.size)) for i,c in zip(imgs, cams)]
+        groups,res = {},[None]*len(imgs)
+        for k,look in enumerate(looks): groups.setdefault(look[2], []).append(k)
         for size,part in ((s,ks[j:j+bs]) for s,ks in groups.items() for j in range(0, len(ks), bs)):
-            depth,std = predict_maps(self.model, [imgs[k] for k in part], [cams[k] for k in part], size, flip)
+            depth,std = predict_maps(self.model, [looks[k][0] for k in part], [looks[k][1] for k in part], size, flip)
             for n,k in enumerate(part):
-                d,s = (None if a is None else cv2.resize(a[n], imgs[k].shape[1::-1], interpolation=cv2.INTER_LINEAR) for a in (depth,std))
+                inside,shape = looks[k][3],imgs[k].shape[1::-1]
+                d,s = (None if a is None else cv2.resize(a[n][inside], shape, interpolation=cv2.INTER_LINEAR) for a in (depth,std))
                 res[k] = Prediction(np.maximum(d, DEPTH_CAP[0]), cams[k], imgs[k], s)
         return res
     def predict(self, img, camera=None, flip=False)->Prediction: # one photo: uint8 RGB, grey, RGBA, float in [0,1], PIL

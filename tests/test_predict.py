@@ -863,8 +863,7 @@ def test_onnx_file_keeps_its_settings_and_its_size(exported):
     assert q.size == (240, 320) and q.model.config["arch"] == "light"
     both = q.predict_batch([photo(480, 640), photo(240, 320, 1)])
     np.testing.assert_allclose(both[1].depth_m, q.predict(photo(240, 320, 1)).depth_m, rtol=1e-4)
-    with pytest.raises(ValueError, match="looks at 240x320 pixels, the photo asks for 272x272"):
-        q.predict(photo(400, 400))
+    assert q.predict(photo(400, 400)).depth_m.shape == (400, 400)
 
 
 def test_onnx_of_another_size_and_without_dog(tmp_path):
@@ -1174,3 +1173,60 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], env=env | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "0", done.stderr
+
+
+@pytest.fixture(scope="module")
+def one_shape(tmp_path_factory):
+    "A small network, and the file of it that looks at 48x64 pixels."
+    pytest.importorskip("onnxruntime")
+    from dogdepth.predict import export_onnx
+    net = DepthUNet("light", pretrained=False, height=48, width_px=64).eval()
+    return net, export_onnx(tmp_path_factory.mktemp("onnx") / "net.onnx", net)
+
+
+@pytest.mark.parametrize("h,w", [(480, 640), (640, 480), (200, 200), (360, 640), (100, 700), (700, 100), (31, 57)])
+def test_a_file_of_one_shape_answers_for_any_photo(one_shape, h, w):
+    net, path = one_shape
+    img, cam = photo(h, w), Camera.from_fov(60, h, w)
+    got = Predictor(path).predict(img, cam)
+    assert got.depth_m.shape == (h, w) and got.camera == cam and np.isfinite(got.depth_m).all() and (got.depth_m > 0).all()
+    assert np.array_equal(got.image, img)
+    if 4 * h == 3 * w:  # its own shape: the same answer
+        np.testing.assert_allclose(got.depth_m, Predictor(net, size=(48, 64)).predict(img, cam).depth_m, rtol=1e-3)
+    longer = Predictor(path).predict(img, Camera.from_fov(30, h, w)).depth_m  # the lens still scales it
+    np.testing.assert_allclose(longer / got.depth_m, np.tan(np.radians(30)) / np.tan(np.radians(15)), rtol=1e-4)
+
+
+def test_photos_of_many_shapes_go_into_one_batch(one_shape):
+    q = Predictor(one_shape[1])
+    photos = [photo(60, 80), photo(80, 60, 1), photo(50, 90, 2)]
+    for a, b in zip(q.predict_batch(photos), photos):
+        np.testing.assert_allclose(a.depth_m, q.predict(b).depth_m, rtol=1e-4)
+
+
+@pytest.mark.parametrize("h,w", [(640, 480), (101, 101), (700, 100), (48, 64), (9, 12)])
+def test_fit_and_pad_keeps_the_photo_whole_and_the_rays(h, w):
+    from dogdepth.predict import fit_and_pad
+    img, cam = photo(h, w), Camera.from_fov(60, h, w)
+    framed, lens, inside = fit_and_pad(img, cam, (48, 64))
+    part = framed[inside]
+    assert framed.shape == (48, 64, 3) and (lens.height, lens.width) == (48, 64)
+    assert part.shape[0] == 48 or part.shape[1] == 64
+    assert abs(part.shape[1] / part.shape[0] / (w / h) - 1) < 1.5 / min(part.shape[:2])
+    corner = np.array([inside[1].start - .5, inside[0].start - .5])  # the photo's corner, in the frame
+    ray = ((corner - (lens.cx, lens.cy)) / (lens.fx, lens.fy))
+    np.testing.assert_allclose(ray, (np.array([-.5, -.5]) - (cam.cx, cam.cy)) / (cam.fx, cam.fy), atol=1e-6)
+
+
+def test_a_file_of_one_shape_takes_no_other_size(one_shape):
+    with pytest.raises(ValueError, match="looks at 48x64 pixels"):
+        Predictor(one_shape[1], size=(64, 96))
+
+
+def test_the_published_network_in_a_file_is_that_of_torch(tmp_path):
+    "Levels of 8 bits become metres: 255 is 10 m."
+    pytest.importorskip("onnxruntime")
+    from dogdepth.predict import export_onnx
+    net = DepthUNet("published", width=4, height=32, width_px=48).eval()
+    a, b = (Predictor(n, size=(32, 48)).predict(photo(64, 96)).depth_m for n in (net, export_onnx(tmp_path / "p.onnx", net, size=(32, 48))))
+    np.testing.assert_allclose(a, b, rtol=1e-3)
