@@ -76,6 +76,7 @@ def tell(text):
     "One line on stderr; nowhere where there is none."
     if sys.stderr is not None: say(text, sys.stderr)
 
+# %% ../nbs/workshop/cli.ipynb #c009d_1
 @contextmanager
 def any_console():
     "While this lasts, whatever stdout and stderr cannot encode is escaped, by whomever it is printed."
@@ -118,6 +119,7 @@ def _whole(run)->int:
         raise
     return code
 
+# %% ../nbs/workshop/cli.ipynb #c010_1
 def guarded(
     run,          # does the work, returns an exit code or None for 0
     who:str,      # named at the start of the line
@@ -308,6 +310,7 @@ def predict_one(a, model, path, name)->str: # the line that tells what was found
     written = ', '.join([str(Path(a.out)/files[0]), *(f[len(name):] for f in files[1:])])
     return f"{path}: {w}x{h}, {lens}, {near:.2f} to {farther:.2f} m, {time.perf_counter()-start:.1f} s -> {written}"
 
+# %% ../nbs/workshop/cli.ipynb #c026_1
 def check_predict(a, photos):
     "What is wrong with the command line itself, before any work."
     from dogdepth.depth import Camera
@@ -326,6 +329,7 @@ def left_out(bad:dict, n:int)->int: # path -> what was wrong with it; of so many
     tell(f"dogdepth predict: left out {how_many} of {n} photos: {', '.join(map(str, bad))}")
     return 2 if len(bad)==n and all(isinstance(e, BAD_INPUT) for e in bad.values()) else 1
 
+# %% ../nbs/workshop/cli.ipynb #c026_2
 def do_predict(a):
     photos = photo_files(a.photos)
     names = photo_names(photos, a.out)
@@ -626,6 +630,7 @@ def portrait()->dict: # an item without depth
     return dict(name='astronaut', image=img, depth=None, camera=default_camera(*img.shape[:2]), scene=None, about=about,
                 alt='an astronaut in an orange suit before a flag, a helmet on the table in front of her', spans=[eyes])
 
+# %% ../nbs/workshop/cli.ipynb #c052_1
 def motorcycle_item()->dict:
     "The motorcycle, its depth scaled to the tape measure; `published` is the depth as the rig's files give it."
     from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
@@ -773,6 +778,7 @@ def _tape(item, r)->str: # HTML
     m = lambda a,b: f'{span_m(r.depth_m, r.camera, a, b):.2f} m'
     return ''.join(f' By this prediction it is {m(a,b)} {what} ({usual}).' for what,a,b,usual in item.get('spans', ()))
 
+# %% ../nbs/workshop/cli.ipynb #c068_1
 def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
     "One photo's section of the page."
     from html import escape

@@ -144,6 +144,7 @@ def _refuse_levels(path):
     raise ValueError(f"{path} has 8 bits a pixel, and nothing says what a level is worth: name it, encoding='nyu8' (255 = {NYU_MAX_M} m), "
                      "encoding='level8' (255 = 10 m), or scale= metres per level")
 
+# %% ../nbs/00_depth.ipynb #c023_1
 def check_levels(path):
     "Refuse a depth file of 8 bits outside the folders of NYU's Kaggle edition, by its first bytes; what cannot be read says so later."
     if _in_nyu(path):
@@ -193,6 +194,7 @@ def _check_guess(path, v, depth):
         warnings.warn(f"{path} has {8*v.dtype.itemsize} bits a pixel but no number above 255, so that all of it would lie within 0.26 m: "
                       "if these are no millimetres, name the encoding or the scale", stacklevel=3)
 
+# %% ../nbs/00_depth.ipynb #c023b_1
 def read_depth(
     path,                   # PNG (8 or 16 bits), TIFF (float), or .npy
     encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 16 bits are mm16, floats metres, 8 bits nyu8 inside nyu2_train/; 'nyu': so everywhere
@@ -302,6 +304,7 @@ def _settle(tmp, path):
         os.chmod(tmp, path.stat().st_mode&0o777)
     os.replace(tmp, path)
 
+# %% ../nbs/00_depth.ipynb #c042_1
 @contextmanager
 def temporary_beside(
     path,       # the file to write; a link is followed, so that what it points to is replaced

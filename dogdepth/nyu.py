@@ -362,6 +362,7 @@ def _one_at_a_time(folder):
     finally:
         os.close(fd) # and the lock goes
 
+# %% ../nbs/02_nyu.ipynb #c084_1
 def fetch(
     url:str,
     path,                             # where the file shall be
@@ -380,6 +381,7 @@ def fetch(
         raise ValueError(f"{path} is there already but {fault}: move it away to fetch it again")
     return path
 
+# %% ../nbs/02_nyu.ipynb #c084_2
 def _fetch(url, path, promised, tries, wait, progress):
     size = promised['size']
     short = hashlib.md5(path.name.encode(), usedforsecurity=False).hexdigest()[:12]
@@ -703,6 +705,7 @@ def _unit_s(numbers):
             return unit
     return next((unit for unit in (1, 1e-3, 1e-6, 1e-9) if .002<=step*unit<2), None)
 
+# %% ../nbs/02_nyu.ipynb #c114b_1
 def times_s(
     paths, # of photos or depth maps of one sequence
 ):         # seconds, sorted or not as `paths` are; None where the names are no times
@@ -762,6 +765,7 @@ def _pair_by_key(rgb, depth, a, b, unpaired):
         _refuse(rgb, depth, names)
     return [(p,at[k]) for p,k in zip(rgb, a) if k in at]
 
+# %% ../nbs/02_nyu.ipynb #c114c_1
 def _pair_scene(rgb, depth, max_difference, unpaired):
     "The pairs of one folder of photos and one of depth maps."
     if len(rgb)==len(depth)==1:
@@ -793,6 +797,7 @@ def _by_scene(rgb, depth):
         return [(rgb,depth)]
     return [(a.get(k,[]),b.get(k,[])) for k in dict.fromkeys([*a,*b])]
 
+# %% ../nbs/02_nyu.ipynb #c114c_2
 def pair_files(
     rgb,                # paths
     depth,              # paths
@@ -845,6 +850,7 @@ def read_times(
         raise ValueError(f"{path} lists no frame, or rows of different lengths; expected a time and a file a line, or two of each")
     return rows
 
+# %% ../nbs/02_nyu.ipynb #c116_1
 def _listed(root, rgb, depth, max_difference):
     "The pairs that TUM's lists name: rgb.txt and depth.txt by nearest time, associations.txt as it says."
     lists = [root/p for p in dict.fromkeys((rgb, depth)) if p.endswith('.txt')]
@@ -869,6 +875,27 @@ def _own_frame(root, rgb, depth):
 def _same_shape(a, b, what):
     if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
 
+# %% ../nbs/02_nyu.ipynb #c117a
+def _folder_pairs(root, rgb, depth, max_difference, unpaired):
+    if any(isinstance(p,str) and p.endswith('.txt') for p in (rgb,depth)) and isinstance(rgb,str) and isinstance(depth,str):
+        return _listed(root, rgb, depth, max_difference)
+    photos,maps = _find(root,rgb,'rgb'),_find(root,depth,'depth')
+    if both:=set(photos)&set(maps):
+        raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
+    if isinstance(rgb,str) or isinstance(depth,str):
+        return pair_files(photos, maps, max_difference, unpaired)
+    if len(photos)!=len(maps):
+        raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
+    return list(zip(photos, maps))
+
+def _folder_camera(c, h, w):
+    if c is None:
+        return default_camera(h, w)
+    if not isinstance(c, Camera):
+        return Camera.from_fov(c, h, w)
+    _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
+    return c # `_item` resizes it
+
 # %% ../nbs/02_nyu.ipynb #c117
 class FolderDepth(_Frames):
     "Your own RGB-D frames (a phone, a RealSense, TUM) as the same items as those of `NYUDepth`."
@@ -887,23 +914,10 @@ class FolderDepth(_Frames):
             raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
         check_units(encoding, scale)
         self.encoding,self.scale,self.camera,self.invalid = encoding,scale,camera,invalid
-        pairs = self._pairs(rgb, depth, max_difference, unpaired)
+        pairs = _folder_pairs(self.root, rgb, depth, max_difference, unpaired)
         if encoding=='auto' and scale is None:
             check_levels(pairs[0][1])
         self.frames = [_own_frame(self.root,*p) for p in pairs]
-
-    def _pairs(self, rgb, depth, max_difference, unpaired):
-        if any(isinstance(p,str) and p.endswith('.txt') for p in (rgb,depth)) and isinstance(rgb,str) and isinstance(depth,str):
-            return _listed(self.root, rgb, depth, max_difference)
-        photos,maps = _find(self.root,rgb,'rgb'),_find(self.root,depth,'depth')
-        if both:=set(photos)&set(maps):
-            raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
-        if isinstance(rgb,str) or isinstance(depth,str):
-            return pair_files(photos, maps, max_difference, unpaired)
-        if len(photos)!=len(maps):
-            raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
-        return list(zip(photos, maps))
-
     def __getitem__(self, i:int)->dict:
         f = self.frames[i]
         image,depth = _read_pair(f, self.encoding, self.scale, self.invalid)
@@ -911,13 +925,5 @@ class FolderDepth(_Frames):
         _same_shape(image.shape[:2], (h,w), f"{f.rgb.name} and its depth {f.depth.name} do not show one field of view: crop or register them first")
         if image.shape[:2]!=(h,w): # phones: a sharp photo, a small depth map
             image = cv2.resize(image, (w,h), interpolation=cv2.INTER_AREA if image.shape[1]>w else cv2.INTER_LINEAR)
-        return _item(f, image, depth, self._camera(h,w))
-    def _camera(self, h, w):
-        c = self.camera
-        if c is None:
-            return default_camera(h, w)
-        if not isinstance(c, Camera):
-            return Camera.from_fov(c, h, w)
-        _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
-        return c # `_item` resizes it
+        return _item(f, image, depth, _folder_camera(self.camera, h, w))
     def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"

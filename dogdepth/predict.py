@@ -108,6 +108,7 @@ def _panorama(photo)->str: # path, or PIL image -> what says so, or ''
     if _exif(photo).get('rendered')==PANORAMA_APPLE: return 'says its EXIF block'
     return f'from {model.strip()}' if CAMERAS_360.search(model) and max(w, h)==2*min(w, h) else ''
 
+# %% ../nbs/12_predict.ipynb #c021b_1
 def photo_notes(
     photo, # path, or PIL image as it was opened
 )->list:   # of sentences; none for most photos
@@ -185,6 +186,7 @@ def _known(xy, metres, shape): # -> x, y as whole numbers, metres as a float
     if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
     return x,y,metres
 
+# %% ../nbs/12_predict.ipynb #c028_1
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "A photo, its depth in metres, and the camera that turns the two into points."
@@ -364,6 +366,15 @@ def _size(size, cfg)->tuple:
     if not ok: raise ValueError(f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance (240,320); got {size!r}")
     return tuple(int(s) for s in size)
 
+def _onnx_model(weights, device, bf16, size):
+    if bf16 or str(device or 'cpu')!='cpu':
+        raise ValueError("an .onnx file runs on the cpu, in the numbers it was written with "
+                         f"(got device={device!r}, bf16={bf16}): leave both out")
+    net = OnnxNet(weights)
+    if _size(size, net.config)!=net.fixed:
+        raise ValueError(f"this .onnx file looks at {'x'.join(map(str, net.fixed))} pixels, got size={size}: leave size out, or export with it")
+    return net,SimpleNamespace(type='cpu')
+
 def _check_bs(bs):
     if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"bs is how many photos go in at once, 1 or more, got {bs!r}")
 
@@ -409,14 +420,10 @@ class Predictor:
         device=None,       # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
         size=None,         # (H,W) the network looks at; None: what it was trained at
         bf16=False):       # sums in bfloat16: sooner where the processor can, two digits instead of seven
-        if onnx := str(weights).endswith('.onnx'):
-            if bf16 or str(device or 'cpu')!='cpu': raise ValueError(f"an .onnx file runs on the cpu, in the numbers it was written with (got device={device!r}, bf16={bf16}): leave both out")
-            self.model,self.device = OnnxNet(weights),SimpleNamespace(type='cpu')
+        if onnx := str(weights).endswith('.onnx'): self.model,self.device = _onnx_model(weights, device, bf16, size)
         else: self.model,self.device = _torch_model(weights, device, bf16)
         self.weights = str(weights) if onnx or isinstance(weights, (str,Path)) else 'a model in memory'
         self.size = _size(size, self.model.config)
-        if onnx and self.size!=self.model.fixed:
-            raise ValueError(f"this .onnx file looks at {'x'.join(map(str, self.model.fixed))} pixels, got size={self.size}: leave size out, or export with it")
     def predict_batch(self,
         imgs,         # list of photos of any sizes, each as in `predict`
         cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
@@ -454,6 +461,7 @@ class LeftOut:
         if not self.done: raise ValueError(f"none of {len(self.failed)} photos could be used ({names}): {self.failed[0][1]}")
         warnings.warn(f"left out {len(self.failed)} of {len(self.failed)+self.done} photos: {names}", stacklevel=2)
 
+# %% ../nbs/12_predict.ipynb #c040_1
 def stream(self,
     source,        # a folder of photos, a video file, a list of files, or anything that yields photos
     camera=None,   # Camera or None, for all

@@ -510,6 +510,7 @@ def nothing_learned(run:Run, x)->torch.Tensor: # scalar
         freeze_norms(run.model)
     return sum(torch.where(torch.zeros_like(o, dtype=torch.bool), o, 0).sum() for o in out)
 
+# %% ../nbs/09_train.ipynb #c093_1
 def share_of_all(run:Run, shares)->float: # 0 to 1
     "The share of a step's frames that have readings, over all parts and processes."
     share = torch.tensor(float(np.mean(shares)), dtype=torch.float64, device=run.device if run.device=='cuda' else 'cpu')
@@ -533,6 +534,7 @@ def change_weights(run:Run, share:float):
     if run.ema:
         run.ema.update(run.model)
 
+# %% ../nbs/09_train.ipynb #c093_2
 def train_step(run:Run, x, target, focal, names)->dict: # the losses, as numbers; {} where no frame has a reading
     "Predict, compare, differentiate, part by part; then one step, or none where there is nothing to learn from."
     cfg,k,logs,shares = run.cfg,run.cfg.accumulate,[],[]
@@ -567,6 +569,7 @@ def train_step(run:Run, x, target, focal, names)->dict: # the losses, as numbers
     run.step += 1
     return mean_of(logs, [s for s in shares if s])
 
+# %% ../nbs/09_train.ipynb #c093_3
 def mean_of(
     logs:list,    # of dicts with the same keys
     weights=None, # one each

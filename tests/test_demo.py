@@ -18,6 +18,8 @@ from dogdepth.metrics import depth_metrics
 from dogdepth.predict import Prediction
 from dogdepth.rooms import render_room
 
+pytestmark = pytest.mark.data  # with real data the demo shows NYU frames too
+
 
 def shown(item, factor=1.0):
     "What a network would say that is wrong by one factor."
