@@ -782,3 +782,28 @@ def test_shape_scores_reach_as_far_as_their_cap():
     score = lambda i, **kw: shape_scores(i, Prediction(i["depth"], i["camera"], i["image"]), crop=None, **kw)
     assert np.isnan(list(score(far).values())).all()
     assert all(v == 1 for k, v in score(far, cap=(1e-3, 80.0)).items() if k.startswith("f_"))
+
+
+@pytest.mark.parametrize("name", ["published.csv", "judged.csv"])
+def test_rows_of_other_networks_and_other_judges_are_well_formed(name):
+    "Every row has a name and a source; errors and shares lie where errors and shares can lie."
+    import csv
+    from dogdepth.dog import results_file
+    rows = list(csv.DictReader(results_file(name).read_text(encoding="utf-8").splitlines()))
+    assert len(rows) >= 6 and all(None not in r and None not in r.values() for r in rows)  # no row longer or shorter than the header
+    for r in rows:
+        for key, low, high in (("abs_rel", .01, 1), ("rmse", .1, 3), ("delta1", 0, 1)):
+            assert r[key] == "" or low < float(r[key]) < high, r
+        assert r["rmse"] and (r.get("source") or r.get("by")) and (r.get("league") in (None, "NYU only", "distilled on millions"))
+
+
+def test_13_shows_what_the_files_say():
+    "The stored tables of the chapter hold every number of both files."
+    import csv
+    from pathlib import Path
+    from dogdepth.dog import results_file
+    nb = json.loads((Path(__file__).parents[1] / "nbs" / "13_evaluate.ipynb").read_text(encoding="utf-8"))
+    shown = {c["id"]: "".join("".join(o["data"]["text/markdown"]) for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})) for c in nb["cells"]}
+    for name, cell in (("judged.csv", "c056e"), ("published.csv", "c056g")):
+        for r in csv.DictReader(results_file(name).read_text(encoding="utf-8").splitlines()):
+            assert f"| {' | '.join(r[k] or '-' for k in ('abs_rel', 'rmse', 'delta1'))} |" in shown[cell], r
