@@ -70,7 +70,7 @@ async function drawRoom() {
   const c = $('try-room');
   try {
     if (!room) { const {Room} = await import('./room.js'); room = new Room(c, r => $('try-sway').setAttribute('aria-pressed', !!r.swaying)); window.dogdepthRoom = room; }
-    const mm = Uint16Array.from(now.metres, v => Math.min(65535, Math.round(v * 1000)));
+    const mm = Uint16Array.from(now.metres, v => Math.min(65534, Math.round(v * 1000)));
     room.load({mm, width: now.width, height: now.height, camera: now.camera, image: now.canvas, rule: network.about.rule});
     room.welcome();
   } catch (e) { c.hidden = true; $('try-noroom').hidden = false; console.warn(e.message); }
