@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image, ImageOps
-from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, default_camera, read_image
+from .depth import Camera, NYU_CAMERA, DEPTH_CAP, atomic_write, default_camera, know_format, read_image
 from .dog import network_planes
 
 # %% ../nbs/12_predict.ipynb #c008
@@ -70,16 +70,23 @@ def _number(v)->float: # 0 where it is none
     try: return float(v)
     except (TypeError, ValueError, ZeroDivisionError): return 0.
 
-def _exif(photo)->dict: # path, or PIL image
-    "The numbers of a photo's EXIF block that tell about the lens; those that are missing, zero or no number are left out."
+def _opened(photo): # path, or PIL image
+    if isinstance(photo, Image.Image): return nullcontext(photo)
+    know_format(photo)
+    return Image.open(photo)
+
+def _metadata(photo)->dict: # path, or PIL image
+    """The numbers of a photo's EXIF block that tell about the lens (those that are missing, zero or no number are left out), its
+    `size`, and under `panorama` what calls it one, or ''. Empty where a block is broken: it is a hint, no reason to refuse a photo."""
     try:
         with _opened(photo) as im:
-            top = im.getexif()
+            top,size = im.getexif(),im.size
+            xmp = im.info.get('xmp') or im.info.get('XML:com.adobe.xmp') or b''
             tags = {k:top.get_ifd(0x8769).get(t) for k,t in EXIF_TAGS.items()} | dict(w0=top.get(0x0100), h0=top.get(0x0101))
-    except Exception: return {} # EXIF is a hint: a broken block is no reason to refuse a photo
-    return {k:n for k,v in tags.items() if (n:=_number(v))}
-
-def _opened(photo): return nullcontext(photo) if isinstance(photo, Image.Image) else Image.open(photo)
+            model = ' '.join(str(top.get(t, '')) for t in (0x010F,0x0110)).strip() # maker and model
+    except Exception: return {}
+    numbers = {k:n for k,v in tags.items() if (n:=_number(v))}
+    return numbers | dict(size=size, panorama=_panorama(xmp, numbers.get('rendered'), model, size))
 
 def _a_lens(f, width)->bool: return f>0 and 5<=2*np.degrees(np.arctan(width/2/f))<=150 # 5 to 150 degrees across
 
@@ -94,53 +101,57 @@ def _other_shape(exif, height, width)->str: # '4032x3024', or '' where the shape
 PANORAMA_APPLE = 6 # EXIF CustomRendered, as iPhones write it
 CAMERAS_360 = re.compile('theta|insta360|gear ?360|qoocam|vuze|max ?360', re.I)
 
-def _panorama(photo)->str: # path, or PIL image -> what says so, or ''
-    "Whether a photo's metadata call it a panorama: Google's GPano block (XMP), Apple's mark, or a camera that takes nothing else."
-    try:
-        with _opened(photo) as im:
-            xmp = im.info.get('xmp') or im.info.get('XML:com.adobe.xmp') or b''
-            model,(w,h) = ' '.join(str(im.getexif().get(t, '')) for t in (0x010F,0x0110)), im.size
-    except Exception: return ''
+def _panorama(xmp, rendered, model, size)->str: # what says so, or ''
+    "Whether metadata call a photo a panorama: Google's GPano block (XMP), Apple's mark, or a camera that takes nothing else."
     text = xmp if isinstance(xmp, str) else bytes(xmp).decode('utf-8', 'replace')
     kind = re.search(r'ProjectionType\W{1,3}\s*([a-z]+)', text, re.I)
     if ('GPano:' in text or 'photos/1.0/panorama' in text) and not (kind and kind[1].lower() in ('rectilinear','perspective')):
         return f"{kind[1].lower()+', ' if kind else ''}says its GPano block"
-    if _exif(photo).get('rendered')==PANORAMA_APPLE: return 'says its EXIF block'
-    return f'from {model.strip()}' if CAMERAS_360.search(model) and max(w, h)==2*min(w, h) else ''
+    if rendered==PANORAMA_APPLE: return 'says its EXIF block'
+    return f'from {model}' if CAMERAS_360.search(model) and max(size)==2*min(size) else ''
 
 # %% ../nbs/12_predict.ipynb #c021b_1
+def _notes(meta:dict)->list: # of sentences
+    "What `_metadata` gives cause to say."
+    if not meta: return []
+    width,height = meta['size']
+    if meta['panorama']:
+        return [f"this is a panorama ({meta['panorama']}), which no pinhole camera sees: its depth and its room will be bent. "
+                "Cut an ordinary view out of it first"]
+    if not ('f35' in meta or 'f_mm' in meta): return []
+    if other := _other_shape(meta, height, width):
+        return [f"its EXIF block describes a picture of another shape ({other}, this one has {width}x{height}): "
+                "it was cropped or put together since. The focal length noted there is not used, "
+                "63 degrees along the longer side are assumed; say fov or fx if you know better"]
+    if meta.get('zoom', 1)>1.01:
+        return [f"the camera zoomed digitally ({meta['zoom']:.3g} times), and makers differ in whether the focal length "
+                "they note counts that: say fov if sizes look wrong"]
+    return []
+
 def photo_notes(
     photo, # path, or PIL image as it was opened
 )->list:   # of sentences; none for most photos
     "What a photo's metadata say that should be known before its metres are believed; `load_photo` warns of it."
-    try:
-        with _opened(photo) as im: width,height = im.size
-    except Exception: return []
-    if why := _panorama(photo):
-        return [f"this is a panorama ({why}), which no pinhole camera sees: its depth and its room will be bent. Cut an ordinary view out of it first"]
-    e = _exif(photo)
-    if not ('f35' in e or 'f_mm' in e): return []
-    if other := _other_shape(e, height, width):
-        return [f"its EXIF block describes a picture of another shape ({other}, this one has {width}x{height}): it was cropped or put together since. "
-                "The focal length noted there is not used, 63 degrees along the longer side are assumed; say fov or fx if you know better"]
-    if e.get('zoom', 1)>1.01:
-        return [f"the camera zoomed digitally ({e['zoom']:.3g} times), and makers differ in whether the focal length they note counts that: say fov if sizes look wrong"]
-    return []
+    return _notes(_metadata(photo))
 
 # %% ../nbs/12_predict.ipynb #c021c
+def _focal(meta:dict, height, width)->float|None: # pixels
+    if not meta or _other_shape(meta, height, width) or meta['panorama']: return None
+    f = None
+    if 'f35' in meta: f = meta['f35']/FILM_DIAGONAL_MM*np.hypot(height, width)
+    elif 'f_mm' in meta and 'px_per_unit' in meta:
+        noted = max(meta.get('w',0), meta.get('h',0))
+        shrunk = max(height, width)/noted if noted else 1
+        f = meta['f_mm']*meta['px_per_unit']/UNIT_MM.get(int(meta.get('unit',2)), 25.4)*shrunk
+    return float(f) if f and _a_lens(f, width) else None
+
 def exif_focal(
     photo,                 # path, or PIL image as it was opened
     height:int, width:int, # of the upright photo, pixels
 )->float|None:             # focal length in pixels, or None
     """The focal length that the camera noted: as 35 mm equivalent, or in mm beside the sensor's pixels per mm. None where it
     notes none, or an impossible one, or where the picture is not the one it was noted for (`photo_notes` says why)."""
-    e,f = _exif(photo),None
-    if _other_shape(e, height, width) or _panorama(photo): return None
-    if 'f35' in e: f = e['f35']/FILM_DIAGONAL_MM*np.hypot(height, width)
-    elif 'f_mm' in e and 'px_per_unit' in e:
-        shrunk = max(height, width)/max(e.get('w',0), e.get('h',0)) if 'w' in e or 'h' in e else 1
-        f = e['f_mm']*e['px_per_unit']/UNIT_MM.get(int(e.get('unit',2)), 25.4)*shrunk
-    return float(f) if f and _a_lens(f, width) else None
+    return _focal(_metadata(photo), height, width)
 
 # %% ../nbs/12_predict.ipynb #c022
 _all_ = ['default_camera'] # of 00_depth: NYU's lens, where nothing else is known
@@ -161,13 +172,15 @@ def load_photo(
     if not isinstance(path, (str,Path,Image.Image)): raise ValueError(f"load_photo takes a path, got {type(path).__name__}: a picture in memory goes to predict as it is")
     if any(not isinstance(v, (int,float,np.number)) for v in (fov,fx) if v is not None): raise ValueError(f"fov and fx are numbers, got fov={fov!r}, fx={fx!r}")
     img = path if isinstance(path, Image.Image) else read_image(path)
-    for note in photo_notes(path):
-        if (fov is None and fx is None) or 'panorama' in note: warnings.warn(f"{path}: {note}" if isinstance(path, (str,Path)) else note, stacklevel=2)
+    meta = _metadata(path)
+    for note in _notes(meta):
+        if (fov is None and fx is None) or meta['panorama']:
+            warnings.warn(f"{path}: {note}" if isinstance(path, (str,Path)) else note, stacklevel=2)
     try: img = as_rgb(img); h,w = img.shape[:2]
     except (ValueError, OSError) as e: raise ValueError(f"{path}: {e}" if isinstance(path, (str,Path)) else str(e)) from None
     if fov is not None: return img, Camera.from_fov(fov, h, w)
     if fx is not None and not _a_lens(fx, w): raise ValueError(f"fx is a focal length in pixels of this photo, {w} wide: {w/2/np.tan(np.radians(75)):.0f} to {w/2/np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}")
-    f = fx or exif_focal(path, h, w)
+    f = fx or _focal(meta, h, w)
     if not f: return img, default_camera(h, w)
     return img, Camera(f, f, (w-1)/2, (h-1)/2, h, w, source='given' if fx else 'exif')
 
@@ -282,9 +295,13 @@ def _with_cameras(imgs, cameras):
     if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
     if odd := [c for c in cams if c is not None and not isinstance(c, Camera)]: raise ValueError(f"a camera should be a Camera or None, got {type(odd[0]).__name__}: Camera.from_fov(fov, height, width) makes one")
     cams = [c or o or default_camera(*i.shape[:2]) for i,c,o in zip(imgs,cams,own)]
-    for i,c in zip(imgs,cams):
-        if (c.height,c.width)!=i.shape[:2]: raise ValueError(f"the camera belongs to {c.height}x{c.width} pixels, the photo has {i.shape[0]}x{i.shape[1]}: pass `camera.resize(h,w)`")
+    for i,c in zip(imgs,cams): _check_size(c, i)
     return imgs,cams
+
+def _check_size(camera, img):
+    if (camera.height,camera.width)!=img.shape[:2]:
+        raise ValueError(f"the camera belongs to {camera.height}x{camera.width} pixels, the photo has {img.shape[0]}x{img.shape[1]}: "
+                         "pass `camera.resize(h,w)`")
 
 # %% ../nbs/12_predict.ipynb #c035
 PHOTO_SUFFIXES = {'.jpg','.jpeg','.jpe','.jfif','.png','.webp','.bmp','.tif','.tiff','.heic','.heif','.avif'}
@@ -478,7 +495,8 @@ def stream(self,
     names_photos,n = photos_in(source, bad)
     def fitting():
         for name,img,own in names_photos:
-            try: _with_cameras([img], [own if camera is None else camera])
+            try:
+                if isinstance(camera, Camera): _check_size(camera, img)
             except ValueError as e: bad(name, e)
             else: yield name,img,own
     def answers():

@@ -1230,3 +1230,20 @@ def test_the_published_network_in_a_file_is_that_of_torch(tmp_path):
     net = DepthUNet("published", width=4, height=32, width_px=48).eval()
     a, b = (Predictor(n, size=(32, 48)).predict(photo(64, 96)).depth_m for n in (net, export_onnx(tmp_path / "p.onnx", net, size=(32, 48))))
     np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+@pytest.mark.parametrize("h,w", [(90, 60), (64, 64), (60, 120), (48, 160)])
+def test_a_fitted_photo_has_the_metres_that_torch_gives_its_frame(tmp_path, h, w):
+    "Taller photos are padded, wider ones squeezed; the lens goes along, and so does the confidence."
+    pytest.importorskip("onnxruntime")
+    from dogdepth.predict import export_onnx, fit_and_pad, predict_maps
+    torch.manual_seed(0)
+    net = DepthUNet("light", pretrained=False, height=48, width_px=64, confidence=True).eval()
+    img, cam = photo(h, w), Camera.from_fov(40, h, w)
+    got = Predictor(export_onnx(tmp_path / "net.onnx", net)).predict(img, cam)
+    framed, lens, inside = fit_and_pad(img, cam, (48, 64)) if 48 * w <= 64 * h else (img, cam, np.s_[:, :])
+    want = predict_maps(net, [framed], [lens], (48, 64))
+    for a, b in zip((got.depth_m, got.std_m), want):
+        np.testing.assert_allclose(a, cv2.resize(b[0][inside], (w, h), interpolation=cv2.INTER_LINEAR), rtol=2e-3)
+    focal = (cam.fx * 64 / w * cam.fy * 48 / h) ** .5 if w * 48 > h * 64 else cam.fx * 48 / h  # of the photo in the frame
+    assert lens.resize(48, 64).focal == pytest.approx(focal, rel=.02)
