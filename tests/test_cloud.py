@@ -460,12 +460,12 @@ def test_a_large_photo_still_makes_a_small_glb(tmp_path):
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch, room):
-    import dogdepth.depth
+    import dogdepth.atomic
 
     for write, name in ((write_ply, "a.ply"), (write_glb, "a.glb"), (save_html, "a.html")):
         (tmp_path / name).write_bytes(b"old")
         with monkeypatch.context() as m:
-            m.setattr(dogdepth.depth.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+            m.setattr(dogdepth.atomic.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
             if name == "a.html":
                 m.setattr("dogdepth.cloud.plotly_js", lambda folder=None: "")
             with pytest.raises(OSError, match="disk full"):

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dogdepth.depth import (DEPTH_CAP, ENCODINGS, MAX_PIXELS, MM16_MAX_M, NYU_CAMERA, NYU_MAX_M, Camera, atomic_write, check_levels, data_root, mm16,
-                            read_depth, read_image, show_depth, temporary_beside, valid_mask, write_depth)
+from dogdepth.atomic import atomic_write, temporary_beside
+from dogdepth.depth import DEPTH_CAP, NYU_CAMERA, Camera, read_depth, show_depth, valid_mask, write_depth
+from dogdepth.files import ENCODINGS, MAX_PIXELS, MM16_MAX_M, NYU_MAX_M, check_levels, data_root, mm16, read_image
 
 
 def save(path, array, **kw):

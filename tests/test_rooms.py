@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from dogdepth.depth import NYU_CAMERA, Camera, valid_mask
-from dogdepth.rooms import (BALL, BOX, CYL, FURNITURE, TEXTURES, Body, Dice, Lens, Light, Material, Rooms, Scene, Sensor, ball, box, defocus, draw,
-                            noise, pose_of, render_room, room_scene, room_view, room_walk, span)
+from dogdepth.furniture import FURNITURE
+from dogdepth.paint import TEXTURES, noise
+from dogdepth.rooms import Light, Rooms, draw, pose_of, render_room, room_scene, room_view, room_walk, span
+from dogdepth.sensor import Lens, Sensor, defocus
+from dogdepth.solids import BALL, BOX, CYL, Body, Dice, Material, Scene, ball, box
 
 CAM = NYU_CAMERA.resize(120, 160)
 ROOM = Body(BOX, (0, -1.25, 0), (3, 1.25, 3))
@@ -171,7 +174,7 @@ def test_the_same_picture_on_every_machine(seed):
 
 
 def test_same_seed_same_room_in_a_fresh_process():
-    code = "from dogdepth.rooms import *; i=render_room(31,60,80,lens=Lens(),sensor=Sensor()); print(i['image'].sum(), i['depth'].tobytes().hex()[:64], int(i['ids'].sum()))"
+    code = "from dogdepth.rooms import render_room; from dogdepth.sensor import Lens, Sensor; i=render_room(31,60,80,lens=Lens(),sensor=Sensor()); print(i['image'].sum(), i['depth'].tobytes().hex()[:64], int(i['ids'].sum()))"
     outs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     it = render_room(31, 60, 80, lens=Lens(), sensor=Sensor())
     assert outs == {f"{it['image'].sum()} {it['depth'].tobytes().hex()[:64]} {int(it['ids'].sum())}\n"}
@@ -179,7 +182,7 @@ def test_same_seed_same_room_in_a_fresh_process():
 
 def test_same_picture_on_an_older_processor():
     "NumPy and OpenCV choose their inner loops by processor; with the newer ones switched off the picture stays the same, bit for bit."
-    code = ("import hashlib\nfrom dogdepth.rooms import *\nfor kw in ({}, dict(lens=Lens(), sensor=Sensor())):\n"
+    code = ("import hashlib\nfrom dogdepth.rooms import render_room\nfrom dogdepth.sensor import Lens, Sensor\nfor kw in ({}, dict(lens=Lens(), sensor=Sensor())):\n"
             "    i = render_room(12, 120, 160, **kw); print([hashlib.md5(i[k].tobytes()).hexdigest() for k in ('image', 'depth')])")
     old = dict(os.environ, NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512F AVX2 FMA3", OPENCV_CPU_DISABLE="AVX,AVX2,AVX512F")
     run = lambda env: subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=env).stdout  # noqa: E731

@@ -97,7 +97,7 @@ def test_checkpoint_is_all_or_nothing(tmp_path, rooms, monkeypatch):
     def broken(*a):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dogdepth.depth.os.replace", broken)
+    monkeypatch.setattr("dogdepth.atomic.os.replace", broken)
     with pytest.raises(OSError):
         save_checkpoint(run, tmp_path / "last.safetensors")
     assert (tmp_path / "last.safetensors").read_bytes() == before
