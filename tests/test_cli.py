@@ -662,10 +662,10 @@ def test_bench_refuses_no_photos(refused):
 
 
 def test_bench_video(capsys, monkeypatch, tmp_path):
-    import dogdepth.cloud as cloud
+    import dogdepth.film as film
 
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
-    monkeypatch.setattr(cloud, "_scatter_s", lambda it: 5.0)
+    monkeypatch.setattr(film, "_scatter_s", lambda it: 5.0)
     assert main(["bench", "video", "--repeat", "1", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "orbit_video, sway, 120 frames" in out and "about 120 s" in out and list(tmp_path.glob("timing-*.csv"))
@@ -997,7 +997,7 @@ def test_ply_stands_upright_in_blender_by_default(flags, axes, photo, weights, t
 
 
 def test_the_axes_are_those_of_the_library(capsys):
-    from dogdepth.cloud import AXES
+    from dogdepth.files3d import AXES
     from dogdepth.cli import make_parser
     for a in AXES:
         assert make_parser(["predict"]).parse_args(["predict", "x", "--out", "o", "--axes", a]).axes == a

@@ -10,20 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogdepth.cloud import (
-    AXES,
-    figure_html,
-    mesh,
-    normals,
-    plotly_js,
-    point_cloud,
-    room_figure,
-    save_html,
-    to_axes,
-    write_glb,
-    write_ply,
-)
+from dogdepth.cloud import figure_html, mesh, normals, plotly_js, point_cloud, room_figure, save_html, write_glb, write_ply
 from dogdepth.depth import NYU_CAMERA, Camera
+from dogdepth.files3d import AXES, to_axes
 from dogdepth.rooms import render_room
 
 trimesh = pytest.importorskip("trimesh")

@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-import dogdepth.cloud as cloud
-from dogdepth.cloud import BACKDROP, MOTIONS, Viewer, ask_photo, fill_holes, orbit_pose, orbit_video, splat, surfaces
+from dogdepth import film, viewer
+from dogdepth.cloud import orbit_video
 from dogdepth.depth import NYU_CAMERA, Camera
+from dogdepth.film import MOTIONS
 from dogdepth.rooms import render_room
+from dogdepth.viewer import BACKDROP, Viewer, ask_photo, fill_holes, orbit_pose, splat, surfaces
 
 
 def camera(h=48, w=64, f=60.0):
@@ -390,7 +392,7 @@ def test_a_photo_of_another_shape_is_not_distorted():
 
 @pytest.mark.parametrize("shape,size", [((480, 640), (480, 640)), ((3000, 4000), (480, 640)), ((64, 48), (640, 480)), ((50, 50), (554, 554)), ((1, 400), (28, 4096))])
 def test_size_none_takes_the_photos_shape(tmp_path, shape, size):
-    assert cloud._size_like(shape) == size
+    assert film._size_like(shape) == size
     if max(shape) < 100:
         orbit_video(item(*shape), tmp_path / "a.mp4", frames=1, size=None)
         assert read(tmp_path / "a.mp4").frames[0].shape[:2] == size
@@ -399,10 +401,10 @@ def test_size_none_takes_the_photos_shape(tmp_path, shape, size):
 def test_enlarged_depth_has_nothing_between_front_and_back():
     d = np.full((24, 32), 1, np.float32)
     d[:, 16:] = 3
-    big = cloud._canvas(d, camera(24, 32), colourful(24, 32), (240, 320))[0]
+    big = viewer._canvas(d, camera(24, 32), colourful(24, 32), (240, 320))[0]
     assert set(np.unique(big)) == {1, 3}
     ramp = np.tile(np.linspace(2, 2.4, 32, dtype=np.float32), (24, 1))
-    assert len(np.unique(cloud._canvas(ramp, camera(24, 32), colourful(24, 32), (240, 320))[0][5])) > 200  # and slopes are no stairs
+    assert len(np.unique(viewer._canvas(ramp, camera(24, 32), colourful(24, 32), (240, 320))[0][5])) > 200  # and slopes are no stairs
 
 
 def test_near_things_move_a_tenth_of_the_picture_at_most():
@@ -420,7 +422,7 @@ def test_films_made_side_by_side_are_the_same_film(tmp_path, room):
     poses = [orbit_pose(*MOTIONS["sway"](k / 10, v.swing), v.pivot) for k in range(10)]
     one = [v.view(p) for p in poses]
     for _ in range(3):
-        for a, b in zip(cloud._in_order(v.view, poses, 4), one):
+        for a, b in zip(film._in_order(v.view, poses, 4), one):
             np.testing.assert_array_equal(a, b)
 
     def make(k):
@@ -453,10 +455,10 @@ def test_frames_come_in_order_and_never_far_ahead():
         time.sleep(0.02 if k % 3 == 0 else 0)
         return k
 
-    for want, got in enumerate(cloud._in_order(slow, range(30), 3)):
+    for want, got in enumerate(film._in_order(slow, range(30), 3)):
         assert got == want and len(started) <= want + 2 * 3 + 1
     with pytest.raises(ZeroDivisionError):
-        list(cloud._in_order(lambda k: 1 // (k - 5), range(30), 3))
+        list(film._in_order(lambda k: 1 // (k - 5), range(30), 3))
 
 
 def test_progress_is_told_frame_by_frame(tmp_path, capsys):
@@ -551,7 +553,7 @@ def test_errors_say_what_to_do(tmp_path, kw, error, match):
 
 
 def test_a_folder_that_refuses_writing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cloud.os, "access", lambda *a: False)
+    monkeypatch.setattr(film.os, "access", lambda *a: False)
     with pytest.raises(ValueError, match="not writable"):
         orbit_video(item(), tmp_path / "a.mp4", frames=2, size=(48, 64))
 
@@ -585,15 +587,15 @@ def test_bench_video_keeps_its_rows(tmp_path, monkeypatch):
     from dogdepth.timing import read_results
 
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
-    monkeypatch.setattr(cloud, "_scatter_s", lambda it: 5.0)
-    rows = cloud.bench_video(1, tmp_path)
+    monkeypatch.setattr(film, "_scatter_s", lambda it: 5.0)
+    rows = film.bench_video(1, tmp_path)
     (f,) = tmp_path.glob("*.csv")
     assert [r["name"] for r in read_results(f)] == [r["name"] for r in rows] == ["imports", "orbit_video, sway, 120 frames", "orbit_video, turn, 120 frames", "scatter, 1 view of the 24"]
     assert rows[0]["runs"] == 2 and all(r["median_ms"] > 0 for r in rows)
-    text = cloud.format_video_rows(rows)
+    text = film.format_video_rows(rows)
     assert "about 120 s (one view, times 24)" in text and "480x640" in text
     with pytest.raises(ValueError, match="1 or more"):
-        cloud.bench_video(0)
+        film.bench_video(0)
 
 
 @pytest.mark.slow
