@@ -17,12 +17,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.filters import difference_of_gaussians
 
-import dogdepth.dog
+import dogdepth.focus
+from dogdepth.blur import LEAST, gaussian_blur, gaussian_taps
 from dogdepth.depth import read_image
 from dogdepth.dog import (
-    FINE, FOCUS, LEAST, LENSES, MEASURES, _blur_matrix, _reflect, disc, edge_width, focus_points, focus_scores, focus_sigma, focus_study,
-    gaussian_blur, gaussian_taps, literal_dog, literal_scores, modified_dog, modified_dog_batch, network_planes, noise_level, results_file, sharpness, spearman,
-    stack_dog, steady_dog, steady_scores, study_photos, study_rooms, to_grey, write_focus_study,
+    MEASURES, _blur_matrix, _reflect, disc, focus_points, focus_scores, focus_sigma, literal_dog, literal_scores, modified_dog,
+    modified_dog_batch, network_planes, results_file, stack_dog, to_grey,
+)
+from dogdepth.focus import (
+    FINE, FOCUS, LENSES, edge_width, focus_study, noise_level, sharpness, spearman, steady_dog, steady_scores, study_photos, study_rooms,
+    write_focus_study,
 )
 
 KINDS = ("noise", "smooth", "flat", "black", "white", "dot", "stripes")
@@ -685,7 +689,7 @@ def test_results_of_an_installed_package(tmp_path):
     (tmp_path / "dogdepth/results").mkdir(parents=True)
     (tmp_path / "results").mkdir()
     (tmp_path / "results/mine.csv").write_text("")
-    for f in ("__init__.py", "dog.py"):
+    for f in ("__init__.py", "blur.py", "dog.py"):
         shutil.copy(ROOT / "dogdepth" / f, tmp_path / "dogdepth")
     ask = "import sys; from dogdepth.dog import results_file; print(results_file(sys.argv[1]))"
 
@@ -737,8 +741,8 @@ def test_a_grid_by_position_is_no_number_of_channels():
 @pytest.mark.parametrize("size, sigmas, window", [((480, 640), (1.5, 3.0), 21), ((240, 320), (0.75, 1.5), 11)])
 def test_sharpness_looks_through_a_share_of_the_picture(monkeypatch, size, sigmas, window):
     "Both blurs and the neighbourhood shrink with the picture: 21 px at 480x640."
-    seen, slopes = [], dogdepth.dog._slopes
-    monkeypatch.setattr(dogdepth.dog, "_slopes", lambda g, s, k: seen.append((s, k)) or slopes(g, s, k))
+    seen, slopes = [], dogdepth.focus._slopes
+    monkeypatch.setattr(dogdepth.focus, "_slopes", lambda g, s, k: seen.append((s, k)) or slopes(g, s, k))
     sharpness(picture(*size))
     assert [s for s, _ in seen] == pytest.approx(sigmas, rel=0.01) and {k for _, k in seen} == {window}
 
@@ -877,7 +881,7 @@ def test_planes_of_what_is_no_photo(img, dog):
 def test_wide_blurs_wake_no_helpers():
     "Threads of NumPy's BLAS wait in a loop after each product: on two cores a network that came next took twice as long."
     code = ("import time, numpy as np, cv2; cv2.setNumThreads(1)\n"
-            "from dogdepth.dog import gaussian_blur\n"
+            "from dogdepth.blur import gaussian_blur\n"
             "g = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8); gaussian_blur(g, 13); time.sleep(.5)  # what starting took has gone to sleep\n"
             "all_, mine = time.process_time(), time.thread_time()\n"
             "for s in (13, 20, 40, 86) * 20: gaussian_blur(g, s)\n"

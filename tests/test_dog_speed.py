@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dogdepth import dog
+from dogdepth.blur import _reach, _rounded_blur, gaussian_blur
 from dogdepth.depth import read_image
 from dogdepth.dog import (
-    MEASURES, _batch_dog, _reach, _rounded_blur, focus_scores, focus_sigma, gaussian_blur, literal_scores, modified_dog,
-    modified_dog_batch, stack_dog, to_grey,
+    MEASURES, _batch_dog, focus_scores, focus_sigma, literal_scores, modified_dog, modified_dog_batch, stack_dog, to_grey,
 )
 
 H, W = 240, 321  # one even side, one odd: their mirrors differ in a halved picture

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from dogdepth import timing
+from dogdepth import jobs, timing
 from dogdepth.dog import focus_scores, modified_dog, to_grey
+from dogdepth.jobs import JOBS, STATES, bench_dog, format_rows, fresh
 from dogdepth.timing import (
-    JOBS, LADDER, STATES, Timing, bench, bench_dog, environment, format_rows, fresh, machine_slug, patch_scores, python_dog,
-    python_scores, race, read_results, write_results,
+    LADDER, Timing, bench, environment, machine_slug, patch_scores, python_dog, python_scores, race, read_results, write_results,
 )
 
 
@@ -138,7 +138,7 @@ def test_environment_and_slug():
 
 
 def test_import_is_light():
-    code = "import sys, dogdepth.timing; print(*[m for m in ('torch','matplotlib','skimage','scipy','plotly','h5py') if m in sys.modules])"
+    code = "import sys, dogdepth.timing, dogdepth.jobs; print(*[m for m in ('torch','matplotlib','skimage','scipy','plotly','h5py') if m in sys.modules])"
     assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -159,9 +159,9 @@ def test_every_job_runs_in_both_states(tmp_path):
 
 
 def test_batch_and_peers_agree_and_are_timed():
-    ((table, _, ts),) = timing._batch_job([photo(48, 64, s) for s in range(3)], "cpu", bs=4)
+    ((table, _, ts),) = jobs._batch_job([photo(48, 64, s) for s in range(3)], "cpu", bs=4)
     assert table == "batch" and ts[0].name == "batch of 4, cpu" and ts[0].median > 0
-    tables = timing._dog_job([photo(96, 128)], "cpu", sigmas=(2, 20))
+    tables = jobs._dog_job([photo(96, 128)], "cpu", sigmas=(2, 20))
     assert [s for _, s, _ in tables] == [2, 20]
     names = ["modified_dog", "SciPy, float64", "scikit-image, float64", "OpenCV, 8 bit"]
     assert [t.name for t in tables[0][2]] == names + ["kornia, float32"] * bool(importlib.util.find_spec("kornia"))
@@ -180,29 +180,29 @@ def test_kornia_joins_where_it_is_installed(monkeypatch):
     filters = types.SimpleNamespace(gaussian_blur2d=gaussian_blur2d)
     monkeypatch.setitem(sys.modules, "kornia.filters", filters)
     monkeypatch.setitem(sys.modules, "kornia", types.SimpleNamespace(filters=filters))
-    monkeypatch.setattr(timing, "find_spec", lambda name: name == "kornia")
-    (_, sigma, ts), = timing._dog_job([photo(96, 128)], "cpu", sigmas=(4,))
+    monkeypatch.setattr(jobs, "find_spec", lambda name: name == "kornia")
+    (_, sigma, ts), = jobs._dog_job([photo(96, 128)], "cpu", sigmas=(4,))
     assert ts[-1].name == "kornia, float32" and calls[0] == ((37, 37), (4, 4))
 
 
 def test_ladder_and_floor_jobs():
     frames = [photo(160, 200, s) for s in range(2)]
-    (crop, sigma, low), (name, _, rungs) = timing._ladder_job(frames, "cpu")
+    (crop, sigma, low), (name, _, rungs) = jobs._ladder_job(frames, "cpu")
     assert (crop, sigma, name) == ("crop of 60x80", 5, "ladder") and [t.name for t in rungs] == list(LADDER)
     assert low[0].median > 20 * low[1].median
-    ((table, _, floor),) = timing._floor_job(frames, "cpu")
+    ((table, _, floor),) = jobs._floor_job(frames, "cpu")
     assert table == "floor" and [t.name for t in floor] == ["grey conversion", "copy of the photo"] and all(len(t.ms) == 2 for t in floor)
 
 
 def test_photos_are_spread_over_the_set(data):
-    frames, where = timing._photos(3)
+    frames, where = jobs._photos(3)
     assert len(frames) == 3 and where == "NYU Depth V2" and {f.shape for f in frames} == {(480, 640, 3)}
     assert all((a != b).any() for a, b in zip(frames, frames[1:]))
 
 
 def test_photos_without_data(monkeypatch):
-    monkeypatch.setattr(timing, "data_root", lambda: None)
-    frames, where = timing._photos(2)
+    monkeypatch.setattr(jobs, "data_root", lambda: None)
+    frames, where = jobs._photos(2)
     assert where == "rendered rooms" and [f.shape for f in frames] == [(480, 640, 3)] * 2
 
 
@@ -216,7 +216,7 @@ def test_a_wrong_batch_is_not_timed(monkeypatch):
     right = dog.modified_dog_batch
     monkeypatch.setattr(dog, "modified_dog_batch", lambda x: right(x) + 2 / 255)
     with pytest.raises(ValueError, match="differs from modified_dog by .* levels: not timed"):
-        timing._batch_job([photo(48, 64)], "cpu")
+        jobs._batch_job([photo(48, 64)], "cpu")
 
 
 def test_a_job_that_fails_says_why():
