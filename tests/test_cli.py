@@ -687,11 +687,11 @@ def test_export_writes_what_predict_can_use(tmp_path, capsys):
 
 
 def test_export_int8(tmp_path, monkeypatch, refused, capsys):
-    import dogdepth.predict as predict
+    import dogdepth.export as export
     from dogdepth.attention import DepthUNet
-    seen, real = [], predict.export_onnx
+    seen, real = [], export.export_onnx
     nets = [DepthUNet("light", dog=False, width=6).eval(), DepthUNet("published", width=2).eval()]
-    monkeypatch.setattr(predict, "export_onnx", lambda path, *a: (seen.append(a), real(path, nets.pop(0), (64, 96)))[1])
+    monkeypatch.setattr(export, "export_onnx", lambda path, *a: (seen.append(a), real(path, nets.pop(0), (64, 96)))[1])
     assert main(["export", "--onnx", str(tmp_path / "a.onnx"), "--int8"]) == 0
     assert seen == [("default", None, False, True)] and "x (1,3,64,96) in [0,1] -> depth, metres for the canonical camera" in capsys.readouterr().out
     assert main(["export", "--onnx", str(tmp_path / "b.onnx")]) == 0 and "x (1,6,64,96) in [0,1] -> depth, 8-bit levels" in capsys.readouterr().out
@@ -708,7 +708,7 @@ def test_export_refuses_with_one_line_and_leaves_nothing(tmp_path, refused):
 
 def test_bench_model(capsys, monkeypatch, tmp_path):
     "The verb prints the table and hands the rounds and the folder on; the clock itself is tested with `bench_model`."
-    import dogdepth.predict as predict
+    import dogdepth.bench as bench
     from dogdepth.timing import Timing, environment
 
     seen = []
@@ -716,7 +716,7 @@ def test_bench_model(capsys, monkeypatch, tmp_path):
     def timed(n, out):
         seen.append((n, out))
         return [dict(table="photo to depth", state="", size="480x640", peak_mb=300) | Timing(k, (t,) * 3).row() | environment() for k, t in (("light, torch", 20.0), ("published (untrained), 480x640", 900.0))]
-    monkeypatch.setattr(predict, "bench_model", timed)
+    monkeypatch.setattr(bench, "bench_model", timed)
     trained = [dict(table="training", bs=4, clock="wall", **Timing("light", (90.0,) * 3).row(), images_per_s=44.4, ceiling_ms=45, peak_mb=210, predicted_mb=205, gflops=100, half_gflops=200, gb_per_s=10) | environment()]
     monkeypatch.setattr("dogdepth.v100.bench_training", lambda out, rounds: seen.append(("training", rounds, out)) or trained)
     assert main(["bench", "model", "--repeat", "2", "--out", str(tmp_path)]) == 0
@@ -975,14 +975,14 @@ def test_the_line_says_where_the_lens_comes_from(flags, exif, want, weights, tmp
 def test_a_warning_of_the_library_is_one_plain_line(photo, weights, tmp_path, monkeypatch, capsys):
     import warnings
 
-    import dogdepth.predict as predict
-    real = predict.load_photo
+    import dogdepth.photos as photos
+    real = photos.load_photo
 
     def load(path, *a, **kw):
-        exec(compile("import warnings; warnings.warn('its lens does not fit\\nthe picture')", "x", "exec"), {"__name__": "dogdepth.predict"})
+        exec(compile("import warnings; warnings.warn('its lens does not fit\\nthe picture')", "x", "exec"), {"__name__": "dogdepth.photos"})
         warnings.warn("matplotlib has thoughts")  # from a module that is not ours
         return real(path, *a, **kw)
-    monkeypatch.setattr(predict, "load_photo", load)
+    monkeypatch.setattr(photos, "load_photo", load)
     (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
     assert main(["predict", str(photo), str(tmp_path / "b.jpg"), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 0
     assert capsys.readouterr().err.splitlines() == [f"dogdepth predict: {p}: its lens does not fit the picture" for p in (photo, tmp_path / "b.jpg")]

@@ -18,7 +18,8 @@ import dogdepth
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.depth import NYU_CAMERA, Camera
 from dogdepth.dog import stack_dog
-from dogdepth.predict import Prediction, Predictor, as_rgb, default_camera, exif_focal, load_photo, network_size, photo_notes
+from dogdepth.predict import Prediction, Predictor, default_camera, load_photo, network_size
+from dogdepth.photos import as_rgb, exif_focal, photo_notes
 
 
 class Net(torch.nn.Module):
@@ -721,7 +722,7 @@ def test_answers_like_a_pipeline(tmp_path):
 def exported(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     d = tmp_path_factory.mktemp("onnx")
     return export_onnx(d / "full.onnx"), export_onnx(d / "half.onnx", half=True)
 
@@ -748,7 +749,7 @@ def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(tmp_path, ear
     "The full file adds convolutions where the torch program joins maps (a decoder of four blocks, if it joins late); both files leave out which line of Python a node came from."
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     torch.manual_seed(0)
     net = DepthUNet("light", confidence=True, early=early).eval()
     files = [export_onnx(tmp_path / f"{half}.onnx", net, size=(64, 96), half=half) for half in (False, True)]
@@ -804,7 +805,7 @@ def test_int8_file_is_small_and_near(tmp_path):
     pytest.importorskip("onnxscript")
     from skimage.data import coffee
 
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     f = export_onnx(tmp_path / "int8.onnx", int8=True)
     m, ops = graph(f)
     assert f.stat().st_size < 5_000_000 and ops.count("DequantizeLinear") > 100
@@ -836,7 +837,7 @@ def test_bf16_is_near_and_leaves_the_model_alone():
 def test_bench_model_times_each_engine_in_a_process_of_its_own(tmp_path, monkeypatch):
     from pathlib import Path
 
-    import dogdepth.predict as P
+    import dogdepth.bench as P
     keep = ("light, torch", "light, torch, 8 photos at once, each")
     monkeypatch.setattr(P, "ENGINES", {k: P.ENGINES[k] for k in keep})
     monkeypatch.setattr(P, "export_onnx", lambda *a, **kw: Path())
@@ -852,7 +853,7 @@ def test_bench_model_times_each_engine_in_a_process_of_its_own(tmp_path, monkeyp
 
 
 def test_an_engine_that_dies_is_named_with_its_reason(tmp_path):
-    from dogdepth.predict import _turns
+    from dogdepth.bench import _turns
     np.save(tmp_path / "photo.npy", np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(RuntimeError, match="light, ONNX Runtime could not be timed: .*no file"):
         _turns(["light, ONNX Runtime"], tmp_path, 1)
@@ -869,7 +870,7 @@ def test_onnx_file_keeps_its_settings_and_its_size(exported):
 def test_onnx_of_another_size_and_without_dog(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     torch.manual_seed(0)
     net = DepthUNet("light", dog=False, width=6).eval()
     f = export_onnx(tmp_path / "a.onnx", net, size=(64, 96))
@@ -1140,7 +1141,7 @@ def test_onnx_predictor_can_be_copied_and_pickled(exported):
 
 
 def test_export_refuses_before_it_works(tmp_path):
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     for size in (240, (0, 0), (240.0, 320.0), (-32, 32), ("a", "b")):
         with pytest.raises(ValueError, match="size is what the network looks at"):
             export_onnx(tmp_path / "a.onnx", size=size)
@@ -1155,7 +1156,7 @@ def test_predict_after_a_fork(tmp_path, weights):
     "Threads do not come along into a forked process: it must not wait for them. In a process of its own, with threads."
     if weights != "default":
         pytest.importorskip("onnxruntime")
-        from dogdepth.predict import export_onnx
+        from dogdepth.export import export_onnx
         export_onnx(tmp_path / weights)
         weights = str(tmp_path / weights)
     code = f"""
@@ -1179,7 +1180,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def one_shape(tmp_path_factory):
     "A small network, and the file of it that looks at 48x64 pixels."
     pytest.importorskip("onnxruntime")
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     net = DepthUNet("light", pretrained=False, height=48, width_px=64).eval()
     return net, export_onnx(tmp_path_factory.mktemp("onnx") / "net.onnx", net)
 
@@ -1206,7 +1207,7 @@ def test_photos_of_many_shapes_go_into_one_batch(one_shape):
 
 @pytest.mark.parametrize("h,w", [(640, 480), (101, 101), (700, 100), (48, 64), (9, 12)])
 def test_fit_and_pad_keeps_the_photo_whole_and_the_rays(h, w):
-    from dogdepth.predict import fit_and_pad
+    from dogdepth.export import fit_and_pad
     img, cam = photo(h, w), Camera.from_fov(60, h, w)
     framed, lens, inside = fit_and_pad(img, cam, (48, 64))
     part = framed[inside]
@@ -1226,7 +1227,7 @@ def test_a_file_of_one_shape_takes_no_other_size(one_shape):
 def test_the_published_network_in_a_file_is_that_of_torch(tmp_path):
     "Levels of 8 bits become metres: 255 is 10 m."
     pytest.importorskip("onnxruntime")
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     net = DepthUNet("published", width=4, height=32, width_px=48).eval()
     a, b = (Predictor(n, size=(32, 48)).predict(photo(64, 96)).depth_m for n in (net, export_onnx(tmp_path / "p.onnx", net, size=(32, 48))))
     np.testing.assert_allclose(a, b, rtol=1e-3)
@@ -1236,7 +1237,8 @@ def test_the_published_network_in_a_file_is_that_of_torch(tmp_path):
 def test_a_fitted_photo_has_the_metres_that_torch_gives_its_frame(tmp_path, h, w):
     "Taller photos are padded, wider ones squeezed; the lens goes along, and so does the confidence."
     pytest.importorskip("onnxruntime")
-    from dogdepth.predict import export_onnx, fit_and_pad, predict_maps
+    from dogdepth.export import export_onnx, fit_and_pad
+    from dogdepth.predict import predict_maps
     torch.manual_seed(0)
     net = DepthUNet("light", pretrained=False, height=48, width_px=64, confidence=True).eval()
     img, cam = photo(h, w), Camera.from_fov(40, h, w)
