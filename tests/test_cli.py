@@ -371,7 +371,8 @@ def test_evaluate_prints_and_writes_what_the_library_computes(rooms, weights, tm
 
 def test_evaluate_further(rooms, weights, tmp_path, capsys):
     "All protocols, shape and intervals in one run: what the library computes, printed and in the file."
-    from dogdepth.evaluate import PROTOCOLS, bootstrap_interval, evaluate, evaluate_protocols, mean_of, shape_scores
+    from dogdepth.evaluate import PROTOCOLS, bootstrap_interval, evaluate, evaluate_protocols
+    from dogdepth.tables import mean_of, shape_scores
     from dogdepth.nyu import NYUDepth
     from dogdepth.predict import Predictor
     assert main(["evaluate", str(rooms), "--split", "all", "--weights", str(weights), "--protocols", "--shape", "--interval", "--json", str(tmp_path / "e.json")]) == 0
@@ -392,9 +393,9 @@ def test_evaluate_further(rooms, weights, tmp_path, capsys):
 
 
 def test_shape_scores_keep_to_the_crop_and_cap_that_were_asked_for(rooms, weights, monkeypatch, capsys):
-    import dogdepth.evaluate as E
-    seen, real = [], E.shape_scores
-    monkeypatch.setattr(E, "shape_scores", lambda *a, **kw: seen.append(kw) or real(*a, **kw))
+    import dogdepth.tables as T
+    seen, real = [], T.shape_scores
+    monkeypatch.setattr(T, "shape_scores", lambda *a, **kw: seen.append(kw) or real(*a, **kw))
     assert main(["evaluate", str(rooms), "--split", "all", "--weights", str(weights), "--shape", "--cap", "0.5", "3", "--crop", "none"]) == 0
     assert seen and all(tuple(k["cap"]) == (0.5, 3.0) and k["crop"] is None for k in seen)
 

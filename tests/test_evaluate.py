@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dogdepth.depth import NYU_CAMERA, valid_mask, write_depth
-from dogdepth.evaluate import PROTOCOLS, ByDistance, Evaluation, FixedDepth, FloorPlane, StdSample, bootstrap_interval, by_kind, evaluate, evaluate_protocols, fov_scale, kind_of, learned_rooms, mean_of, scale_spread, seeds_table, seen_frames, shape_scores, std_report, t_interval
+from dogdepth.evaluate import PROTOCOLS, Evaluation, FixedDepth, FloorPlane, bootstrap_interval, evaluate, evaluate_protocols, t_interval
 from dogdepth.metrics import METRICS, average_metrics, boundary_f1, cloud_distances, crop_mask, depth_clouds, depth_metrics, floor_plane, fscore
 from dogdepth.predict import Prediction
 from dogdepth.rooms import render_room
+from dogdepth.sets import kind_of, learned_rooms, seen_frames
+from dogdepth.tables import ByDistance, StdSample, by_kind, fov_scale, mean_of, scale_spread, seeds_table, shape_scores, std_report
 
 PROTOCOL = {"split", "crop", "cap", "average", "align", "flip", "input_size", "weights"}
 

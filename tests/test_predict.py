@@ -18,8 +18,8 @@ import dogdepth
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
 from dogdepth.depth import NYU_CAMERA, Camera
 from dogdepth.dog import stack_dog
-from dogdepth.predict import Prediction, Predictor, default_camera, load_photo, network_size
-from dogdepth.photos import as_rgb, exif_focal, photo_notes
+from dogdepth.photos import as_rgb, exif_focal, load_photo, photo_notes
+from dogdepth.predict import Prediction, Predictor, default_camera, network_size
 
 
 class Net(torch.nn.Module):
@@ -895,7 +895,7 @@ def test_bad_onnx_files(tmp_path, monkeypatch):
 def test_peak_memory_is_this_programs_own():
     "A small program started by a large one is small."
     large = np.ones(60_000_000)
-    code = "from dogdepth.predict import _peak_mb; a = _peak_mb(); b = bytearray(200_000_000); print(a, _peak_mb())"
+    code = "from dogdepth.bench import _peak_mb; a = _peak_mb(); b = bytearray(200_000_000); print(a, _peak_mb())"
     before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert len(large) and before < 250 and 180 < after - before < 230
 
