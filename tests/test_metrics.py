@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dogdepth import metrics
+from dogdepth import confidence, metrics, shape
 from dogdepth.depth import NYU_CAMERA
 from dogdepth.metrics import EIGEN_CROP, METRICS, crop_mask, depth_metrics
 
@@ -452,7 +452,7 @@ def test_boundary_f1_against_oracle(seed):
     mask = r.random(t.shape) < 0.95
     for m in (None, mask):
         f1, n = boundary_oracle(p, t, (t > 0) & (mask if m is not None else True))
-        got = metrics.boundary_f1(p, t, m)
+        got = shape.boundary_f1(p, t, m)
         assert got["f1"] == pytest.approx(f1) and got["n"] == n
         assert 0 < got["f1"] < 1 and min(got["precision"], got["recall"]) <= got["f1"] + 1e-9
 
@@ -461,17 +461,17 @@ def test_boundary_f1_laws():
     r = np.random.default_rng(5)
     t = np.repeat(np.repeat(r.uniform(1, 6, (4, 5)), 3, 0), 3, 1)
     p = t * np.exp(0.1 * r.standard_normal(t.shape))
-    one = metrics.boundary_f1(p, t)
-    assert metrics.boundary_f1(t, t) == dict(f1=1.0, precision=1.0, recall=1.0, n=one["n"])
-    assert metrics.boundary_f1(0.37 * p, t) == pytest.approx(one)  # no scale
-    assert metrics.boundary_f1(p, 1.5 * t) == pytest.approx(one)
+    one = shape.boundary_f1(p, t)
+    assert shape.boundary_f1(t, t) == dict(f1=1.0, precision=1.0, recall=1.0, n=one["n"])
+    assert shape.boundary_f1(0.37 * p, t) == pytest.approx(one)  # no scale
+    assert shape.boundary_f1(p, 1.5 * t) == pytest.approx(one)
     for turn in (np.fliplr, np.flipud, np.transpose):  # no direction
-        assert metrics.boundary_f1(turn(p), turn(t)) == pytest.approx(one)
-    assert metrics.boundary_f1(1 / t, t)["f1"] == 0  # every edge there, and every one the wrong way round
-    assert metrics.boundary_f1(np.full_like(t, 2), t) == dict(f1=0.0, precision=0.0, recall=0.0, n=one["n"])
-    flat = metrics.boundary_f1(p, np.full_like(t, 2))
+        assert shape.boundary_f1(turn(p), turn(t)) == pytest.approx(one)
+    assert shape.boundary_f1(1 / t, t)["f1"] == 0  # every edge there, and every one the wrong way round
+    assert shape.boundary_f1(np.full_like(t, 2), t) == dict(f1=0.0, precision=0.0, recall=0.0, n=one["n"])
+    flat = shape.boundary_f1(p, np.full_like(t, 2))
     assert flat["n"] == 0 and all(math.isnan(flat[k]) for k in ("f1", "precision", "recall"))
-    assert metrics.boundary_f1(torch.tensor(p), torch.tensor(t)) == one
+    assert shape.boundary_f1(torch.tensor(p), torch.tensor(t)) == one
 
 
 def depth_pro(p, t):
@@ -495,7 +495,7 @@ def test_boundary_f1_is_depth_pros(seed):
     field = np.exp(np.cumsum(0.03 * r.standard_normal(t.shape), 1))
     for p in (t, t * field, t * np.exp(0.1 * r.standard_normal(t.shape)), np.roll(t, 1, 1), np.full_like(t, 2), 1 / t, np.maximum(t.T[:60, :60], 1)):
         q = t[: p.shape[0], : p.shape[1]]
-        assert metrics.boundary_f1(p, q)["f1"] == pytest.approx(depth_pro(p, q), abs=1e-12)
+        assert shape.boundary_f1(p, q)["f1"] == pytest.approx(depth_pro(p, q), abs=1e-12)
 
 
 def test_boundary_f1_of_an_empty_direction():
@@ -504,18 +504,18 @@ def test_boundary_f1_of_an_empty_direction():
     pillar = np.full((9, 9), 4.0)
     pillar[3:6, 3:6] = 2
     low = np.where(pillar == 2, 3.6, pillar)  # a factor 1.11: an edge for three of the ten factors
-    for x, want in ((step, 0.25), (pillar, 1), (low, metrics.BOUNDARY_FACTORS[:3].sum() / metrics.BOUNDARY_FACTORS.sum())):
-        assert metrics.boundary_f1(x, x)["f1"] == pytest.approx(want) == pytest.approx(depth_pro(x, x))
+    for x, want in ((step, 0.25), (pillar, 1), (low, shape.BOUNDARY_FACTORS[:3].sum() / shape.BOUNDARY_FACTORS.sum())):
+        assert shape.boundary_f1(x, x)["f1"] == pytest.approx(want) == pytest.approx(depth_pro(x, x))
 
 
 def test_boundary_f1_at_one_threshold():
     "A step of 1.1 is an edge at the first three factors only, and there it is found; of four directions only one has edges."
     t = np.array([[2.0, 2.2, 2.2, 4.0]])
     p = np.array([[2.0, 2.2, 2.2, 2.2]])
-    f = metrics.BOUNDARY_FACTORS
+    f = shape.BOUNDARY_FACTORS
     low = f < 1.1
     assert low.sum() == 3
-    got = metrics.boundary_f1(p, t)
+    got = shape.boundary_f1(p, t)
     assert got["f1"] == pytest.approx((f * low).sum() * (2 * 1 / (1 + 2)) / f.sum() / 4)
     assert got["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum() / 4) and got["precision"] == pytest.approx((f * low).sum() / f.sum() / 4)
 
@@ -523,7 +523,7 @@ def test_boundary_f1_at_one_threshold():
 def test_maps_of_edges_and_points_are_checked():
     t = np.full((4, 6), 2.0, np.float32)
     cam = NYU_CAMERA.resize(4, 6)
-    for call in (lambda p, m=None: metrics.boundary_f1(p, t, m), lambda p, m=None: metrics.depth_clouds(p, t, cam, m)):
+    for call in (lambda p, m=None: shape.boundary_f1(p, t, m), lambda p, m=None: shape.depth_clouds(p, t, cam, m)):
         for m in (np.ones((4, 6), np.uint8), np.ones((4, 6)), np.ones((4, 5), bool), np.ones(6, bool)):
             with pytest.raises(ValueError, match=rf"mask should be bool and shaped like target, \(4, 6\); got {m.dtype}, "):
                 call(t, m)
@@ -531,30 +531,30 @@ def test_maps_of_edges_and_points_are_checked():
             call(np.where(np.arange(24).reshape(4, 6) == 5, np.nan, t))
         with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
             call(t[:3])
-    for f in (lambda m: metrics.depth_steps(t, m), lambda m: metrics.image_metrics(t, t, m), lambda m: METRICS["rmse"](t, t, m)):
+    for f in (lambda m: shape.depth_steps(t, m), lambda m: metrics.image_metrics(t, t, m), lambda m: METRICS["rmse"](t, t, m)):
         with pytest.raises(ValueError, match="mask should be bool and shaped like target"):
             f(np.ones((4, 6), np.uint8))
     for bad in (np.full((3, 3), np.nan), np.ones(3), np.ones((3, 2))):
         with pytest.raises(ValueError, match=r"pred should be points \(N,3\) in metres, all of them finite"):
-            metrics.cloud_distances(bad, np.ones((3, 3)))
+            shape.cloud_distances(bad, np.ones((3, 3)))
 
 
 def test_boundary_f1_holes_and_crop():
     t = np.full((480, 640), 2.0)
     t[:, :20] = 5  # an edge outside the Eigen crop
-    assert metrics.boundary_f1(t, t)["n"] == 0 and metrics.boundary_f1(t, t, crop=None)["n"] == 480
+    assert shape.boundary_f1(t, t)["n"] == 0 and shape.boundary_f1(t, t, crop=None)["n"] == 480
     s = np.full((4, 6), 2.0)
     s[:, 3:] = 4
     s[:, 2] = 0  # the pixel before the step was not measured: nothing is known of an edge there
-    assert metrics.boundary_f1(s, s)["n"] == 0
+    assert shape.boundary_f1(s, s)["n"] == 0
     bad = np.where(s > 0, s, np.nan)  # a hole in the prediction where the truth has one too
     s[:, 3] = 2
-    assert metrics.boundary_f1(bad, s)["n"] == 4
+    assert shape.boundary_f1(bad, s)["n"] == 4
     with pytest.raises(ValueError, match="holds 8 nan or infinite"):
-        metrics.boundary_f1(np.where(s == 4, np.nan, s), s)
+        shape.boundary_f1(np.where(s == 4, np.nan, s), s)
     for p, q in ((s, s[:3]), (s[None], s[None])):
         with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
-            metrics.boundary_f1(p, q)
+            shape.boundary_f1(p, q)
 
 
 # --- point clouds
@@ -563,47 +563,47 @@ def test_cloud_distances_and_fscore_against_brute_force():
     r = np.random.default_rng(0)
     a, b = r.uniform(0, 1, (300, 3)), r.uniform(0, 1, (400, 3))
     d = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
-    far = metrics.cloud_distances(a, b)
+    far = shape.cloud_distances(a, b)
     assert np.allclose(far[0], d.min(1)) and np.allclose(far[1], d.min(0))
     for tau in (0.05, 0.1, 0.2):
         p, q = (d.min(1) < tau).mean(), (d.min(0) < tau).mean()
-        assert metrics.fscore(*far, tau) == pytest.approx(dict(fscore=2 * p * q / (p + q), precision=p, recall=q))
-        assert metrics.fscore(*metrics.cloud_distances(a, b, limit=0.2), tau) == metrics.fscore(*far, tau)  # a limit changes nothing below it
-    few = metrics.cloud_distances(a, b, n=50, seed=3)
+        assert shape.fscore(*far, tau) == pytest.approx(dict(fscore=2 * p * q / (p + q), precision=p, recall=q))
+        assert shape.fscore(*shape.cloud_distances(a, b, limit=0.2), tau) == shape.fscore(*far, tau)  # a limit changes nothing below it
+    few = shape.cloud_distances(a, b, n=50, seed=3)
     assert len(few[0]) == len(few[1]) == 50 and set(few[0]) <= set(far[0]) and set(few[1]) <= set(far[1])  # the others still answer
-    assert all((x == y).all() for x, y in zip(few, metrics.cloud_distances(a, b, n=50, seed=3)))
-    assert (few[0] != metrics.cloud_distances(a, b, n=50, seed=4)[0]).any()
+    assert all((x == y).all() for x, y in zip(few, shape.cloud_distances(a, b, n=50, seed=3)))
+    assert (few[0] != shape.cloud_distances(a, b, n=50, seed=4)[0]).any()
 
 
 def test_fscore_edges():
-    assert metrics.fscore(np.array([0.3]), np.array([0.3]), 0.1) == dict(fscore=0.0, precision=0.0, recall=0.0)
-    assert not any(metrics.fscore(np.array([0.1]), np.array([0.1]), 0.1).values())  # exactly tau does not count
+    assert shape.fscore(np.array([0.3]), np.array([0.3]), 0.1) == dict(fscore=0.0, precision=0.0, recall=0.0)
+    assert not any(shape.fscore(np.array([0.1]), np.array([0.1]), 0.1).values())  # exactly tau does not count
     for x, y in ((np.zeros(0), np.ones(1)), (np.ones(1), np.zeros(0))):
-        assert math.isnan(metrics.fscore(x, y)["fscore"])
-    empty = metrics.cloud_distances(np.zeros((0, 3)), np.ones((2, 3)))
-    assert math.isnan(metrics.fscore(*empty)["fscore"])
+        assert math.isnan(shape.fscore(x, y)["fscore"])
+    empty = shape.cloud_distances(np.zeros((0, 3)), np.ones((2, 3)))
+    assert math.isnan(shape.fscore(*empty)["fscore"])
 
 
 def test_every_point_counts():
     "No thinning: the same surface, seen by more pixels, weighs more (Tanks and Temples thins first)."
     t, p = np.array([[0, 0, 1.0], [0, 0, 5.0]]), np.array([[0, 0, 1.0], [0, 0, 6.0]])
-    assert metrics.fscore(*metrics.cloud_distances(p, t))["precision"] == 1 / 2
-    assert metrics.fscore(*metrics.cloud_distances(p[[0, 0, 0, 1]], t))["precision"] == 3 / 4
+    assert shape.fscore(*shape.cloud_distances(p, t))["precision"] == 1 / 2
+    assert shape.fscore(*shape.cloud_distances(p[[0, 0, 0, 1]], t))["precision"] == 3 / 4
 
 
 def test_depth_clouds():
     cam = NYU_CAMERA.resize(24, 32)
     p, t = (x[0, 0] for x in maps(20))
     mask = np.random.default_rng(1).random(t.shape) < 0.5
-    a, b = metrics.depth_clouds(p, t, cam, mask)
+    a, b = shape.depth_clouds(p, t, cam, mask)
     ok = mask & (t > 0)
     v, u = np.nonzero(ok)
     for pts, d in ((a, p), (b, t)):
         z = d[ok]
         assert np.allclose(pts, np.stack([(u - cam.cx) * z / cam.fx, (v - cam.cy) * z / cam.fy, z], 1), atol=1e-5)
     big = np.ones((480, 640), np.float32)
-    assert len(metrics.depth_clouds(big, big, NYU_CAMERA)[0]) == 426 * 560
-    assert len(metrics.depth_clouds(big, big, NYU_CAMERA, crop=None)[0]) == 480 * 640
+    assert len(shape.depth_clouds(big, big, NYU_CAMERA)[0]) == 426 * 560
+    assert len(shape.depth_clouds(big, big, NYU_CAMERA, crop=None)[0]) == 480 * 640
 
 
 # --- confidence
@@ -619,30 +619,30 @@ def laplace(seed=0, n=200_000, lie=1.0):
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 def test_an_honest_law_covers_what_it_promises(level):
     p, s, t = laplace()
-    assert metrics.coverage(p, s, t, level=level) == pytest.approx(level, abs=0.004)
+    assert confidence.coverage(p, s, t, level=level) == pytest.approx(level, abs=0.004)
     g = t + np.random.default_rng(1).standard_normal(len(t)) * s
-    assert metrics.coverage(g, s, t, level=level, law="gaussian") == pytest.approx(level, abs=0.004)
+    assert confidence.coverage(g, s, t, level=level, law="gaussian") == pytest.approx(level, abs=0.004)
     from scipy import stats
-    assert metrics.half_width(level) == pytest.approx(stats.laplace(scale=1 / math.sqrt(2)).ppf((1 + level) / 2))
-    assert metrics.half_width(level, "gaussian") == pytest.approx(stats.norm.ppf((1 + level) / 2))
+    assert confidence.half_width(level) == pytest.approx(stats.laplace(scale=1 / math.sqrt(2)).ppf((1 + level) / 2))
+    assert confidence.half_width(level, "gaussian") == pytest.approx(stats.norm.ppf((1 + level) / 2))
 
 
 def test_nll_against_scipy():
     from scipy import stats
     p, s, t = laplace(2, 1000)
-    assert metrics.nll(p, s, t) == pytest.approx(-stats.laplace.logpdf(t, p, s / math.sqrt(2)).mean())
-    assert metrics.nll(p, s, t, law="gaussian") == pytest.approx(-stats.norm.logpdf(t, p, s).mean())
-    assert metrics.nll(p, s, t) < min(metrics.nll(p, k * s, t) for k in (0.7, 1.4))
-    assert metrics.nll(p, s, t) < metrics.nll(p, np.full_like(t, metrics.constant_std(p, t)), t)
+    assert confidence.nll(p, s, t) == pytest.approx(-stats.laplace.logpdf(t, p, s / math.sqrt(2)).mean())
+    assert confidence.nll(p, s, t, law="gaussian") == pytest.approx(-stats.norm.logpdf(t, p, s).mean())
+    assert confidence.nll(p, s, t) < min(confidence.nll(p, k * s, t) for k in (0.7, 1.4))
+    assert confidence.nll(p, s, t) < confidence.nll(p, np.full_like(t, confidence.constant_std(p, t)), t)
 
 
 @pytest.mark.parametrize("law", ["laplace", "gaussian"])
 @pytest.mark.parametrize("relative", [False, True])
 def test_constant_std_is_the_best_constant(law, relative):
     p, _, t = laplace(3, 5000)
-    c = metrics.constant_std(p, t, law=law, relative=relative)
+    c = confidence.constant_std(p, t, law=law, relative=relative)
     assert isinstance(c, float)
-    at = [metrics.nll(p, k * c * (p if relative else np.ones_like(p)), t, law=law) for k in (0.95, 1, 1.05)]
+    at = [confidence.nll(p, k * c * (p if relative else np.ones_like(p)), t, law=law) for k in (0.95, 1, 1.05)]
     assert at[1] == min(at)
 
 
@@ -650,19 +650,19 @@ def test_constant_std_is_the_best_constant(law, relative):
 @pytest.mark.parametrize("lie", [0.2, 1.0, 3.0])
 def test_calibrate_undoes_a_factor(law, lie):
     p, s, t = laplace(4, 100_000, lie)
-    k = metrics.calibrate(p, s, t, law=law)
-    assert metrics.coverage(p, k * s * (1 + 1e-12), t, law=law) == pytest.approx(0.9, abs=1.1e-5)  # on these pixels exactly
-    assert metrics.calibrate(*laplace(4, 100_000, 1.0), law=law) == pytest.approx(k * lie)
+    k = confidence.calibrate(p, s, t, law=law)
+    assert confidence.coverage(p, k * s * (1 + 1e-12), t, law=law) == pytest.approx(0.9, abs=1.1e-5)  # on these pixels exactly
+    assert confidence.calibrate(*laplace(4, 100_000, 1.0), law=law) == pytest.approx(k * lie)
     if law == "laplace":
         assert k == pytest.approx(1 / lie, rel=0.02)
     q, u, v = laplace(5, 100_000, lie)
-    assert metrics.coverage(q, k * u, v, law=law) == pytest.approx(0.9, abs=0.005)  # and on others nearly
+    assert confidence.coverage(q, k * u, v, law=law) == pytest.approx(0.9, abs=0.005)  # and on others nearly
 
 
 def test_calibrate_small_by_hand():
     e, s = np.array([0.1, 0.4, 0.2, 0.3]), np.ones(4)
-    k = metrics.calibrate(5 + e, s, np.full(4, 5.0), level=0.75)
-    assert k * metrics.half_width(0.75) == pytest.approx(0.3)  # three of four errors are at most 0.3
+    k = confidence.calibrate(5 + e, s, np.full(4, 5.0), level=0.75)
+    assert k * confidence.half_width(0.75) == pytest.approx(0.3)  # three of four errors are at most 0.3
 
 
 def test_sparsification_against_removing_one_by_one():
@@ -670,28 +670,28 @@ def test_sparsification_against_removing_one_by_one():
     e, d = r.exponential(1, 50), r.random(50)
     order = np.argsort(-d)
     want = [e[order[k:]].mean() for k in range(50)]
-    assert np.allclose(metrics.sparsification(e, d, 50), want)
+    assert np.allclose(confidence.sparsification(e, d, 50), want)
     best = [np.sort(e)[: 50 - k].mean() for k in range(50)]
-    assert metrics.ause(e, d, 50) == pytest.approx(np.mean(np.array(want) - best) / e.mean())
-    assert metrics.ause(e, e) == metrics.ause(e, e**2) == 0  # the order is all that counts
-    assert metrics.ause(e, -e) > metrics.ause(e, d) > 0
-    assert metrics.ause(3 * e, d) == pytest.approx(metrics.ause(e, d))
-    assert metrics.ause(np.zeros(5), d[:5]) == 0
+    assert confidence.ause(e, d, 50) == pytest.approx(np.mean(np.array(want) - best) / e.mean())
+    assert confidence.ause(e, e) == confidence.ause(e, e**2) == 0  # the order is all that counts
+    assert confidence.ause(e, -e) > confidence.ause(e, d) > 0
+    assert confidence.ause(3 * e, d) == pytest.approx(confidence.ause(e, d))
+    assert confidence.ause(np.zeros(5), d[:5]) == 0
 
 
 def test_equal_doubts_leave_in_no_order():
     e = np.arange(10.0)
-    assert np.allclose(metrics.sparsification(e, np.ones(10), 10), e.mean())  # whatever order the pixels lie in
-    two = metrics.sparsification(e, (e > 4).astype(float), 10)
+    assert np.allclose(confidence.sparsification(e, np.ones(10), 10), e.mean())  # whatever order the pixels lie in
+    two = confidence.sparsification(e, (e > 4).astype(float), 10)
     assert np.allclose(two[5:], 2) and two[0] == e.mean()
     r = np.random.default_rng(7)
-    mean = np.mean([metrics.sparsification(e, (e > 4) + 1e-3 * r.random(10), 10) for _ in range(4000)], 0)
+    mean = np.mean([confidence.sparsification(e, (e > 4) + 1e-3 * r.random(10), 10) for _ in range(4000)], 0)
     assert np.allclose(two, mean, atol=0.05)  # the mean over random orders
 
 
 def test_confidence_errors():
     p, s, t = laplace(8, 10)
-    for f in (metrics.coverage, metrics.nll, metrics.calibrate):
+    for f in (confidence.coverage, confidence.nll, confidence.calibrate):
         for bad in (0, -1, np.nan, np.inf):
             u = s.copy()
             u[3] = bad
@@ -701,16 +701,16 @@ def test_confidence_errors():
             f(p, s, t, law="cauchy")
         with pytest.raises(ValueError, match="shape"):
             f(p, s, t[:5])
-    for f in (metrics.coverage, metrics.calibrate):
+    for f in (confidence.coverage, confidence.calibrate):
         with pytest.raises(ValueError, match="level should lie between 0 and 1, got 90: 90 % is 0.9$"):
             f(p, s, t, level=90)
     with pytest.raises(ValueError, match="nothing to calibrate on"):
-        metrics.calibrate(p, s, t * 0)
+        confidence.calibrate(p, s, t * 0)
     for e, d in (([], []), ([1, 2], [1])):
         with pytest.raises(ValueError, match="of one length, 1 or more"):
-            metrics.sparsification(e, d)
+            confidence.sparsification(e, d)
     for e, d in (([1, np.nan, 3], [1, 2, 3]), ([1, 2, 3], [1, np.nan, 3]), ([1, np.inf, 3], [1, 2, 3]), ([1, -1, 3], [1, 2, 3])):
-        for f in (metrics.sparsification, metrics.ause):
+        for f in (confidence.sparsification, confidence.ause):
             with pytest.raises(ValueError, match="errors should be 0 or more, and both finite: 1 of 3 pairs are not"):
                 f(e, d)
 
@@ -722,7 +722,7 @@ def test_confidence_takes_masks_holes_and_torch():
     s = s.copy()
     s[0] = np.nan  # nothing counts there
     ok = t > 0
-    for f in (metrics.coverage, metrics.nll, metrics.calibrate):
+    for f in (confidence.coverage, confidence.nll, confidence.calibrate):
         want = f(p[ok], s[ok], t[ok])
         assert f(p, s, t) == f(torch.tensor(p), torch.tensor(s), torch.tensor(t)) == f(p, s, t, mask=ok) == pytest.approx(want)
 
@@ -735,9 +735,9 @@ def test_import_is_light():
 def test_a_mask_may_reach_beyond_ten_metres():
     t = np.full((40, 40), 4.0)
     t[:, 20:] = 8.0
-    near, far = metrics.boundary_f1(t, t, t > 0, crop=None), metrics.boundary_f1(3 * t, 3 * t, t > 0, crop=None)
-    assert near == far and near["n"] > 0 and metrics.boundary_f1(3 * t, 3 * t, crop=None)["n"] == 0  # without a mask: to 10 m, as everywhere
-    assert metrics.boundary_f1(t, np.where(t > 5, 0, t), np.ones_like(t, bool), crop=None)["n"] == 0   # a hole is never scored
+    near, far = shape.boundary_f1(t, t, t > 0, crop=None), shape.boundary_f1(3 * t, 3 * t, t > 0, crop=None)
+    assert near == far and near["n"] > 0 and shape.boundary_f1(3 * t, 3 * t, crop=None)["n"] == 0  # without a mask: to 10 m, as everywhere
+    assert shape.boundary_f1(t, np.where(t > 5, 0, t), np.ones_like(t, bool), crop=None)["n"] == 0   # a hole is never scored
 
 
 def test_image_metrics_of_tensors():
