@@ -13,11 +13,12 @@ from scipy.ndimage import gaussian_filter
 from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
-from dogdepth.train import (
-    EMA, Frames, Run, Subset, TrainConfig, WithoutCamera, amp_dtype, another, answer_at, augment, draw, end_epoch, epoch_batches, fit, fitting_focal, laplace_nll,
-    load_checkpoint, loss_of, lr_at, make_datasets, make_optimizer, mix_weights, recolour, recompute_blocks, save_checkpoint, show_answer, size_at, soften, soft_kernel,
-    train_step, validate, with_extra, write_log, zoom_item,
-)
+from dogdepth.train import EMA, Frames, Run, Subset, TrainConfig, amp_dtype, answer_at, end_epoch, epoch_batches
+from dogdepth.train import fit, fitting_focal, laplace_nll, load_checkpoint, loss_of, lr_at, make_datasets
+from dogdepth.train import make_optimizer, recompute_blocks, save_checkpoint, size_at, train_step, validate
+from dogdepth.train import with_extra, write_log
+from dogdepth.mixtures import WithoutCamera, mix_weights
+from dogdepth.augment import another, augment, draw, recolour, show_answer, soften, soft_kernel, zoom_item
 
 TINY = TrainConfig(arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1)
 
@@ -85,7 +86,7 @@ def test_unwritable_folder_and_full_disk_are_said_first(tmp_path, rooms, monkeyp
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="cannot write to"):
         fit(replace(TINY, out=str(tmp_path / "file" / "run")), rooms, None, progress=False)
-    monkeypatch.setattr("dogdepth.train.shutil.disk_usage", lambda p: type("U", (), dict(free=5 << 20))())
+    monkeypatch.setattr("dogdepth.runs.shutil.disk_usage", lambda p: type("U", (), dict(free=5 << 20))())
     with pytest.raises(ValueError, match="only 5 MB are free"):
         fit(replace(TINY, out=str(tmp_path / "run")), rooms, None, progress=False)
 
