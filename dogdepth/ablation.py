@@ -17,15 +17,22 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from .depth import data_root
-from .rooms import Lens, render_room, room_walk
-from .nyu import FolderDepth, NYUDepth, place, resize_item
+from .files import data_root
+from .sensor import Lens
+from .rooms import render_room, room_walk
+from .folders import FolderDepth
+from .nyu import NYUDepth
+from .layout import place, resize_item
 from .dog import modified_dog
 from .timing import environment, race
 from .attention import network_input
 from .losses import DepthLoss, ssim_loss
 from .metrics import image_metrics
-from .train import Frames, Run, TrainConfig, WithoutCamera, amp_dtype, answer_at, epoch_batches, make_loss, train_step, write_log
+from .augment import Frames
+from .train import Run, amp_dtype, answer_at, epoch_batches, make_loss, train_step
+from .recipe import TrainConfig
+from .mixtures import WithoutCamera
+from .runs import write_log
 
 # %% ../nbs/10_ablation.ipynb #c006
 KEYS = ('abs_rel','rmse','log10','silog','delta1') # the scores of a run

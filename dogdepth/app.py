@@ -34,9 +34,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.http import parse_accept_header, parse_options_header
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
-from .depth import MM16_MAX_M, MOTORCYCLE, NYU_CAMERA, Camera, motorcycle, read_depth, read_image, write_depth
-from .predict import Prediction, as_rgb, default_camera, load_photo
-from .cloud import JUMP, MAX_ANGLE
+from .files import MM16_MAX_M, read_depth, read_image, write_depth
+from .depth import MOTORCYCLE, NYU_CAMERA, Camera, motorcycle
+from .predict import Prediction
+from .photos import as_rgb, load_photo
+from .depth import default_camera
+from .views import JUMP, MAX_ANGLE
 from .rooms import render_room
 
 # %% ../nbs/15_app.ipynb #c018

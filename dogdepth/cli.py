@@ -182,12 +182,13 @@ def write_prediction(
     import json
     from dataclasses import asdict
     import numpy as np
-    from dogdepth.depth import MM16_MAX_M, show_depth, write_depth
+    from dogdepth.files import MM16_MAX_M, write_depth
+    from dogdepth.depth import show_depth
     folder = Path(folder)
     write_depth(folder/f'{name}_depth.png', np.minimum(pred.depth_m, MM16_MAX_M))
     show_depth(pred.depth_m, size=4).savefig(folder/f'{name}_depth_color.png', dpi=150)
     (folder/f'{name}_camera.json').write_text(json.dumps(asdict(pred.camera)|dict(fov_deg=round(pred.camera.fov_deg,3)), indent=1))
-    if ply or glb or html or video: from dogdepth.cloud import orbit_video, save_html, write_glb, write_ply
+    if ply or glb or html or video: from dogdepth.film import orbit_video; from dogdepth.cloud import save_html, write_glb, write_ply
     if ply: write_ply(folder/f'{name}.ply', pred, axes=axes)
     if glb: write_glb(folder/f'{name}.glb', pred)
     if html: save_html(folder/f'{name}.html', pred, title=name, alone=True)
@@ -202,7 +203,7 @@ RESULT_ENDS = ('_depth.png', '_depth_color.png')
 
 def photo_files(photos)->list: # of paths
     "The photos that were named and, for a folder, those in it by name; what an earlier run wrote there are no photos."
-    from dogdepth.predict import PHOTO_SUFFIXES
+    from dogdepth.photos import PHOTO_SUFFIXES
     files = []
     for p in map(Path, photos):
         if not p.is_dir():
@@ -293,8 +294,8 @@ def _of(path, text)->str:
 
 def predict_one(a, model, path, name)->str: # the line that tells what was found
     "One photo: its files in `a.out`, all of them or none."
-    from dogdepth.depth import MM16_MAX_M
-    from dogdepth.predict import load_photo
+    from dogdepth.files import MM16_MAX_M
+    from dogdepth.photos import load_photo
     start = time.perf_counter()
     img,camera = load_photo(path, a.fov, a.fx)
     r = model.predict(img, camera)
@@ -314,7 +315,7 @@ def predict_one(a, model, path, name)->str: # the line that tells what was found
 def check_predict(a, photos):
     "What is wrong with the command line itself, before any work."
     from dogdepth.depth import Camera
-    from dogdepth.predict import load_photo
+    from dogdepth.photos import load_photo
     if (a.known or a.known_z) and len(photos)>1:
         raise ValueError(f"--known measures one photo, {len(photos)} were given")
     if a.fov is not None: Camera.from_fov(a.fov, 480, 640)
@@ -353,7 +354,9 @@ def do_predict(a):
 # %% ../nbs/workshop/cli.ipynb #c028
 def open_dataset(root, split=None): # split None: 'test' where `root` has one, else 'val'
     "The frames of a Kaggle-layout folder, of nyu_depth_v2_labeled.mat, or of a packed .h5 file."
-    from dogdepth.nyu import LISTS, NYUDepth, NYULabeled, PackedDepth
+    from dogdepth.layout import LISTS
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.archive import NYULabeled, PackedDepth
     root = Path(root); mat = root/'nyu_depth_v2_labeled.mat' if root.is_dir() else root
     if root.suffix in ('.h5','.hdf5'):
         if split not in (None,'all'): raise ValueError(f"{root} holds one list of frames, whatever was packed: leave --split out")
@@ -397,7 +400,8 @@ def _protocols(a)->dict: # name -> what differs from the usual
 
 def _further(a, rs)->list: # of texts
     "What the flags ask for beyond the table, also kept for the JSON file."
-    from dogdepth.evaluate import bootstrap_interval, mean_of
+    from dogdepth.evaluate import bootstrap_interval
+    from dogdepth.tables import mean_of
     from dogdepth.metrics import metric_table
     r,said = next(iter(rs.values())),[]
     if a.protocols:
@@ -415,13 +419,13 @@ def _further(a, rs)->list: # of texts
 # %% ../nbs/workshop/cli.ipynb #c033
 def _check_rooms(ds, root):
     "Refuse an interval over fewer than two rooms, before any work."
-    from dogdepth.nyu import place
+    from dogdepth.layout import place
     n = len({place(s) if s else i for i,s in enumerate(ds.scene)}) # a frame that names no room is a room of its own
     if n<2: raise ValueError(f"--interval draws rooms again and needs two or more, {root} has {n} in this split: leave it out, or choose another --split")
 
 def learned_note(ev)->str: # of an Evaluation
     "What has to be said where bundled weights meet rooms that they learned from; '' where they do not."
-    from dogdepth.evaluate import seen_frames
+    from dogdepth.sets import seen_frames
     w = ev.protocol['weights']; n,twin = seen_frames(ev),seen_frames(ev, 'twin')
     if not n: return ''
     other = f"; `--weights twin`, the same recipe, learned from {f'{twin} of them' if twin else 'none of them'}" if twin<n else ''
@@ -436,7 +440,8 @@ def do_evaluate(a):
     ds = open_dataset(a.root, a.split)
     if a.json: writable(a.json)
     if a.interval: _check_rooms(ds, a.root)
-    from dogdepth.evaluate import evaluate_protocols, shape_scores
+    from dogdepth.evaluate import evaluate_protocols
+    from dogdepth.tables import shape_scores
     from dogdepth.predict import Predictor
     each = partial(shape_scores, **{k:first[k] for k in ('crop','cap') if k in first}) if a.shape else None
     model = Predictor(a.weights, a.device)
@@ -479,14 +484,14 @@ def add_fields(
 def train_flags(p):
     p.add_argument('--resume', action='store_true', help='go on with the run in --out, exactly where it stopped, with its settings')
     p.add_argument('--recipe', choices=('ours','report'), help="defaults to start from: ours, or the report's (its network, loss, Adam, 50 epochs at 480x640)")
-    from dogdepth.train import TrainConfig
+    from dogdepth.recipe import TrainConfig
     add_fields(p.add_argument_group('settings, one for each field of TrainConfig'), TrainConfig)
 
 def train_config(a)->'TrainConfig':
     "The settings of a run: what was said, over the recipe's or, for --resume, over those of the run itself."
     import json
     from dataclasses import fields
-    from dogdepth.train import TrainConfig
+    from dogdepth.recipe import TrainConfig
     said = {f.name:getattr(a,f.name) for f in fields(TrainConfig) if hasattr(a,f.name)}
     if a.resume and a.recipe: raise ValueError("--resume takes the settings of the run that lies there: leave --recipe out")
     if not a.resume: return TrainConfig.report(**said) if a.recipe=='report' else TrainConfig(**said)
@@ -497,7 +502,10 @@ def train_config(a)->'TrainConfig':
 
 # %% ../nbs/workshop/cli.ipynb #c043
 def do_train(a):
-    from dogdepth.train import check_settings, fit, leave, make_datasets, team
+    from dogdepth.recipe import check_settings
+    from dogdepth.train import fit
+    from dogdepth.distributed import leave, team
+    from dogdepth.mixtures import make_datasets
     say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
     cfg = train_config(a); check_settings(cfg); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
     train,valid = make_datasets(cfg)
@@ -516,7 +524,7 @@ def do_train(a):
 # %% ../nbs/workshop/cli.ipynb #c045
 def check_flags(p): p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')
 def do_check(a):
-    from dogdepth.nyu import check_dataset
+    from dogdepth.doctor import check_dataset
     r = check_dataset(a.root, progress=sys.stderr.isatty())
     print(r)
     if not r.ok: raise ValueError(f"{len(r.defects)} defect{'s'*(len(r.defects)>1)} in {a.root}: {', '.join(f'{n} {k}' for k,n in r.kinds.items())}")
@@ -531,7 +539,7 @@ def do_rooms(a):
     if min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
     if Path(a.out).is_dir() and any(Path(a.out).iterdir()): raise ValueError(f"{a.out} is not empty: choose a new folder")
     from tqdm.auto import tqdm
-    from dogdepth.nyu import write_nyu
+    from dogdepth.layout import write_nyu
     from dogdepth.rooms import Rooms
     rooms = Rooms(a.n, *a.size, seed=a.seed)
     with staged(a.out) as tmp: write_nyu((rooms[i] for i in tqdm(range(a.n), desc='rooms', unit='room', disable=not sys.stderr.isatty(), leave=False)), tmp)
@@ -544,7 +552,7 @@ def pack_flags(p):
     p.add_argument('--split', choices=('train','val','test','all'), default='all', help='which frames (default all)')
     p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help="pixels (default: the first frame's)")
 def do_pack(a):
-    from dogdepth.nyu import pack
+    from dogdepth.archive import pack
     if not a.out.endswith(('.h5','.hdf5')): raise ValueError(f"the packed file should end in .h5, got {a.out}")
     writable(a.out); ds = open_dataset(a.root, a.split)
     pack(ds, a.out, a.size, progress=sys.stderr.isatty())
@@ -554,7 +562,7 @@ def get_flags(p):
     p.add_argument('what', choices=('labeled',), help='labeled: the 1449 labelled frames of NYU Depth V2, 2.97 GB (research use)')
     p.add_argument('--to', default='data', metavar='DIR', help="folder (default data)")
 def do_get(a):
-    from dogdepth.nyu import fetch_labeled
+    from dogdepth.download import fetch_labeled
     path = fetch_labeled(a.to)
     print(f"{path} is whole; score on it: dogdepth evaluate {path}")
 
@@ -567,7 +575,7 @@ def export_flags(p):
     small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, about half as fast again, a little less exact')
     p.add_argument('--weights', default='default', metavar='W', help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
 def do_export(a):
-    from dogdepth.predict import export_onnx
+    from dogdepth.export import export_onnx
     if not a.onnx.endswith('.onnx'): raise ValueError(f"the file should end in .onnx, got {a.onnx}")
     if a.size and min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
     path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8)
@@ -583,17 +591,17 @@ def bench_flags(p):
     p.add_argument('--clock', choices=('wall','cpu'), default='wall', help="'cpu' on a machine that does other work too (default wall)")
     p.add_argument('--out', metavar='DIR', help="keep the rows as a CSV there, usually results/")
 def do_bench(a):
-    from dogdepth.timing import bench_dog, format_rows
+    from dogdepth.jobs import bench_dog, format_rows
     if a.repeat<1: raise ValueError(f"--repeat is a number of photos or rounds, 1 or more, got {a.repeat}")
     if a.out: Path(a.out).mkdir(parents=True, exist_ok=True); writable(Path(a.out)/'timing.csv')
     if a.what=='model':
-        from dogdepth.predict import bench_model, format_model_rows
+        from dogdepth.bench import bench_model, format_model_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
         print(format_model_rows(bench_model(min(a.repeat,9), a.out)), flush=True)
         from dogdepth.v100 import bench_training, format_training
         print('\n'+format_training(bench_training(a.out, rounds=min(a.repeat,9)))); return
     if a.what=='video':
-        from dogdepth.cloud import bench_video, format_video_rows
+        from dogdepth.film import bench_video, format_video_rows
         if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the film is drawn by several threads")
         print(format_video_rows(bench_video(min(a.repeat,9), a.out))); return
     print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
@@ -622,7 +630,7 @@ def drawn_rooms()->list: # of items
 def portrait()->dict: # an item without depth
     "A photo of which nothing is known but what it shows."
     from skimage import data
-    from dogdepth.predict import default_camera
+    from dogdepth.depth import default_camera
     img = data.astronaut()
     about = ('Eileen Collins, photographed by NASA (public domain). Nobody measured this picture and nobody noted the lens: '
              'a usual one, 63 degrees wide, is assumed. So look at the order: the helmet, then she, then the flag and the wall.')
@@ -634,7 +642,7 @@ def portrait()->dict: # an item without depth
 def motorcycle_item()->dict:
     "The motorcycle, its depth scaled to the tape measure; `published` is the depth as the rig's files give it."
     from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
-    from dogdepth.predict import default_camera
+    from dogdepth.depth import default_camera
     img,depth = motorcycle()
     axles,assumed = span_m(depth, MOTORCYCLE_CAMERA, *AXLES), default_camera(*depth.shape)
     note = (f"<b>The truth:</b> by the scale published with it there are {axles:.2f} m between the axles, and the maker says "
@@ -658,7 +666,7 @@ def sample_photos()->list: # of items; `depth` is None where nobody measured it,
 def nyu_items()->list:
     "Two NYU validation frames, where there are any."
     import contextlib, io
-    from dogdepth.depth import data_root
+    from dogdepth.files import data_root
     if data_root() is None: return []
     from dogdepth.nyu import sample_frames
     try:

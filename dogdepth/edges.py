@@ -11,7 +11,8 @@ __all__ = ['GUIDE_RADIUS', 'GUIDE_EPS', 'GAIN', 'STEP', 'WORK_AREA', 'PLANE_SIZE
 import time
 import cv2, numpy as np
 from .depth import valid_mask
-from .metrics import boundary_f1, image_metrics
+from .shape import boundary_f1
+from .metrics import image_metrics
 
 # %% ../nbs/workshop/edges.ipynb #c013
 GUIDE_RADIUS = 3  # pixels of the network's map: windows of 7x7

@@ -780,10 +780,11 @@ def browser_model(
     "The network for the page: a graph for each shape, one file of weights, and the numbers that turn its answer into metres."
     import onnx
     from matplotlib import colormaps
-    from dogdepth.attention import CANONICAL_FOCAL
-    from dogdepth.cloud import JUMP, MAX_ANGLE
+    from dogdepth.weights import CANONICAL_FOCAL
+    from dogdepth.views import JUMP, MAX_ANGLE
     from dogdepth.depth import DEPTH_CAP, NYU_CAMERA
-    from dogdepth.predict import export_onnx, network_size
+    from dogdepth.export import export_onnx
+    from dogdepth.predict import network_size
     folder.mkdir(parents=True, exist_ok=True); data,known = bytearray(),{}
     sizes = sorted({network_size(240*a, 240*b) for a,b in shapes})
     for h,w in sizes:

@@ -22,8 +22,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 from .timing import CLOCKS, Timing, environment, write_results
-from .unet import machine_rates
-from .train import Frames, Run, TrainConfig, augment_batch, loss_of, make_loss, make_optimizer, recompute_blocks, size_at, train_step
+from .cost import machine_rates
+from .augment import Frames, augment_batch, size_at
+from .train import Run, loss_of, make_loss, make_optimizer, train_step
+from .recipe import TrainConfig
+from .distributed import recompute_blocks
 
 # %% ../nbs/11_v100.ipynb #c014
 class Op(NamedTuple):
@@ -188,8 +191,9 @@ def bench_pipeline(items, out=None, rounds:int=3, size=(480,640))->list: # `item
     "Images a second, on one core, of every stage between the file and the network."
     import cv2, tempfile
     from dogdepth.attention import network_input
-    from dogdepth.nyu import PackedDepth, pack
-    from dogdepth.train import Subset, augment
+    from dogdepth.archive import PackedDepth, pack
+    from dogdepth.mixtures import Subset
+    from dogdepth.augment import augment
     n,cfg = min(len(items), 12),TrainConfig(height=size[0], width_px=size[1], cut_depth=0.)
     few = Subset(items, np.linspace(0, len(items)-1, n).astype(int)); held = [few[i] for i in range(n)]; rng = np.random.default_rng(0)
     old = cv2.getNumThreads(),torch.get_num_threads(); cv2.setNumThreads(1); torch.set_num_threads(1)

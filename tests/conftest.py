@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dogdepth.depth import data_root
+from dogdepth.files import data_root
 from sites import site, whole_site  # noqa: F401 fixtures: the built site
 
 settings.register_profile("fixed", derandomize=True)  # the same examples every time: make test; make test-all looks for new ones

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dogdepth.attention import (ARCHS, CANONICAL_FOCAL, WEIGHTS, ChannelAttention, DepthUNet, LightUNet, Lite0Encoder, SameConv2d, MBConv,
-                                SpatialAttention, folded, join_early, network_input)
+from dogdepth.attention import ARCHS, ChannelAttention, DepthUNet, LightUNet, SpatialAttention, network_input
+from dogdepth.weights import CANONICAL_FOCAL, WEIGHTS, folded
+from dogdepth.lite import Lite0Encoder, SameConv2d, MBConv, join_early
 from dogdepth.depth import NYU_CAMERA
 from dogdepth.unet import decode, resize_like
 

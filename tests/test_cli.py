@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import dogdepth
 from dogdepth.cli import VERBS, Parser, add_fields, depth_range, field_notes, guarded, main, photo_files, photo_names, shown, staged, write_prediction
 from dogdepth.depth import Camera, read_depth
-from dogdepth.nyu import write_nyu
+from dogdepth.layout import write_nyu
 from dogdepth.predict import Prediction
 from dogdepth.rooms import Rooms, render_room
 
@@ -540,11 +540,11 @@ def test_pack_wants_h5(rooms, tmp_path, refused):
 
 
 def test_get_hands_over_the_folder(tmp_path, monkeypatch, capsys):
-    import dogdepth.nyu
+    import dogdepth.download
     asked = []
-    monkeypatch.setattr(dogdepth.nyu, "fetch_labeled", lambda to: (asked.append(to), Path(to) / "f.mat")[1])
+    monkeypatch.setattr(dogdepth.download, "fetch_labeled", lambda to: (asked.append(to), Path(to) / "f.mat")[1])
     assert main(["data", "get", "labeled", "--to", str(tmp_path)]) == 0 and asked == [str(tmp_path)]
-    monkeypatch.setattr(dogdepth.nyu, "fetch_labeled", lambda to: (_ for _ in ()).throw(OSError("the server is away")))
+    monkeypatch.setattr(dogdepth.download, "fetch_labeled", lambda to: (_ for _ in ()).throw(OSError("the server is away")))
     assert main(["data", "get", "labeled"]) == 1
     assert capsys.readouterr().err == "dogdepth data get: the server is away\n"
 

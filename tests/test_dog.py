@@ -19,7 +19,7 @@ from skimage.filters import difference_of_gaussians
 
 import dogdepth.focus
 from dogdepth.blur import LEAST, gaussian_blur, gaussian_taps
-from dogdepth.depth import read_image
+from dogdepth.files import read_image
 from dogdepth.dog import (
     MEASURES, _blur_matrix, _reflect, disc, focus_points, focus_scores, focus_sigma, literal_dog, literal_scores, modified_dog,
     modified_dog_batch, network_planes, results_file, stack_dog, to_grey,

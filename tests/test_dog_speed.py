@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dogdepth import dog
 from dogdepth.blur import _reach, _rounded_blur, gaussian_blur
-from dogdepth.depth import read_image
+from dogdepth.files import read_image
 from dogdepth.dog import (
     MEASURES, _batch_dog, focus_scores, focus_sigma, literal_scores, modified_dog, modified_dog_batch, stack_dog, to_grey,
 )

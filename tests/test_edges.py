@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogdepth.depth import Camera, read_depth, read_image
+from dogdepth.depth import Camera, read_depth
+from dogdepth.files import read_image
 from dogdepth.edges import (
     edge_row,
     fill_nearest,
@@ -23,7 +24,8 @@ from dogdepth.edges import (
     steepen,
     work_size,
 )
-from dogdepth.metrics import abs_rel, boundary_f1
+from dogdepth.metrics import abs_rel
+from dogdepth.shape import boundary_f1
 from dogdepth.rooms import render_room
 
 ROOT = Path(__file__).resolve().parents[1]

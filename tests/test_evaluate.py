@@ -9,7 +9,8 @@ import pytest
 
 from dogdepth.depth import NYU_CAMERA, valid_mask, write_depth
 from dogdepth.evaluate import PROTOCOLS, Evaluation, FixedDepth, FloorPlane, bootstrap_interval, evaluate, evaluate_protocols, t_interval
-from dogdepth.metrics import METRICS, average_metrics, boundary_f1, cloud_distances, crop_mask, depth_clouds, depth_metrics, floor_plane, fscore
+from dogdepth.metrics import METRICS, average_metrics, crop_mask, depth_metrics, floor_plane
+from dogdepth.shape import boundary_f1, cloud_distances, depth_clouds, fscore
 from dogdepth.predict import Prediction
 from dogdepth.rooms import render_room
 from dogdepth.sets import kind_of, learned_rooms, seen_frames
@@ -230,7 +231,7 @@ def test_items_without_names_get_numbers():
 
 def kaggle(root, scenes=("bedroom_0014", "bedroom_0004", "kitchen_0052", "den_0001")):
     "A training list of tiny frames under the names of rooms."
-    from dogdepth.nyu import write_nyu
+    from dogdepth.layout import write_nyu
     from dogdepth.rooms import Rooms
     write_nyu([r | dict(scene=s) for r, s in zip(Rooms(len(scenes), 48, 64), scenes)], root)
     (root / "val_scenes.txt").write_text("bedroom_0014\nkitchen_0052\n")
@@ -238,7 +239,8 @@ def kaggle(root, scenes=("bedroom_0014", "bedroom_0004", "kitchen_0052", "den_00
 
 
 def test_the_protocol_says_how_the_split_was_made(tmp_path):
-    from dogdepth.nyu import NYUDepth, pack
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.archive import pack
     root, flat = kaggle(tmp_path), FixedDepth(np.full((2, 2), 3.0))
     made = lambda ds: (lambda e: ({k: e.protocol.get(k) for k in ("split", "split_by", "split_seed")}, str(e)))(evaluate(flat, ds, progress=False))  # noqa: E731
     for how, want, said in ((dict(split="val"), ("val", "scene", None), "split val by scene;"), (dict(split="val", split_by="frame", seed=7), ("val", "frame", 7), "split val by frame (seed 7);"),
@@ -246,7 +248,7 @@ def test_the_protocol_says_how_the_split_was_made(tmp_path):
         ds = NYUDepth(root, **how)
         got, text = made(ds)
         assert tuple(got.values()) == want and said in text
-        from dogdepth.nyu import PackedDepth
+        from dogdepth.archive import PackedDepth
         packed = PackedDepth(pack(ds, tmp_path / f"{want[0]}-{want[1]}.h5", progress=False))
         got, text = made(packed)
         assert tuple(got.values()) == (*want[:2], None) and f"split {want[0]}{' by '+want[1] if want[1] else ''};" in text
@@ -283,7 +285,8 @@ def test_interval_arguments():
 # --- what the weights learned from
 
 def test_frames_that_the_weights_learned_from_are_known_by_their_rooms(tmp_path):
-    from dogdepth.nyu import NYUDepth, PackedDepth, pack
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.archive import PackedDepth, pack
     from dogdepth.rooms import Rooms
     root = kaggle(tmp_path)
     names = ("default", "twin", "runs/mine")
@@ -300,7 +303,8 @@ def test_frames_that_the_weights_learned_from_are_known_by_their_rooms(tmp_path)
 
 
 def test_learned_rooms_are_those_of_the_list(data):
-    from dogdepth.nyu import NYUDepth, place
+    from dogdepth.nyu import NYUDepth
+    from dogdepth.layout import place
     train, val = ({place(s) for s in NYUDepth(data / "nyu", split=k).scenes} for k in ("train", "val"))
     assert learned_rooms("twin") == train and learned_rooms() == train | val and learned_rooms("x") == set()
 
@@ -748,7 +752,7 @@ def test_the_twin_does_what_the_card_says(data):
     "All 105 validation frames: the row of the model card, to the last printed digit, and README's three numbers with it."
     import re
 
-    from dogdepth.attention import WEIGHTS
+    from dogdepth.weights import WEIGHTS
     from dogdepth.nyu import NYUDepth
     from dogdepth.predict import Predictor
     s = evaluate(Predictor("twin"), NYUDepth(data / "nyu", split="val"), progress=False).summary

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-import dogdepth.nyu as nyu
-from dogdepth.depth import NYU_CAMERA, NYU_MAX_M, Camera, default_camera, read_depth, read_image
-from dogdepth.nyu import (
-    DEFECTS, LISTS, SAMPLES, FolderDepth, NYUDepth, NYULabeled, PackedDepth, check_dataset, fetch, fetch_labeled, fingerprint,
-    nearest_pairs, nyu_levels, pack, pair_files, place, read_list, resize_item, sample_frames, times_s, val_places, write_nyu,
-)
+from dogdepth.depth import NYU_CAMERA, Camera, default_camera, read_depth
+from dogdepth.files import NYU_MAX_M, read_image
+from dogdepth.doctor import DEFECTS, SAME_PICTURE, fingerprint
+from dogdepth.nyu import LISTS, SAMPLES, FolderDepth, NYUDepth, NYULabeled, check_dataset, read_list, resize_item
+from dogdepth.nyu import sample_frames
+from dogdepth.archive import PackedDepth, pack
+from dogdepth.download import LABELED, SPLITS, fetch, fetch_labeled
+from dogdepth.pairing import nearest_pairs, pair_files, times_s
+from dogdepth.layout import _bar, nyu_levels, place, val_places, write_nyu
 
 H, W = 48, 64
 
@@ -375,7 +379,7 @@ def test_a_forked_child_gets_a_handle_of_its_own(mat, monkeypatch):
     ds = NYULabeled(mat[0], split="all")
     first = ds.file
     assert ds.file is first
-    monkeypatch.setattr(nyu.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     assert ds.file is not first and ds._pid == -1
 
 
@@ -631,8 +635,8 @@ def test_fingerprint_knows_a_copy(quality):
     for seed in range(5):
         img = picture(seed, 120, 160)
         copy = cv2.imdecode(cv2.imencode(".jpg", img, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
-        assert np.bitwise_count(fingerprint(img) ^ fingerprint(copy)).sum() <= nyu.SAME_PICTURE
-        assert np.bitwise_count(fingerprint(img) ^ fingerprint(cv2.resize(img, (320, 240)))).sum() <= nyu.SAME_PICTURE
+        assert np.bitwise_count(fingerprint(img) ^ fingerprint(copy)).sum() <= SAME_PICTURE
+        assert np.bitwise_count(fingerprint(img) ^ fingerprint(cv2.resize(img, (320, 240)))).sum() <= SAME_PICTURE
         other = picture(seed + 1, 120, 160)
         assert np.bitwise_count(fingerprint(img) ^ fingerprint(other)).sum() > 60
 
@@ -1062,7 +1066,7 @@ def test_fetch_gives_up_with_a_reason(serve, tmp_path):
 
 def test_fetch_looks_at_the_disk_first(serve, tmp_path, monkeypatch):
     s = serve({"/f.bin": BODY})
-    monkeypatch.setattr(nyu.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: type("U", (), dict(free=1000)))
     with pytest.raises(OSError, match="GB free, .* GB are needed"):
         fetch(s.url(), tmp_path / "f.bin", len(BODY), SHA, progress=False)
     assert len(s.asked) == 1 and not list(tmp_path.iterdir())
@@ -1099,17 +1103,17 @@ def test_fetch_labeled_gets_both_files(serve, tmp_path, capsys):
 
 
 def test_official_addresses():
-    assert nyu.LABELED["size"] == 2972037809 and len(nyu.LABELED["sha256"]) == 64 and len(nyu.SPLITS["md5"]) == 32
-    assert nyu.LABELED["url"].endswith("/nyu_depth_v2_labeled.mat") and nyu.SPLITS["url"].endswith("/splits.mat")
+    assert LABELED["size"] == 2972037809 and len(LABELED["sha256"]) == 64 and len(SPLITS["md5"]) == 32
+    assert LABELED["url"].endswith("/nyu_depth_v2_labeled.mat") and SPLITS["url"].endswith("/splits.mat")
 
 
 def test_bar_keeps_one_line_and_may_start_in_the_middle(capsys):
-    bar = nyu._bar("x", 10, "frames")
+    bar = _bar("x", 10, "frames")
     for i in (4, 7, 10):
         bar(i)
     text = capsys.readouterr().err
     assert text.startswith("\r") and text.count("\n") == 1 and "10/10" in text
-    nyu._bar("x", 10, "frames", show=False)(10)
+    _bar("x", 10, "frames", show=False)(10)
     assert capsys.readouterr().err == ""
 
 

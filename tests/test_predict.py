@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 import dogdepth
-from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
+from dogdepth.weights import CANONICAL_FOCAL
+from dogdepth.attention import DepthUNet
 from dogdepth.depth import NYU_CAMERA, Camera
 from dogdepth.dog import stack_dog
 from dogdepth.photos import as_rgb, exif_focal, load_photo, photo_notes

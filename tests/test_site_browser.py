@@ -313,7 +313,8 @@ def test_figures_turn_from_disk(engine, site):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["motorcycle", "room"])
 def test_the_network_in_the_page_answers_as_python(engine, whole_site, name):
-    from dogdepth.depth import Camera, read_image
+    from dogdepth.depth import Camera
+    from dogdepth.files import read_image
     from dogdepth.predict import Predictor
     about = json.loads((whole_site / "site/model/model.json").read_text())
     cam = next(s["camera"] for s in about["samples"] if s["name"] == name)

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
-from dogdepth.attention import CANONICAL_FOCAL, DepthUNet
+from dogdepth.weights import CANONICAL_FOCAL
+from dogdepth.attention import DepthUNet
 from dogdepth.train import EMA, Frames, Run, Subset, TrainConfig, amp_dtype, answer_at, end_epoch, epoch_batches
 from dogdepth.train import fit, fitting_focal, laplace_nll, load_checkpoint, loss_of, lr_at, make_datasets
 from dogdepth.train import make_optimizer, recompute_blocks, save_checkpoint, size_at, train_step, validate
@@ -331,7 +332,7 @@ def test_limit_and_defaults_without_data(tmp_path, monkeypatch, rooms):
 
 @pytest.mark.parametrize("split_by", ["scene", "frame"])
 def test_packed_file_splits_without_overlap(tmp_path, split_by):
-    from dogdepth.nyu import pack
+    from dogdepth.archive import pack
 
     items = [dict(render_room(i // 2, 24, 32), name=f"f{i}") for i in range(20)]
     path = pack(items, tmp_path / "p.h5", progress=False)

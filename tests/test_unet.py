@@ -8,7 +8,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dogdepth.unet import ACTS, Ledger, UNet, conv_block, decode, least_ms, machine_rates, network_cost, resize_like
+from dogdepth.unet import ACTS, UNet, conv_block, decode, resize_like
+from dogdepth.cost import Ledger, least_ms, machine_rates, network_cost
 
 
 def gflop(net, *size):

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dogdepth.attention import DepthUNet
 from dogdepth.rooms import render_room
 from dogdepth.timing import write_results
-from dogdepth.train import Frames, Run, TrainConfig, augment, augment_batch, loss_of, numbers
-from dogdepth.unet import Kept
+from dogdepth.train import Frames, Run, TrainConfig, augment_batch, loss_of
+from dogdepth.augment import augment, numbers
+from dogdepth.cost import Kept
 from dogdepth.v100 import (
     CARDS, Card, Op, Tape, bench_pipeline, format_training, measured_peak, memory, op_seconds, plan, step_seconds, tape,
 )

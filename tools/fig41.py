@@ -19,10 +19,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dogdepth.attention import DepthUNet
-from dogdepth.depth import atomic_write, valid_mask
+from dogdepth.atomic import atomic_write
+from dogdepth.depth import valid_mask
 from dogdepth.losses import DepthLoss
 from dogdepth.metrics import depth_metrics
-from dogdepth.nyu import nyu_levels
+from dogdepth.layout import nyu_levels
 from dogdepth.train import TrainConfig, answer_at, fit, make_datasets, write_log
 
 ROOMS = (3, 24, 32, 101)  # validation frames whose answers are kept as pictures

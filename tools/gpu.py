@@ -160,7 +160,7 @@ def sheets():
 def ceiling(name, tf32, tiny):
     "The `Card` of this name where its data sheet is known, else one whose ceilings are measured now."
     import torch
-    from dogdepth.unet import machine_rates
+    from dogdepth.cost import machine_rates
     from dogdepth.v100 import Card
     known = next((c for k, c in sheets().items() if k in name), None)
     if known:
@@ -182,7 +182,7 @@ def part_card(table, scale, who, work):
     "Matrix products and copies: what this card reaches at best."
     import torch
     from dogdepth.timing import bench
-    from dogdepth.unet import machine_rates
+    from dogdepth.cost import machine_rates
 
     def product(dtype, tf32):
         set_tf32(tf32)
@@ -434,7 +434,7 @@ def part_answers(table, scale, who, work):
 def part_rooms(table, scale, who, work):
     "Rooms rendered on the processor and packed: what the two trainings see."
     import torch
-    from dogdepth.nyu import pack
+    from dogdepth.archive import pack
     from dogdepth.rooms import Rooms
     from dogdepth.train import Subset
 
@@ -456,7 +456,7 @@ def part_rooms(table, scale, who, work):
 
 def rooms(work):
     "What `part_rooms` left: rooms to train on, rooms to judge by."
-    from dogdepth.nyu import PackedDepth
+    from dogdepth.archive import PackedDepth
     if not (work / "train.h5").exists():
         raise FileNotFoundError("no rooms: the part 'rooms' failed or was left out")
     return PackedDepth(work / "train.h5"), PackedDepth(work / "valid.h5")
@@ -692,7 +692,7 @@ class Runner:
 
     def summary(self, parts):
         "summary.md: every table of this run under a line that names the machine."
-        from dogdepth.depth import atomic_write
+        from dogdepth.atomic import atomic_write
         w = self.who
         head = f"{w['card']}, {w['cores']} cores; torch {w['torch']}, CUDA {w['cuda'] or 'none'}; "
         head += f"commit {w['commit'] or 'unknown'}, {w['date']}"
