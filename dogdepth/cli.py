@@ -874,13 +874,15 @@ def serve_flags(p):
     p.add_argument('--prefix', default='', metavar='PATH', help='the path the page lives under at the proxy, such as /depth')
     p.add_argument('--data-dir', metavar='DIR', help="folder for visitors' files while the server runs (default: in the system's temporary folder)")
     model_flags(p)
-    from dogdepth.app import Limits
+    from dogdepth.uploads import Limits
     add_fields(p.add_argument_group('limits'), Limits)
 
 def do_serve(a):
     from dataclasses import fields
     from functools import partial
-    from dogdepth.app import Limits, create_app, serve
+    from dogdepth.uploads import Limits
+    from dogdepth.app import create_app
+    from dogdepth.server import serve
     from dogdepth.predict import Predictor
     if not 0<=a.port<=65535: raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
     limits = Limits(**{f.name:getattr(a,f.name) for f in fields(Limits) if hasattr(a,f.name)})

@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['CARDS', 'TRIALS', 'Op', 'flops', 'Layers', 'Tape', 'tape', 'measured_peak', 'memory', 'Card', 'op_seconds',
-           'step_seconds', 'this_card', 'timed_step', 'bench_training', 'format_training', 'plan', 'bench_pipeline']
+           'step_seconds', 'this_card', 'timed_step', 'bench_training', 'format_training', 'plan']
 
 # %% ../nbs/11_v100.ipynb #c002
-import os, time, weakref
+import os, weakref
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 import numpy as np, torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 from .timing import CLOCKS, Timing, environment, write_results
 from .cost import machine_rates
-from .augment import Frames, augment_batch, size_at
+from .augment import size_at
 from .train import Run, loss_of, make_loss, make_optimizer, train_step
 from .recipe import TrainConfig
 from .distributed import recompute_blocks
@@ -185,30 +183,3 @@ def plan(cfg:TrainConfig, card:Card, per_hour:float, frames:int=0, share:float=1
     seconds = sum(k*n*step_seconds(tapes[s], card)/tapes[s].images for s,k in sizes.items())/share
     flop = sum(k*n*sum(o.flop for o in tapes[s].ops)/tapes[s].images for s,k in sizes.items())
     return dict(exaflop=flop/1e18, gb=memory(cfg, tapes[max(tapes)])['total'], images_per_s=cfg.epochs*n/seconds, hours=seconds/3600, price=seconds/3600*per_hour)
-
-# %% ../nbs/11_v100.ipynb #c069
-def bench_pipeline(items, out=None, rounds:int=3, size=(480,640))->list: # `items`: files behind a data set, an NYUDepth
-    "Images a second, on one core, of every stage between the file and the network."
-    import cv2, tempfile
-    from dogdepth.attention import network_input
-    from dogdepth.archive import PackedDepth, pack
-    from dogdepth.mixtures import Subset
-    from dogdepth.augment import augment
-    n,cfg = min(len(items), 12),TrainConfig(height=size[0], width_px=size[1], cut_depth=0.)
-    few = Subset(items, np.linspace(0, len(items)-1, n).astype(int)); held = [few[i] for i in range(n)]; rng = np.random.default_rng(0)
-    old = cv2.getNumThreads(),torch.get_num_threads(); cv2.setNumThreads(1); torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as tmp:
-            packed = PackedDepth(pack(few, Path(tmp)/'few.h5', size, progress=False)); frames = Frames(held, replace(cfg, augment_on='device'), 0)
-            raw = torch.utils.data.default_collate([frames[i] for i in range(n)])[:3]
-            stages = {'read JPEG and PNG':lambda: [few[i] for i in range(n)], 'read the packed file':lambda: [packed[i] for i in range(n)],
-                      'augment (OpenCV)':lambda: [augment(it, cfg, rng, size) for it in held], 'DoG and six channels':lambda: [network_input(it['image']) for it in held],
-                      'tensors of bytes, for the device':lambda: [frames[i] for i in range(n)], 'augment and DoG as a batch (torch)':lambda: augment_batch(*raw, size, cfg)}
-            ms = {k:[] for k in stages}
-            for r in range(rounds+1):
-                for k,f in stages.items(): t = time.process_time(); f(); ms[k] += [1e3*(time.process_time()-t)/n]*(r>0)
-            packed.close()
-    finally: cv2.setNumThreads(old[0]); torch.set_num_threads(old[1])
-    rows = [dict(table='pipeline', bs=n, clock='cpu', size=f'{size[0]}x{size[1]}', **Timing(k, tuple(v)).row(), images_per_s=1e3/float(np.median(v)), **environment()) for k,v in ms.items()]
-    if out is not None: write_results(rows, out, 'training')
-    return rows

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dogdepth import ablation as A
+from dogdepth import ablation as A, arms, intervals, study
 from dogdepth.depth import Camera
 from dogdepth.metrics import METRICS
 from dogdepth.train import Frames, TrainConfig, make_loss, write_log
@@ -24,58 +24,58 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def said(name):
-    mine, its = asdict(A.study_config(name)), asdict(A.study_config(A.ARMS[name].control))
+    mine, its = asdict(arms.study_config(name)), asdict(arms.study_config(arms.ARMS[name].control))
     return {k: v for k, v in mine.items() if v != its[k]}
 
 
 # --- arms
 
-@pytest.mark.parametrize("name", A.ARMS)
+@pytest.mark.parametrize("name", arms.ARMS)
 def test_an_arm_differs_from_its_control_in_what_it_says_and_in_nothing_else(name):
-    arm = A.ARMS[name]
+    arm = arms.ARMS[name]
     if arm.control:
         assert arm.change and said(name) == arm.change
-        assert A.ARMS[arm.control].control in ("", "base"), "a control of a control of a control"
+        assert arms.ARMS[arm.control].control in ("", "base"), "a control of a control of a control"
     else:
         assert name in ("base", "report", "f/2.8", "f/8", "open lens", "pinhole", "walks")
-    assert set(arm.change) <= {f.name for f in fields(A.StudyConfig)}
-    assert A.study_config(name, 7).seed == 7 and A.study_config(name) == A.study_config(name, 0)
+    assert set(arm.change) <= {f.name for f in fields(arms.StudyConfig)}
+    assert arms.study_config(name, 7).seed == 7 and arms.study_config(name) == arms.study_config(name, 0)
 
 
 def test_no_two_arms_are_the_same_and_budgets_are_equal():
-    cfgs = {a: asdict(A.study_config(a)) for a in A.ARMS}
+    cfgs = {a: asdict(arms.study_config(a)) for a in arms.ARMS}
     assert len({str(c) for c in cfgs.values()}) == len(cfgs)
-    for a, arm in A.ARMS.items():
+    for a, arm in arms.ARMS.items():
         if arm.control:
             for k in ("epochs", "bs", "height", "width_px", "flip", "colour", "zoom", "ema"):
                 assert cfgs[a][k] == cfgs[arm.control][k], f"{a} has another {k}"
-    assert A.study_config("base").dog and A.study_config("base").arch == "light" and A.study_config("base").pretrained
-    assert set(A.MAIN) | set(A.REPORT) | set(A.LENSES) == set(A.ARMS) == {a for f in A.FAMILIES.values() for a in f}
+    assert arms.study_config("base").dog and arms.study_config("base").arch == "light" and arms.study_config("base").pretrained
+    assert set(arms.MAIN) | set(arms.REPORT) | set(arms.LENSES) == set(arms.ARMS) == {a for f in arms.FAMILIES.values() for a in f}
 
 
 def test_unknown_arms_and_frames_are_refused():
     with pytest.raises(ValueError, match="no arm 'no dog': expected one of base, no DoG"):
-        A.study_config("no dog")
+        arms.study_config("no dog")
     with pytest.raises(ValueError, match="frames should be nyu, walks"):
-        A.study_frames(A.study_config("base", frames="kitti"))
+        study.study_frames(arms.study_config("base", frames="kitti"))
 
 
 def test_the_losses_of_the_ladder():
     g = torch.Generator().manual_seed(0)
     pred, target = torch.rand(2, 1, 16, 16, generator=g) * 4 + 1, torch.rand(2, 1, 16, 16, generator=g) * 4 + 1
     m = target > 2
-    total, parts = A.study_loss(A.study_config("four terms"))(pred, target, m)
+    total, parts = arms.study_loss(arms.study_config("four terms"))(pred, target, m)
     assert total == make_loss(TrainConfig(loss="report"))(pred, target, m)[0]
     weights = dict(depth=1, grad_global=1, grad_grid=.3, ssim=1)
     for name, terms in (("L1 alone", ["depth"]), ("L1, global", ["depth", "grad_global"]), ("L1, global, grid", ["depth", "grad_global", "grad_grid"])):
-        assert torch.isclose(A.study_loss(A.study_config(name))(pred, target, m)[0], sum(weights[t] * parts[t] for t in terms))
-    wrong, wparts = A.study_loss(A.study_config("SSIM upside down"))(pred, target, m)
+        assert torch.isclose(arms.study_loss(arms.study_config(name))(pred, target, m)[0], sum(weights[t] * parts[t] for t in terms))
+    wrong, wparts = arms.study_loss(arms.study_config("SSIM upside down"))(pred, target, m)
     assert torch.isclose(wrong, total - parts["ssim"] + 1 - parts["ssim"]) and torch.isclose(wparts["ssim"], 1 - parts["ssim"])
     p = pred.clone().requires_grad_()
-    slope = lambda name: torch.autograd.grad(A.study_loss(A.study_config(name))(p, target, m)[0], p)[0]  # noqa: E731
+    slope = lambda name: torch.autograd.grad(arms.study_loss(arms.study_config(name))(p, target, m)[0], p)[0]  # noqa: E731
     rest = slope("L1, global, grid")
     assert torch.allclose(slope("SSIM upside down") - rest, -(slope("four terms") - rest), atol=1e-7), "the wrong sign descends on the match"
-    assert type(A.study_loss(A.study_config("base"))) is type(make_loss(TrainConfig()))
+    assert type(arms.study_loss(arms.study_config("base"))) is type(make_loss(TrainConfig()))
 
 
 # --- frames
@@ -84,7 +84,7 @@ def test_shuffled_dog_keeps_the_photo_and_takes_another_photos_dog():
     rng = np.random.default_rng(0)
     items = [dict(name=str(i), image=np.kron(rng.integers(0, 255, (8, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8), depth=np.full((64, 96), 2, np.float32), camera=Camera.from_fov(60, 64, 96)) for i in range(6)]
     for epoch in (None, 0, 1):  # when it is scored, and in training
-        own, mixed = (Frames(items, A.study_config(a, height=64, width_px=96), epoch) for a in ("base", "shuffled DoG"))
+        own, mixed = (Frames(items, arms.study_config(a, height=64, width_px=96), epoch) for a in ("base", "shuffled DoG"))
         dogs = [own[i][0][3:] for i in range(6)]
         assert not any(torch.equal(dogs[i], dogs[j]) for i in range(6) for j in range(i))
         for i in range(6):
@@ -97,17 +97,17 @@ def test_shared_rooms_change_no_size_and_score_nothing_they_trained_on():
     toy = lambda kind, rooms, n: [dict(scene=f"{kind}_{r:04d}", name=f"{kind}_{r:04d}/{i}") for r in range(rooms) for i in range(n)]  # noqa: E731
     train, valid = toy("hall", 10, 3), toy("kitchen", 4, 5) + toy("attic", 2, 1)
     for seed in range(5):
-        new, scored = A.share_rooms(train, valid, seed)
+        new, scored = study.share_rooms(train, valid, seed)
         names, kept = [f["name"] for f in new], {v["name"] for v, s in zip(valid, scored) if s}
         assert len(new) == len(train) and len(set(names)) == len(names) and not kept & set(names)
         for r in range(4):
             assert sum(n.startswith(f"kitchen_{r:04d}") for n in names) == 2  # half of five, rounded down
         assert not any(n.startswith("attic") for n in names), "a room with one frame has nothing to share"
-    assert A.share_rooms(train, valid, 0)[1] != A.share_rooms(train, valid, 1)[1]
+    assert study.share_rooms(train, valid, 0)[1] != study.share_rooms(train, valid, 1)[1]
 
 
 def test_rendered_frames_differ_in_the_lens_alone():
-    sharp, blurred = (A.study_frames(A.study_config(a), limit=3) for a in ("pinhole", "open lens"))
+    sharp, blurred = (study.study_frames(arms.study_config(a), limit=3) for a in ("pinhole", "open lens"))
     for s, b in zip(sharp[0] + sharp[1], blurred[0] + blurred[1]):
         assert np.array_equal(s["depth"], b["depth"]) and not np.array_equal(s["image"], b["image"])
     assert not {f["name"] for f in sharp[0]} & {f["name"] for f in sharp[1]}
@@ -118,7 +118,7 @@ def test_three_seeds_score_every_room_of_the_lenses_once(data):
         pytest.skip("needs defocus_indoor")
     masks = []
     for seed in range(3):
-        train, valid, scored = A.study_frames(A.study_config("f/2.8", seed, height=32, width_px=48))
+        train, valid, scored = study.study_frames(arms.study_config("f/2.8", seed, height=32, width_px=48))
         masks.append(scored)
         assert len(train) + sum(scored) == len(valid) and not {f["name"] for f in train} & {v["name"] for v, s in zip(valid, scored) if s}
     assert np.array(masks).sum(0).tolist() == [1] * len(masks[0])
@@ -128,11 +128,11 @@ def test_three_seeds_score_every_room_of_the_lenses_once(data):
 
 @pytest.fixture(scope="module")
 def run():
-    return A.run_arm("pinhole", 0, **TINY)
+    return study.run_arm("pinhole", 0, **TINY)
 
 
 def test_same_seed_same_budget_same_numbers(run):
-    again, other = A.run_arm("pinhole", 0, **TINY), A.run_arm("pinhole", 1, **TINY)
+    again, other = study.run_arm("pinhole", 0, **TINY), study.run_arm("pinhole", 1, **TINY)
     assert [again[k] for k in ("abs_rel", "images", "loss", "curve")] == [run[k] for k in ("abs_rel", "images", "loss", "curve")]
     assert other["images"] != run["images"]
 
@@ -143,41 +143,41 @@ def test_the_mean_of_a_row_is_that_of_its_frames(run):
 
 
 def test_a_run_that_diverges_is_noted_and_kept(tmp_path, monkeypatch):
-    step = A.train_step
+    step = study.train_step
 
     def bursts(run, *batch):
         if run.step == 1 and run.cfg.dog:
             raise FloatingPointError("the loss is nan at step 1")
         return step(run, *batch)
-    monkeypatch.setattr(A, "train_step", bursts)
-    rows = A.run_study(tmp_path / "s.csv", ROOMS, (0, 1), progress=lambda s: None, **TINY | dict(epochs=2))
-    for r in A.read_study(tmp_path / "s.csv"):
+    monkeypatch.setattr(study, "train_step", bursts)
+    rows = study.run_study(tmp_path / "s.csv", ROOMS, (0, 1), progress=lambda s: None, **TINY | dict(epochs=2))
+    for r in study.read_study(tmp_path / "s.csv"):
         bad = r["arm"] == "pinhole"
         assert r["note"].startswith("diverged: the loss is nan") == bad == math.isnan(r["abs_rel"])
     assert set(rows[0]["images"].split()) == {"nan"}
-    assert A.judge(A.read_study(tmp_path / "s.csv"), [dict(frames="pinhole", room="a"), dict(frames="pinhole", room="b")]) == {}
+    assert A.judge(study.read_study(tmp_path / "s.csv"), [dict(frames="pinhole", room="a"), dict(frames="pinhole", room="b")]) == {}
     again = []
-    A.run_study(tmp_path / "s.csv", ROOMS, (0, 1), progress=again.append, **TINY | dict(epochs=2))
+    study.run_study(tmp_path / "s.csv", ROOMS, (0, 1), progress=again.append, **TINY | dict(epochs=2))
     assert not again, "a diverged run is a result, not a gap"
 
 
 def test_a_mistake_before_the_first_step_is_no_divergence():
     with pytest.raises(ValueError, match="cannot fill one batch"):
-        A.run_arm("pinhole", 0, **TINY | dict(limit=4))
+        study.run_arm("pinhole", 0, **TINY | dict(limit=4))
 
 
 def test_jobs_tell_the_main_story_first():
-    jobs = A.study_jobs()
-    assert len(jobs) == len(set(jobs)) == 3 * len(A.ARMS)
+    jobs = study.study_jobs()
+    assert len(jobs) == len(set(jobs)) == 3 * len(arms.ARMS)
     assert jobs[:3] == [("base", 0), ("no DoG", 0), ("shuffled DoG", 0)]
-    assert {a for a, _ in jobs[:3 * len(A.MAIN)]} == set(A.MAIN)
+    assert {a for a, _ in jobs[:3 * len(arms.MAIN)]} == set(arms.MAIN)
 
 
 def test_a_study_of_another_size_is_not_continued(tmp_path, run, monkeypatch):
     write_log(tmp_path / "s.csv", [run])
-    monkeypatch.setattr(A, "run_arm", lambda *a, **k: pytest.fail("it went on"))
+    monkeypatch.setattr(study, "run_arm", lambda *a, **k: pytest.fail("it went on"))
     with pytest.raises(ValueError, match="holds runs at 32x48, this study is at 96x128"):
-        A.run_study(tmp_path / "s.csv", ROOMS)
+        study.run_study(tmp_path / "s.csv", ROOMS)
 
 
 def test_a_half_written_row_is_impossible(tmp_path, run, monkeypatch):
@@ -185,15 +185,15 @@ def test_a_half_written_row_is_impossible(tmp_path, run, monkeypatch):
     out = tmp_path / "s.csv"
     write_log(out, [run])
     before = out.read_bytes()
-    monkeypatch.setattr(A, "run_arm", lambda a, s, **kw: run | dict(arm=a, seed=s))
+    monkeypatch.setattr(study, "run_arm", lambda a, s, **kw: run | dict(arm=a, seed=s))
     for name in ("fsync", "replace"):
         with monkeypatch.context() as m:
             m.setattr(os, name, lambda *a: (_ for _ in ()).throw(OSError(28, "no space left")))
             with pytest.raises(OSError, match="no space"):
-                A.run_study(out, ROOMS, (0,), **TINY)
+                study.run_study(out, ROOMS, (0,), **TINY)
         assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["s.csv"]
-    A.run_study(out, ROOMS, (0,), progress=lambda s: None, **TINY)
-    assert [(r["arm"], r["seed"]) for r in A.read_study(out)] == [("pinhole", 0), ("pinhole, no DoG", 0)]
+    study.run_study(out, ROOMS, (0,), progress=lambda s: None, **TINY)
+    assert [(r["arm"], r["seed"]) for r in study.read_study(out)] == [("pinhole", 0), ("pinhole, no DoG", 0)]
 
 
 def alive(pid):
@@ -206,7 +206,7 @@ def alive(pid):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_a_study_killed_with_its_workers_at_work_goes_on(tmp_path):
     out, todo = tmp_path / "s.csv", TINY | dict(arms=("pinhole",), seeds=tuple(range(40)), workers=2)
-    code = f"from dogdepth.ablation import run_study; run_study({str(out)!r}, **{todo!r})"
+    code = f"from dogdepth.study import run_study; run_study({str(out)!r}, **{todo!r})"
     p = subprocess.Popen([sys.executable, "-c", code], env=os.environ | dict(OMP_NUM_THREADS="1"), stdout=subprocess.DEVNULL)
     end = time.time() + 120
     while not out.exists() and time.time() < end and p.poll() is None:
@@ -218,13 +218,13 @@ def test_a_study_killed_with_its_workers_at_work_goes_on(tmp_path):
     while any(map(alive, children)) and time.time() < end:
         time.sleep(.02)
     assert not any(map(alive, children)), "workers lived on"
-    rows = A.read_study(out)
+    rows = study.read_study(out)
     assert 0 < len(rows) < 40 and all(r["images"] and r["date"] for r in rows)
     have, again = {r["seed"] for r in rows}, []
     few = tuple(sorted(have)) + tuple(s for s in range(40) if s not in have)[:1]
-    rows = A.run_study(out, **todo | dict(seeds=few, workers=0), progress=again.append)
+    rows = study.run_study(out, **todo | dict(seeds=few, workers=0), progress=again.append)
     assert len(again) == 1 and sorted(r["seed"] for r in rows) == sorted(few)
-    worker, here = rows[0], A.run_arm("pinhole", rows[0]["seed"], **TINY)
+    worker, here = rows[0], study.run_arm("pinhole", rows[0]["seed"], **TINY)
     assert worker["images"] == here["images"], "a worker's run is the same run"
 
 
@@ -249,16 +249,16 @@ def test_the_common_spread_is_that_of_a_two_way_analysis():
     x = np.random.default_rng(1).normal(.2, .01, (5, 3)) + np.array([.0, .03, -.02])
     rows = fake(x)
     left = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
-    sd, df = A.chance(rows, A.FAMILIES["light"], "base")
+    sd, df = intervals.chance(rows, arms.FAMILIES["light"], "base")
     assert df == 8 and math.isclose(sd, ((left**2).sum() / 8)**.5, rel_tol=1e-6)
-    two = A.chance(rows[:6], A.FAMILIES["light"], "base")  # two arms: the paired t test's spread
+    two = intervals.chance(rows[:6], arms.FAMILIES["light"], "base")  # two arms: the paired t test's spread
     assert math.isclose(two[0], np.std(x[1] - x[0], ddof=1) / 2**.5, rel_tol=1e-6) and two[1] == 2
     more = rows + fake([[.9]], arms=["no gates"])  # a lonely run says nothing about chance
-    assert np.allclose(A.chance(more, A.FAMILIES["light"], "base"), (sd, df))
+    assert np.allclose(intervals.chance(more, arms.FAMILIES["light"], "base"), (sd, df))
     gone = [dict(r, images=" ".join(["nan"] * 6)) if (r["arm"], r["seed"]) == ("no DoG", 1) else r for r in rows]
-    assert math.isfinite(A.chance(gone, A.FAMILIES["light"], "base")[0]) and A.chance(gone, A.FAMILIES["light"], "base")[1] == 7
+    assert math.isfinite(intervals.chance(gone, arms.FAMILIES["light"], "base")[0]) and intervals.chance(gone, arms.FAMILIES["light"], "base")[1] == 7
     with pytest.raises(ValueError, match="two arms that share two seeds, got 1 runs"):
-        A.chance(rows[:1], ["base"], "base")
+        intervals.chance(rows[:1], ["base"], "base")
 
 
 def test_chance_is_measured_on_the_frames_that_an_arm_is_scored_on():
@@ -266,8 +266,8 @@ def test_chance_is_measured_on_the_frames_that_an_arm_is_scored_on():
     part = fake([[.1, .1, .1]], arms=["rooms shared"])
     masked = [r | dict(images=" ".join(v if i < 3 else "-" for i, v in enumerate(r["images"].split()))) for r in part]
     cut = [r | dict(images=" ".join(r["images"].split()[:3])) for r in rows + part]
-    assert np.allclose(A.chance(rows + masked, A.FAMILIES["light"], "rooms shared"), A.chance(cut, A.FAMILIES["light"], "rooms shared"))
-    assert A.chance(rows + masked, A.FAMILIES["light"], "base") == A.chance(rows, A.FAMILIES["light"], "base")
+    assert np.allclose(intervals.chance(rows + masked, arms.FAMILIES["light"], "rooms shared"), intervals.chance(cut, arms.FAMILIES["light"], "rooms shared"))
+    assert intervals.chance(rows + masked, arms.FAMILIES["light"], "base") == intervals.chance(rows, arms.FAMILIES["light"], "base")
 
 
 def test_judge_against_scipy():
@@ -279,7 +279,7 @@ def test_judge_against_scipy():
         assert np.allclose((o["mean"] - h, o["mean"] + h), want.confidence_interval(), rtol=1e-5)
     x = np.random.default_rng(4).normal(.2, .01, (6, 3))
     for name, o in A.judge(fake(x), FRAMES).items():
-        i = list(A.FAMILIES["light"]).index(name)
+        i = list(arms.FAMILIES["light"]).index(name)
         assert np.allclose(o["own"], np.diff(stats.ttest_1samp(x[i] - x[0], 0).confidence_interval())[0] / 2, rtol=1e-5)
 
 
@@ -295,11 +295,11 @@ def test_rooms_interval_is_that_of_the_evaluation_chapter():
     rng = np.random.default_rng(6)
     d, rooms = rng.normal(.01, .02, 40), [f"room_{i:04d}" for i in rng.integers(0, 12, 40)]
     ev = Evaluation(protocol=dict(average="image"), summary={}, images=[dict.fromkeys((*METRICS, "log_bias"), float(v)) | dict(name=str(i), scene=r, n=1) for i, (r, v) in enumerate(zip(rooms, d))])
-    assert np.allclose(A.over_rooms(d, rooms, n=20_000), bootstrap_interval(ev, n=20_000), atol=4e-4)
+    assert np.allclose(intervals.over_rooms(d, rooms, n=20_000), bootstrap_interval(ev, n=20_000), atol=4e-4)
     holes = np.concatenate([d, [np.nan, np.nan]])
-    assert A.over_rooms(holes, rooms + ["room_0001", "room_9999"]) == A.over_rooms(d, rooms)
+    assert intervals.over_rooms(holes, rooms + ["room_0001", "room_9999"]) == intervals.over_rooms(d, rooms)
     with pytest.raises(ValueError, match="at least two rooms"):
-        A.over_rooms([.1, .2], ["a", "a"])
+        intervals.over_rooms([.1, .2], ["a", "a"])
 
 
 def test_rooms_interval_is_about_the_mean_that_is_reported():
@@ -313,26 +313,26 @@ def test_rooms_interval_is_about_the_mean_that_is_reported():
         w = times[np.searchsorted(names, rooms)]
         with np.errstate(invalid="ignore"):
             means.append(np.nanmean([(w[ok] * x[ok]).sum() / w[ok].sum() for x in d for ok in [~np.isnan(x)]]))
-    assert np.allclose(A.over_rooms(d, rooms, n=500), np.percentile(means, (2.5, 97.5)))
+    assert np.allclose(intervals.over_rooms(d, rooms, n=500), np.percentile(means, (2.5, 97.5)))
     full = rng.normal(.01, .02, (3, 24))
-    assert np.allclose(A.over_rooms(full, rooms), A.over_rooms(full.mean(0), rooms)), "all frames scored: the mean over seeds may come first"
+    assert np.allclose(intervals.over_rooms(full, rooms), intervals.over_rooms(full.mean(0), rooms)), "all frames scored: the mean over seeds may come first"
 
 
 @pytest.mark.parametrize("n, df", [(3, 26), (3, 4), (10, 117)])
 def test_smallest_effect_against_made_up_studies(n, df):
     sd, rng = .01, np.random.default_rng(7)
     se = sd * (2 / n)**.5
-    for true, rate in ((A.smallest_effect(sd, n, df), .8), (A.smallest_effect(sd, n, df, power=.5), .5)):
+    for true, rate in ((intervals.smallest_effect(sd, n, df), .8), (intervals.smallest_effect(sd, n, df, power=.5), .5)):
         t = rng.normal(true, se, 40_000) / (se * (rng.chisquare(df, 40_000) / df)**.5)
         assert abs((abs(t) > stats.t.ppf(.975, df)).mean() - rate) < .01
-    assert A.smallest_effect(sd, n, df, level=.99) > A.smallest_effect(sd, n, df)
+    assert intervals.smallest_effect(sd, n, df, level=.99) > intervals.smallest_effect(sd, n, df)
 
 
 def test_holm_by_hand_and_never_less_than_the_raw_value():
-    assert np.allclose(A.holm([.01, .04, .03]), [.03, .06, .06])
-    assert np.allclose(A.holm([.01, .01, .9, .9]), [.04, .04, 1, 1]) and A.holm([]).size == 0
+    assert np.allclose(intervals.holm([.01, .04, .03]), [.03, .06, .06])
+    assert np.allclose(intervals.holm([.01, .01, .9, .9]), [.04, .04, 1, 1]) and intervals.holm([]).size == 0
     p = np.random.default_rng(8).random(20)
-    h = A.holm(p)
+    h = intervals.holm(p)
     assert (h >= p).all() and (h <= 1).all() and (np.diff(h[np.argsort(p)]) >= 0).all()
 
 
@@ -359,34 +359,34 @@ def test_verdicts_are_rarely_wrong_where_nothing_is():
 
 def test_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
-        A.main(["--out", str(tmp_path / "nowhere" / "s.csv")])
+        study.main(["--out", str(tmp_path / "nowhere" / "s.csv")])
     assert "no such folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        A.main(["--arms", "DoG"])
+        study.main(["--arms", "DoG"])
     assert "invalid choice: 'DoG'" in capsys.readouterr().err
-    monkeypatch.setattr(A, "run_arm", lambda a, s, **kw: dict(arm=a, seed=s, abs_rel=.2, cpu_s=1., size="96x128"))
-    monkeypatch.setattr(A, "frame_rows", lambda: [dict(frames="pinhole", number=0, name="x", room="x")])
-    A.main(["--out", str(tmp_path / "s.csv"), "--arms", "pinhole", "--seeds", "0", "1", "--workers", "0"])
-    assert [r["seed"] for r in A.read_study(tmp_path / "s.csv")] == [0, 1] and "AbsRel 0.2000" in capsys.readouterr().out
-    assert A.read_study(tmp_path / "ablation-frames.csv")[0]["number"] == 0
-    assert A.read_study(tmp_path / "not there.csv") == []
+    monkeypatch.setattr(study, "run_arm", lambda a, s, **kw: dict(arm=a, seed=s, abs_rel=.2, cpu_s=1., size="96x128"))
+    monkeypatch.setattr(study, "frame_rows", lambda: [dict(frames="pinhole", number=0, name="x", room="x")])
+    study.main(["--out", str(tmp_path / "s.csv"), "--arms", "pinhole", "--seeds", "0", "1", "--workers", "0"])
+    assert [r["seed"] for r in study.read_study(tmp_path / "s.csv")] == [0, 1] and "AbsRel 0.2000" in capsys.readouterr().out
+    assert study.read_study(tmp_path / "ablation-frames.csv")[0]["number"] == 0
+    assert study.read_study(tmp_path / "not there.csv") == []
 
 
 def test_costs_say_which_network_is_larger():
-    costs = {c["arm"]: c for c in A.arm_costs(("base", "no DoG", "report, no DoG"), size=(64, 96), n=1)}
-    weights = lambda a: sum(p.numel() for p in A.study_config(a).make(pretrained=False).parameters())  # noqa: E731
+    costs = {c["arm"]: c for c in study.arm_costs(("base", "no DoG", "report, no DoG"), size=(64, 96), n=1)}
+    weights = lambda a: sum(p.numel() for p in arms.study_config(a).make(pretrained=False).parameters())  # noqa: E731
     assert all(c["params"] == weights(a) and c["q25_ms"] <= c["ms"] <= c["q75_ms"] for a, c in costs.items())
     assert costs["base"]["dog_ms"] > 0 == costs["no DoG"]["dog_ms"] and costs["base"]["params"] > costs["no DoG"]["params"]
 
 
 def test_the_stored_study_is_the_study_of_the_code():
-    rows, frames = A.read_study(RESULTS / "ablation-runs.csv"), A.read_study(RESULTS / "ablation-frames.csv")
+    rows, frames = study.read_study(RESULTS / "ablation-runs.csv"), study.read_study(RESULTS / "ablation-frames.csv")
     assert rows and len({(r["arm"], r["seed"]) for r in rows}) == len(rows)
     kinds = {k: sum(f["frames"] == k for f in frames) for k in {f["frames"] for f in frames}}
     params = {}
     for r in rows:
-        cfg = A.study_config(r["arm"], r["seed"])
-        assert (r["control"], r["frames"], r["size"]) == (A.ARMS[r["arm"]].control, cfg.frames, f"{cfg.height}x{cfg.width_px}")
+        cfg = arms.study_config(r["arm"], r["seed"])
+        assert (r["control"], r["frames"], r["size"]) == (arms.ARMS[r["arm"]].control, cfg.frames, f"{cfg.height}x{cfg.width_px}")
         assert len(r["images"].split()) == kinds[cfg.frames.partition(",")[0]]
         shape = (cfg.arch, cfg.width, cfg.dog, cfg.climb, cfg.channel_attention, cfg.spatial_attention)
         params[shape] = params.get(shape) or sum(p.numel() for p in cfg.make(pretrained=False).parameters())
@@ -411,6 +411,6 @@ def test_the_answer_that_never_looks(data):
 
 def test_a_study_that_cannot_be_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="no arm pinhol"):
-        A.run_study(tmp_path / "s.csv", ("pinhol",))
+        study.run_study(tmp_path / "s.csv", ("pinhol",))
     with pytest.raises(FileNotFoundError, match="no folder"):
-        A.run_study(tmp_path / "none" / "s.csv", ROOMS)
+        study.run_study(tmp_path / "none" / "s.csv", ROOMS)

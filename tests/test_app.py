@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +24,14 @@ from app_fakes import Deep, Moody, Slope, Upright, Warner, make_slope
 from PIL import Image
 
 from dogdepth import app as A
-from dogdepth.app import ASSETS, FILES, LANGUAGES, MADE, Limits, Refused, create_app, make_server, sniff, sweep, words
+from dogdepth import store, uploads, workers
+from dogdepth.app import ASSETS, FILES, MADE, Limits, Refused, create_app, sniff, words
+from dogdepth.files import MM16_MAX_M
 from dogdepth.depth import read_depth
 from dogdepth.predict import Prediction, default_camera
+from dogdepth.server import make_server
+from dogdepth.store import sweep
+from dogdepth.uploads import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,7 +124,7 @@ def test_files_open_elsewhere(me, kind, tmp_path):
 def test_a_file_deleted_while_the_shelf_is_counted_weighs_nothing(tmp_path):
     (tmp_path / "there").write_bytes(b"12345")
     listing = SimpleNamespace(iterdir=lambda: iter([tmp_path / "there", tmp_path / "gone"]))
-    item = lambda folder: A.Item("a", "me", folder, {}, "given", ({}, "given"))
+    item = lambda folder: store.Item("a", "me", folder, {}, "given", ({}, "given"))
     assert item(listing).bytes() == item(tmp_path).bytes() == 5
     assert item(tmp_path / "no folder any more").bytes() == 0
 
@@ -142,7 +148,7 @@ def test_fov_comes_with_the_photo_too(client):
 def test_no_depth_of_the_old_lens_beside_the_new_camera(me, monkeypatch):
     client, key, it = me
     url, desk = f"/api/items/{it['id']}", client.application.extensions["dogdepth"]
-    monkeypatch.setattr(desk.bench, "add", lambda item, kind: A.Job(item, kind))  # a queue that does not get to it
+    monkeypatch.setattr(desk.bench, "add", lambda item, kind: store.Job(item, kind))  # a queue that does not get to it
     r = client.patch(url, json={"fov": 90}, headers=key)
     assert r.status_code == 202 and r.json["camera"]["fov_deg"] == pytest.approx(90)
     assert r.json["depth"] is None and r.json["files"]["depth"]["state"] != "done" and r.json["files"]["photo"]["state"] == "done"
@@ -153,7 +159,7 @@ def test_no_depth_of_the_old_lens_beside_the_new_camera(me, monkeypatch):
 @pytest.mark.parametrize("wrong", [dict(side=0), dict(keep_s=-1.0), dict(upload_mb=float("nan")), dict(disk_mb=float("inf")), dict(photos=0), dict(megapixels="50")])
 def test_impossible_limits(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} should be a number"):
-        A.Limits(**wrong)
+        Limits(**wrong)
 
 
 @pytest.mark.parametrize("fov", ["4", "151", "nan", "inf", "x", "", "1e999"])
@@ -355,7 +361,7 @@ def test_brands_of_a_file_of_boxes():
         assert sniff(head) == want, head
 
 
-@pytest.mark.skipif(not A.features.check("avif"), reason="Pillow was built without AVIF")
+@pytest.mark.skipif(not uploads.features.check("avif"), reason="Pillow was built without AVIF")
 def test_avif_is_read_where_pillow_can(client):
     out = io.BytesIO()
     Image.fromarray(np.full((60, 80, 3), 90, np.uint8)).save(out, "AVIF")
@@ -366,15 +372,15 @@ def test_heic_is_read_where_pillow_heif_is(monkeypatch):
     "With a stand-in for pillow-heif: what is asked of it, and that HEIC then counts as readable; without it, a sentence."
     called = []
     monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: called.append(1)))
-    A.readable.cache_clear()
-    assert "HEIC" in A.readable() and called
+    uploads.readable.cache_clear()
+    assert "HEIC" in uploads.readable() and called
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    A.readable.cache_clear()
-    assert "HEIC" not in A.readable()
+    uploads.readable.cache_clear()
+    assert "HEIC" not in uploads.readable()
     with pytest.raises(Refused, match="kind_not_read") as e:
-        A.clean_photo(boxes(b"heic", b"mif1"), Limits())
+        uploads.clean_photo(boxes(b"heic", b"mif1"), Limits())
     assert e.value.sentence() == "HEIC files are not read here. Save it as JPEG, PNG or WebP."
-    A.readable.cache_clear()
+    uploads.readable.cache_clear()
 
 
 def test_sixteen_bit_depth_is_not_a_photo(client):
@@ -409,7 +415,7 @@ def test_bombs_are_refused_by_their_header(client, w, h):
 def test_decoder_has_no_memory_to_waste_and_no_disk():
     code = """if True:
         import tempfile
-        from dogdepth.app import set_up_decoder
+        from dogdepth.workers import set_up_decoder
         set_up_decoder(dict(memory_mb=1500))
         try: bytearray(3 << 30); print("memory")
         except MemoryError: pass
@@ -642,7 +648,7 @@ def test_leftovers_of_a_killed_server_are_swept(tmp_path):
 
 
 def test_a_folder_of_someone_else_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(A.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(store.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"dogdepth-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="belongs to someone else: pass data_dir="):
@@ -701,7 +707,7 @@ def test_a_file_gets_two_decoders_and_no_third(tmp_path):
 
     def call(*args, **how):
         if next(deaths):
-            raise A.Died()
+            raise workers.Died()
         return real(*args, **how)
     h.call = call
     assert post(c).status_code == 200
@@ -758,7 +764,7 @@ def test_both_languages_say_the_same_things():
             assert places[0] == places[1], (part, k)
             assert text.strip() and ko[part][k].strip()
     assert sum(bool(re.search("[가-힣]", t)) for p in ko.values() for t in p.values()) > 90
-    assert "5,000만 픽셀" in A.Refused(413, "too_large_to_decode", **A.most(A.Limits())).sentence("ko") and "50 million" in A.Refused(413, "too_large_to_decode", **A.most(A.Limits())).sentence()
+    assert "5,000만 픽셀" in Refused(413, "too_large_to_decode", **uploads.most(Limits())).sentence("ko") and "50 million" in Refused(413, "too_large_to_decode", **uploads.most(Limits())).sentence()
 
 
 def test_every_refusal_has_a_sentence_and_every_sentence_a_use():
@@ -937,7 +943,8 @@ def test_depth_png_is_read_by_the_library(me, tmp_path):
 
 def test_work_that_keeps_reporting_is_late_and_heard_too():
     "Progress every 20 ms must not hide the clock, nor the visitor who cancels."
-    from dogdepth.app import Died, Helper
+    from dogdepth.app import Died
+    from dogdepth.workers import Helper
     h = Helper("set_up_decoder", asdict(Limits()))
     try:
         t = time.monotonic()
@@ -952,7 +959,7 @@ def test_work_that_keeps_reporting_is_late_and_heard_too():
 
 def test_a_helper_ended_by_two_at_once_ends_once():
     "Whoever waits for it sees it die and cleans up while the page closes: the line must be closed by one of them only."
-    from dogdepth.app import Helper
+    from dogdepth.workers import Helper
     h = Helper("set_up_decoder", asdict(Limits()))
     h.start()
     line, closed = h.line, []
@@ -987,7 +994,7 @@ def test_depth_beyond_what_a_png_holds_is_clamped_and_said(tmp_path):
     key = {"Authorization": "Bearer " + it["key"]}
     mm = cv2.imdecode(np.frombuffer(c.get(it["files"]["depth"]["url"], headers=key).data, np.uint8), -1)
     grid = np.frombuffer(c.get(it["files"]["grid"]["url"], headers=key).data, "<u2").reshape(mm.shape)
-    most = round(1000 * A.MM16_MAX_M)
+    most = round(1000 * MM16_MAX_M)
     for a in (mm, grid):
         assert (a[:, 30:] == most).all() and a[0, 0] == most and (a[1:, :20] == 2000).all()
     assert c.get(f"/api/items/{it['id']}", headers=key | {"Accept-Language": "ko"}).json["notes"][0]["message"] == words("ko")["notes"]["clamped"]
@@ -1002,8 +1009,8 @@ def test_all_of_it_beyond(tmp_path):
     d = np.full((60, 80), 9000, np.float32)
     fake = SimpleNamespace(predict=lambda img, camera: Prediction(d, camera, img))
     (tmp_path / "photo.jpg").write_bytes(PHOTO)
-    meta, _ = A.depth_job(fake, lambda share: None, tmp_path, tmp_path, A.camera_dict(default_camera(60, 80)))
-    assert [n[0] for n in meta["notes"]] == ["clamped"] and (read_depth(tmp_path / "depth.png", "mm16") == np.float32(A.MM16_MAX_M)).all()
+    meta, _ = workers.depth_job(fake, lambda share: None, tmp_path, tmp_path, uploads.camera_dict(default_camera(60, 80)))
+    assert [n[0] for n in meta["notes"]] == ["clamped"] and (read_depth(tmp_path / "depth.png", "mm16") == np.float32(MM16_MAX_M)).all()
 
 
 def test_what_the_library_warns_of_is_a_note(tmp_path):
@@ -1020,17 +1027,17 @@ def test_what_the_library_warns_of_is_a_note(tmp_path):
 
 @pytest.mark.parametrize("text, key", [("photo.jpg is a 360-degree panorama (GPano)", "panorama"), ("the EXIF block speaks of 4000x3000 pixels, the photo has 900x900", "other_picture"), ("12 readings lie beyond 65.534 m", "clamped"), ("anything", "")])
 def test_notes_in_the_readers_language(monkeypatch, text, key):
-    real = A.load_photo
-    monkeypatch.setattr(A, "load_photo", lambda *a, **how: A.warnings.warn(text) or real(*a, **how))
-    assert A.clean_photo(PHOTO, Limits())[0]["notes"] == [[key, text]]
+    real = uploads.load_photo
+    monkeypatch.setattr(uploads, "load_photo", lambda *a, **how: warnings.warn(text) or real(*a, **how))
+    assert uploads.clean_photo(PHOTO, Limits())[0]["notes"] == [[key, text]]
     assert key == "" or (words("en")["notes"][key] and words("ko")["notes"][key])
 
 
 def test_pillows_own_warnings_are_no_notes():
-    with A.noted() as notes:
-        A.warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/x/site-packages/PIL/TiffImagePlugin.py", 1)
-        A.warnings.warn("twice")
-        A.warnings.warn("twice")
+    with uploads.noted() as notes:
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/x/site-packages/PIL/TiffImagePlugin.py", 1)
+        warnings.warn("twice")
+        warnings.warn("twice")
     assert notes == [["", "twice"]]
 
 
@@ -1039,12 +1046,12 @@ def test_one_definition_of_the_range():
     d = np.random.default_rng(0).uniform(1, 5, (90, 120)).astype(np.float32)
     d[:30], d[40, 40], d[41, 41] = 0, np.nan, np.inf
     seen = d[np.isfinite(d) & (d > 0)]
-    assert A.typical_range(d) == pytest.approx(np.percentile(seen, (2, 98)), abs=6e-4) and A.typical_range(np.zeros((4, 5))) == (0, 0)
+    assert workers.typical_range(d) == pytest.approx(np.percentile(seen, (2, 98)), abs=6e-4) and workers.typical_range(np.zeros((4, 5))) == (0, 0)
 
 
 def test_a_network_of_another_shape_warms_up(tmp_path):
     "An upright export is asked for an upright picture first: the page does not know a shape better than the network."
-    assert A.set_up_predictor(lambda: Upright()).size == (320, 240)
+    assert workers.set_up_predictor(lambda: Upright()).size == (320, 240)
     app, desk = opened(tmp_path, Upright)
     assert post(app.test_client(), picture(80, 60)).json["state"] == "done" and not desk.bench.trouble
     desk.close()
@@ -1056,7 +1063,7 @@ def test_samples_carry_their_lens_and_open_with_a_success():
     assert list(A.SAMPLES)[0] == "room" and list(A.SAMPLES)[-1] == "motorcycle"
     focal = {"room": render_room(28, 48, 64)["camera"].resize(480, 640).focal, "motorcycle": MOTORCYCLE["fx"]}
     for name in A.SAMPLES:
-        meta, jpeg = A.clean_photo(A.sample_jpeg(name), Limits())
+        meta, jpeg = uploads.clean_photo(A.sample_jpeg(name), Limits())
         assert meta["lens"] == ("exif" if name in focal else "assumed") and meta["notes"] == []
         assert name not in focal or meta["camera"]["fx"] == pytest.approx(focal[name], rel=1e-4)
     page = (ASSETS / "page.html").read_text(encoding="utf-8")
@@ -1079,7 +1086,7 @@ def test_the_page_says_how_long_photos_stay(tmp_path):
 
 
 def test_a_dead_helper_has_no_pid():
-    h = A.Helper("set_up_decoder", asdict(Limits()))
+    h = workers.Helper("set_up_decoder", asdict(Limits()))
     assert h.pid is None
     h.start()
     assert h.pid == h.process.pid

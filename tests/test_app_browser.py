@@ -10,7 +10,8 @@ import trimesh
 from PIL import Image
 from skimage import data
 
-from dogdepth.app import create_app, make_server, words
+from dogdepth.app import create_app, words
+from dogdepth.server import make_server
 
 CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"]

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import select
 import signal
 import time
@@ -10,7 +11,7 @@ import pytest
 from app_fakes import Slope
 from test_app import PHOTO, post
 
-from dogdepth import app as A
+from dogdepth import store
 from dogdepth.app import Limits, create_app
 
 
@@ -124,7 +125,7 @@ def test_a_photo_of_another_process_is_one_clear_error(app):
 def test_a_page_and_its_key_hold_in_every_process(app):
     "The cookie and the token that one process gave are good in another that was forked from the same app."
     c = app.test_client()
-    token = A.re.search(r'csrf-token" content="(\w+)"', c.get("/").text)[1]
+    token = re.search(r'csrf-token" content="(\w+)"', c.get("/").text)[1]
 
     def child():
         r = c.post("/api/predict?wait=20", data={"photo": (io.BytesIO(PHOTO), "a.jpg")}, headers={"X-CSRF-Token": token})
@@ -139,6 +140,6 @@ def test_what_a_fork_leaves_is_swept(tmp_path):
     app.extensions["dogdepth"].close()
     end = time.monotonic() + 10
     while list(tmp_path.glob("serve-*")) and time.monotonic() < end:
-        A.sweep(tmp_path)
+        store.sweep(tmp_path)
         time.sleep(0.1)
     assert not list(tmp_path.glob("serve-*"))

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from app_fakes import Slope
 
-from dogdepth.app import create_app, make_server
+from dogdepth.app import create_app
+from dogdepth.server import make_server
 
 USERS = 20
 

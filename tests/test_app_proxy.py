@@ -9,7 +9,9 @@ from app_fakes import Slope
 from test_app import PHOTO
 
 from dogdepth import app as A
-from dogdepth.app import Limits, Proxied, create_app, make_server
+from dogdepth import door, store
+from dogdepth.app import Limits, Proxied, create_app
+from dogdepth.server import make_server
 
 KEPT = {"Host": "depth.example", "X-Forwarded-Proto": "https"}  # nginx with `proxy_set_header Host $host`
 REPLACED = {"Host": "127.0.0.1:8000", "X-Forwarded-Host": "depth.example", "X-Forwarded-Proto": "https"}  # nginx without it, Caddy, Traefik
@@ -19,7 +21,7 @@ SILENT = {"Host": "depth.example"}  # says nothing of https
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     "A function that makes an app, without a network at work; all are closed at the end."
-    monkeypatch.setattr(A.Bench, "start", lambda self: None)
+    monkeypatch.setattr(store.Bench, "start", lambda self: None)
     apps = []
 
     def make(**how):
@@ -173,7 +175,7 @@ def test_names_however_they_are_written(opened, name, host):
 
 
 def test_it_answers_to_what_it_listens_on_and_to_the_machines_name(opened, monkeypatch):
-    monkeypatch.setattr(A.socket, "gethostname", lambda: "Workshop.home.arpa")
+    monkeypatch.setattr(door.socket, "gethostname", lambda: "Workshop.home.arpa")
     app = opened()
     for name in ("workshop.home.arpa", "workshop", "workshop.local", "localhost."):
         assert app.test_client().get("/", headers={"Host": name + ":8000"}).status_code == 200
@@ -206,7 +208,7 @@ def test_the_flags_of_serve(monkeypatch, capsys):
     from dogdepth import cli
     made = {}
     monkeypatch.setattr(A, "create_app", lambda *a, **how: made.update(how))
-    monkeypatch.setattr(A, "serve", lambda *a, **how: None)
+    monkeypatch.setattr("dogdepth.server.serve", lambda *a, **how: None)
     cli.main(["serve", "--https", "--name", "a.example", "--name", "b.example", "--proxy", "10.0.0.2", "--proxy", "172.18.0.0/16", "--prefix", "/depth"])
     assert made == dict(names=["a.example", "b.example"], https=True, proxy=["10.0.0.2", "172.18.0.0/16"], prefix="/depth")
     cli.main(["serve"])

@@ -11,7 +11,8 @@ from app_fakes import Slope
 from test_app import PHOTO
 
 from dogdepth import app as A
-from dogdepth.app import Limits, create_app, make_server, words
+from dogdepth.app import Limits, create_app, words
+from dogdepth.server import make_server
 
 
 @pytest.fixture(scope="module")

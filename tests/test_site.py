@@ -343,7 +343,9 @@ def test_a_page_shows_what_its_text_says(name, notebooks):
 def test_what_turned_out_is_what_the_files_say():
     from scipy.stats import ttest_1samp
 
-    from dogdepth.ablation import judge, read_study, smallest_effect
+    from dogdepth.ablation import judge
+    from dogdepth.study import read_study
+    from dogdepth.intervals import smallest_effect
     text, folder = included("turned_out"), ROOT / "results"
     rows = read_study(folder / "ablation-runs.csv")
     by = judge(rows, read_study(folder / "ablation-frames.csv"))

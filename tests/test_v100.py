@@ -14,9 +14,9 @@ from dogdepth.timing import write_results
 from dogdepth.train import Frames, Run, TrainConfig, augment_batch, loss_of
 from dogdepth.augment import augment, numbers
 from dogdepth.cost import Kept
-from dogdepth.v100 import (
-    CARDS, Card, Op, Tape, bench_pipeline, format_training, measured_peak, memory, op_seconds, plan, step_seconds, tape,
-)
+from dogdepth.v100 import CARDS, Card, Op, Tape, format_training, measured_peak, memory, op_seconds, plan
+from dogdepth.v100 import step_seconds, tape
+from dogdepth.pipeline import bench_pipeline
 
 SMALL = TrainConfig(arch="report", width=8, pretrained=False, height=64, width_px=96, bs=2, amp="off", drop_path=0.0)
 OTHERS = [dict(arch="published", loss="published", confidence=False), dict(arch="published", loss="report", confidence=False),
