@@ -1,4 +1,5 @@
 "Package metadata from settings.ini, read with configparser (nbdev's stock setup.py needs pkg_resources, which setuptools >= 81 lacks)."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,7 +10,7 @@ ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
-extras["dev"] = sorted({r for reqs in extras.values() for r in reqs})   # dev = everything
+extras["dev"] = sorted({r for reqs in extras.values() for r in reqs})  # dev = everything
 
 setup(
     name=cfg["lib_name"],
@@ -24,7 +25,10 @@ setup(
     keywords=cfg["keywords"],
     packages=[*find_packages(include=["dogdepth", "dogdepth.*"]), "dogdepth.results"],
     package_dir={"dogdepth.results": "results"},  # what the pages read: packed beside the library, kept in one place
-    package_data={"dogdepth": ["py.typed", "assets/**", "weights/**"], "dogdepth.results": ["*.csv", "*.json", "*.png"]},
+    package_data={
+        "dogdepth": ["py.typed", "assets/**", "weights/**"],
+        "dogdepth.results": ["*.csv", "*.json", "*.png"],
+    },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -12,26 +12,55 @@ from .study import main
 from .intervals import chance, holm, over_rooms, paired
 
 # %% ../nbs/10_ablation.ipynb #c045_1
-if __name__=='__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    main()
 
 # %% ../nbs/10_ablation.ipynb #c061
 def judge(
-    rows, frames,      # of the study, and of `frame_rows`
-    level:float=.95,
-)->dict:               # arm -> the difference to its control, three intervals, what may be said; arms with fewer than two seeds are left out
+    rows,
+    frames,  # of the study, and of `frame_rows`
+    level: float = 0.95,
+) -> dict:  # arm -> the difference to its control, three intervals, what may be said; arms with fewer than two seeds are left out
     "Each arm against its control, Holm's rule over all of them."
     from scipy.stats import t
-    rooms,out = {},{}
-    for f in frames: rooms.setdefault(f['frames'], []).append(f['room'])
+
+    rooms, out = {}, {}
+    for f in frames:
+        rooms.setdefault(f['frames'], []).append(f['room'])
     for a in [a for a in ARMS if ARMS[a].control]:
-        d = paired(rows, a); d = d[~np.isnan(d).all(1)] if len(d) else d; n = len(d)
-        if n<2: continue
-        per_seed = np.nanmean(d, 1); mean,own = float(per_seed.mean()),float(per_seed.std(ddof=1)/2**.5)
-        sd,df = next((chance(rows, f, like=a) for f in FAMILIES.values() if a in f), (own,n-1))
-        half = lambda sd,df: float(t.ppf((1+level)/2, df)*sd*(2/n)**.5)
-        out[a] = dict(arm=a, control=ARMS[a].control, n=n, per_seed=per_seed, mean=mean, half=half(sd,df), own=half(own,n-1), sd=sd, df=df,
-                      rooms=over_rooms(d, rooms[study_config(a).frames.partition(', ')[0]], level=level), p=float(2*t.sf(abs(mean)/(sd*(2/n)**.5), df)))
-    for o,p in zip(out.values(), holm([o['p'] for o in out.values()])):
-        clear = p<1-level and o['rooms'][0]*o['rooms'][1]>0; lost = sum(bool(r['note']) for r in rows if r['arm']==o['arm'])
-        o |= dict(p_holm=float(p), verdict=f"diverged in {lost} run{'s'*(lost>1)}" if lost else 'not told from chance' if not clear else 'better' if o['mean']<0 else 'worse')
+        d = paired(rows, a)
+        d = d[~np.isnan(d).all(1)] if len(d) else d
+        n = len(d)
+        if n < 2:
+            continue
+        per_seed = np.nanmean(d, 1)
+        mean, own = float(per_seed.mean()), float(per_seed.std(ddof=1) / 2**0.5)
+        sd, df = next((chance(rows, f, like=a) for f in FAMILIES.values() if a in f), (own, n - 1))
+        half = lambda sd, df: float(t.ppf((1 + level) / 2, df) * sd * (2 / n) ** 0.5)
+        out[a] = dict(
+            arm=a,
+            control=ARMS[a].control,
+            n=n,
+            per_seed=per_seed,
+            mean=mean,
+            half=half(sd, df),
+            own=half(own, n - 1),
+            sd=sd,
+            df=df,
+            rooms=over_rooms(d, rooms[study_config(a).frames.partition(', ')[0]], level=level),
+            p=float(2 * t.sf(abs(mean) / (sd * (2 / n) ** 0.5), df)),
+        )
+    for o, p in zip(out.values(), holm([o['p'] for o in out.values()])):
+        clear = p < 1 - level and o['rooms'][0] * o['rooms'][1] > 0
+        lost = sum(bool(r['note']) for r in rows if r['arm'] == o['arm'])
+        o |= dict(
+            p_holm=float(p),
+            verdict=f"diverged in {lost} run{'s' * (lost > 1)}"
+            if lost
+            else 'not told from chance'
+            if not clear
+            else 'better'
+            if o['mean'] < 0
+            else 'worse',
+        )
     return out

@@ -9,9 +9,14 @@ __all__ = ['site', 'CSP', 'HEADERS', 'SAMPLES', 'guard', 'strict', 'refusal', 's
            'astronaut', 'sample_jpeg', 'sample', 'openapi', 'Cookies', 'create_app']
 
 # %% ../nbs/15_app.ipynb #c002
-import hmac, io, json, queue, secrets
+import hmac
+import io
+import json
+import queue
+import secrets
 from functools import lru_cache
-import flask, numpy as np
+import flask
+import numpy as np
 from flask.sessions import SecureCookieSessionInterface
 from PIL import Image
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -28,146 +33,197 @@ from .door import Desk, Proxied, check_origin, desk, key_for, known_name, langua
 # %% ../nbs/15_app.ipynb #c083
 site = flask.Blueprint('site', __name__)
 
+
 @site.before_app_request
 def guard():
     "Who is asking, and may a page elsewhere have made their browser ask?"
-    r,g = flask.request,flask.g
-    g.visitor,g.new = None,False
-    if not known_name(r.host): raise Refused(400, 'wrong_host', name=r.host.rsplit(':',1)[0][:100])
-    desk().bench.start() # in this process, if it does not run yet
-    safe = r.method in ('GET','HEAD','OPTIONS')
-    if not safe: check_origin(r)
-    if not safe and r.routing_exception: raise r.routing_exception # nothing there, or not that way: no key would help
-    kind,_,key = r.headers.get('Authorization','').partition(' ')
-    if kind and kind.lower() not in ('basic','digest','negotiate'): # those are for a proxy with a password
-        g.visitor = visitor_of_key(key if kind.lower()=='bearer' else '')
+    r, g = flask.request, flask.g
+    g.visitor, g.new = None, False
+    if not known_name(r.host):
+        raise Refused(400, 'wrong_host', name=r.host.rsplit(':', 1)[0][:100])
+    desk().bench.start()  # in this process, if it does not run yet
+    safe = r.method in ('GET', 'HEAD', 'OPTIONS')
+    if not safe:
+        check_origin(r)
+    if not safe and r.routing_exception:
+        raise r.routing_exception  # nothing there, or not that way: no key would help
+    kind, _, key = r.headers.get('Authorization', '').partition(' ')
+    if kind and kind.lower() not in ('basic', 'digest', 'negotiate'):  # those are for a proxy with a password
+        g.visitor = visitor_of_key(key if kind.lower() == 'bearer' else '')
         return
     g.visitor = flask.session.get('visitor')
-    if g.visitor and not safe: # a browser sends its cookie along by itself; a token it does not
-        token = r.headers.get('X-CSRF-Token','').encode()
-        if not hmac.compare_digest(token, desk().sign('csrf'+g.visitor).encode()): raise Refused(403, 'no_token')
+    if g.visitor and not safe:  # a browser sends its cookie along by itself; a token it does not
+        token = r.headers.get('X-CSRF-Token', '').encode()
+        if not hmac.compare_digest(token, desk().sign('csrf' + g.visitor).encode()):
+            raise Refused(403, 'no_token')
     if not g.visitor and not safe:
-        if 'Origin' in r.headers or r.endpoint!='site.predict': raise Refused(403, 'no_token')
-        g.visitor,g.new = secrets.token_urlsafe(24),True # a program's first photo
+        if 'Origin' in r.headers or r.endpoint != 'site.predict':
+            raise Refused(403, 'no_token')
+        g.visitor, g.new = secrets.token_urlsafe(24), True  # a program's first photo
 
 # %% ../nbs/15_app.ipynb #c085
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-HEADERS = {'Content-Security-Policy':CSP, 'X-Content-Type-Options':'nosniff', 'X-Frame-Options':'DENY', 'Referrer-Policy':'no-referrer',
-           'Cross-Origin-Opener-Policy':'same-origin', 'Cross-Origin-Resource-Policy':'same-origin', 'Permissions-Policy':'camera=(), microphone=(), geolocation=()'}
+HEADERS = {
+    'Content-Security-Policy': CSP,
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Permissions-Policy': 'camera=(), microphone=(), geolocation=()',
+}
+
 
 @site.after_app_request
 def strict(response):
     "What every answer carries."
     response.headers.update(HEADERS)
-    response.headers['Cache-Control'] = 'no-cache' if flask.request.endpoint=='static' else 'no-store'
-    if flask.request.is_secure or desk().https: response.headers['Strict-Transport-Security'] = 'max-age=31536000'
+    response.headers['Cache-Control'] = 'no-cache' if flask.request.endpoint == 'static' else 'no-store'
+    if flask.request.is_secure or desk().https:
+        response.headers['Strict-Transport-Security'] = 'max-age=31536000'
     return response
 
 # %% ../nbs/15_app.ipynb #c087
-def refusal(status:int, why:str, lang:str, sentence:str='')->tuple: # its JSON, and its headers
+def refusal(status: int, why: str, lang: str, sentence: str = '') -> tuple:  # its JSON, and its headers
     "A refusal, as a program reads it; the sentence is for people."
-    said = sentence or words(lang)['http'].get(str(status)) or words(lang)['http']['500' if status>=500 else '400']
-    more = {'Retry-After':'10'} if status in (429,503) else {'WWW-Authenticate':'Bearer'} if status==401 else {}
-    return dict(error=why, message=said), {'Content-Language':lang, **more}
+    said = sentence or words(lang)['http'].get(str(status)) or words(lang)['http']['500' if status >= 500 else '400']
+    more = {'Retry-After': '10'} if status in (429, 503) else {'WWW-Authenticate': 'Bearer'} if status == 401 else {}
+    return dict(error=why, message=said), {'Content-Language': lang, **more}
 
-def sorry(status:int, why:str, sentence:str=''):
+
+def sorry(status: int, why: str, sentence: str = ''):
     "A refusal as an answer, in the language of whoever asks."
-    body,more = refusal(status, why, language(), sentence)
+    body, more = refusal(status, why, language(), sentence)
     r = flask.jsonify(body)
     r.status_code = status
     r.headers.update(more)
     return r
 
+
 @site.app_errorhandler(Exception)
 def on_error(e):
     "Each error as one plain sentence; what it was inside goes to the log and nowhere else."
-    if isinstance(e, Refused): return sorry(e.status, e.why, e.sentence(language()))
+    if isinstance(e, Refused):
+        return sorry(e.status, e.why, e.sentence(language()))
     if isinstance(e, HTTPException):
         r = sorry(e.code, f'http_{e.code}')
-        if e.code==405 and e.valid_methods: r.headers['Allow'] = ', '.join(sorted(e.valid_methods))
+        if e.code == 405 and e.valid_methods:
+            r.headers['Allow'] = ', '.join(sorted(e.valid_methods))
         return r
     flask.current_app.logger.exception('not foreseen')
     return sorry(500, 'http_500')
 
 # %% ../nbs/15_app.ipynb #c089
-def parts_of(body:bytes, boundary:bytes)->list: # [(name, bytes, is it a file), ...]
+def parts_of(body: bytes, boundary: bytes) -> list:  # [(name, bytes, is it a file), ...]
     "The fields of a form, files or not, as they came; `ValueError` for what is no form."
-    form,parts = MultipartDecoder(boundary, max_parts=4),[]
+    form, parts = MultipartDecoder(boundary, max_parts=4), []
     form.receive_data(body)
     form.receive_data(None)
     while not isinstance(event := form.next_event(), (Epilogue, NeedData)):
-        if isinstance(event, (Field, File)): parts.append((event.name, [], isinstance(event, File)))
-        if isinstance(event, Data): parts[-1][1].append(event.data)
-    return [(name, b''.join(data), file) for name,data,file in parts]
+        if isinstance(event, (Field, File)):
+            parts.append((event.name, [], isinstance(event, File)))
+        if isinstance(event, Data):
+            parts[-1][1].append(event.data)
+    return [(name, b''.join(data), file) for name, data, file in parts]
 
-def uploaded()->tuple: # the photo's bytes, and the field of view that came with it, or None
+# %% ../nbs/15_app.ipynb #c089_1
+def uploaded() -> tuple:  # the photo's bytes, and the field of view that came with it, or None
     """The one photo in a request: the field `photo` of a form, or the whole body.
     Its content says which, and no label: neither a type nor a name."""
     body = flask.request.get_data(cache=False)
-    if len(body)>=flask.request.max_content_length: raise RequestEntityTooLarge() # in chunks it ends there without a word
-    if not body: raise Refused(400, 'empty')
-    said,how = parse_options_header(flask.request.headers.get('Content-Type', ''))
+    if len(body) >= flask.request.max_content_length:
+        raise RequestEntityTooLarge()  # in chunks it ends there without a word
+    if not body:
+        raise Refused(400, 'empty')
+    said, how = parse_options_header(flask.request.headers.get('Content-Type', ''))
     first = body.lstrip()[:2]
-    if sniff(body) or first!=b'--' and said!='multipart/form-data': return body,None
-    boundary = how.get('boundary','').encode() or body.lstrip().split(b'\n',1)[0].strip()[2:]
-    try: parts = parts_of(body, boundary)
-    except (ValueError, UnicodeError): raise Refused(400, 'one_photo') from None
-    form = {name:data for name,data,_ in parts}
-    words_only = {name for name,data,file in parts if not file and not sniff(data)}
-    if len(form)<len(parts) or set(form)-{'fov'}!={'photo'} or 'photo' in words_only: raise Refused(400, 'one_photo')
-    if not form['photo']: raise Refused(400, 'empty')
+    if sniff(body) or first != b'--' and said != 'multipart/form-data':
+        return body, None
+    boundary = how.get('boundary', '').encode() or body.lstrip().split(b'\n', 1)[0].strip()[2:]
+    try:
+        parts = parts_of(body, boundary)
+    except (ValueError, UnicodeError):
+        raise Refused(400, 'one_photo') from None
+    form = {name: data for name, data, _ in parts}
+    words_only = {name for name, data, file in parts if not file and not sniff(data)}
+    if len(form) < len(parts) or set(form) - {'fov'} != {'photo'} or 'photo' in words_only:
+        raise Refused(400, 'one_photo')
+    if not form['photo']:
+        raise Refused(400, 'empty')
     return form['photo'], form['fov'].decode('utf-8', 'replace') if 'fov' in form else None
 
 # %% ../nbs/15_app.ipynb #c091
-def field_of_view(value)->float|None: # degrees
+def field_of_view(value) -> float | None:  # degrees
     "A number of degrees that a lens can have, or a refusal."
-    if value is None: return None
-    try: fov = float(value) if not isinstance(value, bool) else 0.
-    except (TypeError, ValueError, OverflowError): fov = 0.
-    if not 5<=fov<=150: raise Refused(422, 'bad_fov')
+    if value is None:
+        return None
+    try:
+        fov = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        fov = 0.0
+    if not 5 <= fov <= 150:
+        raise Refused(422, 'bad_fov')
     return fov
 
-def seconds_to_wait()->float:
-    try: s = float(flask.request.args.get('wait', 0))
-    except ValueError: s = -1.
-    if not 0<=s<=30: raise Refused(422, 'bad_wait')
+
+def seconds_to_wait() -> float:
+    try:
+        s = float(flask.request.args.get('wait', 0))
+    except ValueError:
+        s = -1.0
+    if not 0 <= s <= 30:
+        raise Refused(422, 'bad_wait')
     return s
 
 # %% ../nbs/15_app.ipynb #c093
 def patiently(jobs):
     "Wait as long as ?wait= says, while there are threads to spare."
-    s,d = seconds_to_wait(),desk()
+    s, d = seconds_to_wait(), desk()
     if s and d.waiters.acquire(blocking=False):
-        try: d.bench.wait(jobs, s)
-        finally: d.waiters.release()
+        try:
+            d.bench.wait(jobs, s)
+        finally:
+            d.waiters.release()
 
 # %% ../nbs/15_app.ipynb #c095
-def file_state(item:Item, job, kind)->dict: # job: the Job that makes it, or None
+def file_state(item: Item, job, kind) -> dict:  # job: the Job that makes it, or None
     "How one file of a photo is doing, as JSON."
     n = item.size(kind)
     if n is not None and (job is None or job.over):
         return dict(state='done', url=flask.url_for('site.take', id=item.id, kind=kind), bytes=n)
-    if job is None: return dict(state='none')
+    if job is None:
+        return dict(state='none')
     more = dict(progress=round(job.share, 3)) if not job.over else {}
-    if job.over and job.why: more = dict(error=job.why, message=words(language())['refused'].get(job.why, job.why))
-    return dict(state='none' if job.state=='done' else job.state, **more)
+    if job.over and job.why:
+        more = dict(error=job.why, message=words(language())['refused'].get(job.why, job.why))
+    return dict(state='none' if job.state == 'done' else job.state, **more)
 
-def note(key:str, text:str)->dict:
+
+def note(key: str, text: str) -> dict:
     "What the library had to say, in the reader's language where we know the sentence."
     return dict(note=key or 'other', message=words(language())['notes'].get(key, text))
 
-def about(item:Item)->dict:
-    "A photo and the state of its jobs, as JSON."
-    d,cam,jobs = desk(),Camera(**item.camera),dict(item.jobs)
-    first,depth = jobs.get('depth'),dict(item.depth or {})
-    notes = [*item.notes, *depth.pop('notes', ())]
-    return dict(id=item.id, state=first.state if first else 'waiting', expires_in_s=round(d.shelf.left(item)),
-        camera=item.camera|dict(fov_deg=round(cam.fov_deg,2), lens=item.lens), depth=depth or None,
-        notes=[note(*n) for n in dict.fromkeys(map(tuple, notes))],
-        files={k:file_state(item, None if k=='photo' else jobs.get('depth' if k=='grid' else k), k) for k in FILES})
 
+def about(item: Item) -> dict:
+    "A photo and the state of its jobs, as JSON."
+    d, cam, jobs = desk(), Camera(**item.camera), dict(item.jobs)
+    first, depth = jobs.get('depth'), dict(item.depth or {})
+    notes = [*item.notes, *depth.pop('notes', ())]
+    return dict(
+        id=item.id,
+        state=first.state if first else 'waiting',
+        expires_in_s=round(d.shelf.left(item)),
+        camera=item.camera | dict(fov_deg=round(cam.fov_deg, 2), lens=item.lens),
+        depth=depth or None,
+        notes=[note(*n) for n in dict.fromkeys(map(tuple, notes))],
+        files={
+            k: file_state(item, None if k == 'photo' else jobs.get('depth' if k == 'grid' else k), k) for k in FILES
+        },
+    )
+
+# %% ../nbs/15_app.ipynb #c095_1
 def answer(item, status=200):
-    r = flask.jsonify(about(item) | ({'key':key_for(flask.g.visitor)} if flask.g.new else {}))
+    r = flask.jsonify(about(item) | ({'key': key_for(flask.g.visitor)} if flask.g.new else {}))
     r.status_code = status
     return r
 
@@ -175,27 +231,40 @@ def answer(item, status=200):
 def in_decoder(data, fov):
     "Open a stranger's file in a process that can write nothing, hold little, and be killed."
     d = desk()
-    try: helper = d.decoders.get(timeout=d.limits.decode_s)
-    except queue.Empty: raise Refused(503, 'busy') from None
     try:
-        try: return helper.call('decode', data, fov, seconds=d.limits.decode_s)
-        except Late: raise
-        except Died: return helper.call('decode', data, fov, seconds=d.limits.decode_s) # was it this file? a new process will tell
-    except (Died, Failed): raise Refused(422, 'damaged') from None
-    finally: d.decoders.put(helper)
+        helper = d.decoders.get(timeout=d.limits.decode_s)
+    except queue.Empty:
+        raise Refused(503, 'busy') from None
+    try:
+        try:
+            return helper.call('decode', data, fov, seconds=d.limits.decode_s)
+        except Late:
+            raise
+        except Died:
+            return helper.call(
+                'decode', data, fov, seconds=d.limits.decode_s
+            )  # was it this file? a new process will tell
+    except (Died, Failed):
+        raise Refused(422, 'damaged') from None
+    finally:
+        d.decoders.put(helper)
 
 # %% ../nbs/15_app.ipynb #c098
 @site.post('/api/predict')
 def predict():
     "A photo comes in; its depth is on the way."
-    d,me = desk(),flask.g.visitor
-    seconds_to_wait(); d.shelf.room_for(me)
-    data,fov = uploaded()
+    d, me = desk(), flask.g.visitor
+    seconds_to_wait()
+    d.shelf.room_for(me)
+    data, fov = uploaded()
     fov = field_of_view(flask.request.args.get('fov') if fov is None else fov)
-    meta,jpeg = in_decoder(data, fov)
+    meta, jpeg = in_decoder(data, fov)
     item = d.shelf.put(me, meta['camera'], meta['lens'], jpeg, meta['notes'])
-    try: job = d.bench.add(item, 'depth')
-    except Refused: d.shelf.drop(item); raise
+    try:
+        job = d.bench.add(item, 'depth')
+    except Refused:
+        d.shelf.drop(item)
+        raise
     patiently([job])
     return answer(item, 200 if job.over else 202)
 
@@ -203,15 +272,21 @@ def predict():
 @site.get('/api/items')
 def items():
     "All photos of this visitor, the oldest first."
-    d = desk(); d.shelf.expire()
+    d = desk()
+    d.shelf.expire()
     return flask.jsonify(items=[about(i) for i in sorted(d.shelf.of(flask.g.visitor), key=lambda i: i.born)])
 
-def mine(id)->Item: return desk().shelf.get(flask.g.visitor, id)
+
+def mine(id) -> Item:
+    return desk().shelf.get(flask.g.visitor, id)
+
 
 @site.get('/api/items/<id>')
 def item(id):
-    it = mine(id); patiently([j for j in it.jobs.values()])
+    it = mine(id)
+    patiently([j for j in it.jobs.values()])
     return answer(it)
+
 
 @site.delete('/api/items/<id>')
 def delete(id):
@@ -222,94 +297,131 @@ def delete(id):
 @site.patch('/api/items/<id>')
 def change(id):
     "Another field of view: the depth is found again, and what was made of the old one goes."
-    it,d = mine(id),desk()
-    flask.request.max_content_length = 512 # one number
+    it, d = mine(id), desk()
+    flask.request.max_content_length = 512  # one number
     body = flask.request.get_json()
-    if not isinstance(body, dict) or set(body)!={'fov'} or isinstance(body['fov'], str): raise Refused(422, 'bad_fov')
-    fov,h,w = field_of_view(body['fov']),it.camera['height'],it.camera['width']
+    if not isinstance(body, dict) or set(body) != {'fov'} or isinstance(body['fov'], str):
+        raise Refused(422, 'bad_fov')
+    fov, h, w = field_of_view(body['fov']), it.camera['height'], it.camera['width']
     with d.shelf.lock:
         d.bench.room_for(it.owner)
-        for j in list(it.jobs.values()): d.bench.cancel(j)
-        for k in (*MADE,'depth','grid'): (it.folder/FILES[k][0]).unlink(missing_ok=True) # no depth of one lens beside the camera of another
-        it.jobs,it.depth = {},None
-        it.camera,it.lens = it.first if fov is None else (camera_dict(Camera.from_fov(fov, h, w)), 'given')
+        for j in list(it.jobs.values()):
+            d.bench.cancel(j)
+        for k in (*MADE, 'depth', 'grid'):
+            (it.folder / FILES[k][0]).unlink(missing_ok=True)  # no depth of one lens beside the camera of another
+        it.jobs, it.depth = {}, None
+        it.camera, it.lens = it.first if fov is None else (camera_dict(Camera.from_fov(fov, h, w)), 'given')
         job = d.bench.add(it, 'depth')
     patiently([job])
     return answer(it, 200 if job.over else 202)
 
 # %% ../nbs/15_app.ipynb #c104
-def kind_of(kind, among): # or 404
-    if kind not in among: raise Refused(404, 'no_such_file')
+def kind_of(kind, among):  # or 404
+    if kind not in among:
+        raise Refused(404, 'no_such_file')
     return kind
+
 
 @site.post('/api/items/<id>/files/<kind>')
 def make(id, kind):
     "Begin to make a file to take along."
-    it,kind = mine(id),kind_of(kind, MADE)
-    if it.has(kind): return answer(it)
-    job = desk().bench.add(it, kind); patiently([job])
+    it, kind = mine(id), kind_of(kind, MADE)
+    if it.has(kind):
+        return answer(it)
+    job = desk().bench.add(it, kind)
+    patiently([job])
     return answer(it, 200 if job.over else 202)
+
 
 @site.delete('/api/items/<id>/files/<kind>')
 def cancel(id, kind):
     "Stop making it, or delete it."
-    it,kind = mine(id),kind_of(kind, MADE)
+    it, kind = mine(id), kind_of(kind, MADE)
     with desk().shelf.lock:
-        if j := it.jobs.pop(kind, None): desk().bench.cancel(j)
-        (it.folder/FILES[kind][0]).unlink(missing_ok=True)
+        if j := it.jobs.pop(kind, None):
+            desk().bench.cancel(j)
+        (it.folder / FILES[kind][0]).unlink(missing_ok=True)
     return answer(it)
 
+# %% ../nbs/15_app.ipynb #c104_1
 @site.get('/api/items/<id>/files/<kind>')
 def take(id, kind):
     "The file; in ranges, if a video player asks for them."
-    it,kind = mine(id),kind_of(kind, FILES); name,mime,called = FILES[kind]
-    if not it.has(kind): raise Refused(404, 'not_made')
-    return flask.send_file(it.folder/name, mimetype=mime, as_attachment='save' in flask.request.args, download_name=called, conditional=True, etag=False, last_modified=None)
+    it, kind = mine(id), kind_of(kind, FILES)
+    name, mime, called = FILES[kind]
+    if not it.has(kind):
+        raise Refused(404, 'not_made')
+    return flask.send_file(
+        it.folder / name,
+        mimetype=mime,
+        as_attachment='save' in flask.request.args,
+        download_name=called,
+        conditional=True,
+        etag=False,
+        last_modified=None,
+    )
 
 # %% ../nbs/15_app.ipynb #c106
-def root()->str:
+def root() -> str:
     "What the addresses on the page begin with: the prefix, where we know of one; else nothing, and they are relative."
     return f'{flask.request.script_root}/' if flask.request.script_root else ''
+
 
 @site.get('/')
 def page():
     "The page itself; whoever opens it becomes a visitor."
-    me,d,lang = flask.session.setdefault('visitor', secrets.token_urlsafe(24)),desk(),language()
-    w,lim = words(lang),d.limits
-    settings = dict(words=w['script'], upload_mb=lim.upload_mb, photos=lim.photos, lang=lang,
-                    rule=dict(jump=JUMP, angle=MAX_ANGLE))
-    html = flask.render_template('page.html', w=w['page'], lang=lang, token=d.sign('csrf'+me), limits=lim, root=root(),
-                                 minutes=round(lim.keep_s/60), settings=settings)
+    me, d, lang = flask.session.setdefault('visitor', secrets.token_urlsafe(24)), desk(), language()
+    w, lim = words(lang), d.limits
+    settings = dict(
+        words=w['script'], upload_mb=lim.upload_mb, photos=lim.photos, lang=lang, rule=dict(jump=JUMP, angle=MAX_ANGLE)
+    )
+    html = flask.render_template(
+        'page.html',
+        w=w['page'],
+        lang=lang,
+        token=d.sign('csrf' + me),
+        limits=lim,
+        root=root(),
+        minutes=round(lim.keep_s / 60),
+        settings=settings,
+    )
     r = flask.make_response(html)
-    r.headers['Content-Language'],r.headers['Vary'] = lang,'Accept-Language, Cookie'
+    r.headers['Content-Language'], r.headers['Vary'] = lang, 'Accept-Language, Cookie'
     return r
 
 # %% ../nbs/15_app.ipynb #c106b
-def astronaut()->np.ndarray: # (512,512,3) uint8
+def astronaut() -> np.ndarray:  # (512,512,3) uint8
     "NASA's portrait of Eileen Collins, in the public domain, from scikit-image."
     from skimage import data
+
     return data.astronaut()
 
-SAMPLES = dict( # name: the photo, and its focal length in pixels; the last one is where the network fails
-    room      = lambda: (render_room(28, 480, 640)['image'], NYU_CAMERA.resize(480, 640).focal),
-    portrait  = lambda: (astronaut(), None),
-    motorcycle= lambda: (motorcycle()[0], MOTORCYCLE['fx']))
+
+SAMPLES = dict(  # name: the photo, and its focal length in pixels; the last one is where the network fails
+    room=lambda: (render_room(28, 480, 640)['image'], NYU_CAMERA.resize(480, 640).focal),
+    portrait=lambda: (astronaut(), None),
+    motorcycle=lambda: (motorcycle()[0], MOTORCYCLE['fx']),
+)
+
 
 @lru_cache
-def sample_jpeg(name:str='motorcycle')->bytes:
+def sample_jpeg(name: str = 'motorcycle') -> bytes:
     "A sample as a camera would have written it: its EXIF block says how long the lens was."
-    img,focal = SAMPLES[name]()
-    exif,out = Image.Exif(),io.BytesIO()
-    if focal: # as mm on a sensor of one pixel a mm, because 35 mm equivalents are whole numbers
-        exif.get_ifd(0x8769).update({0x920A:round(float(focal), 2), 0xA20E:1., 0xA210:4,
-                                     0xA002:img.shape[1], 0xA003:img.shape[0]})
+    img, focal = SAMPLES[name]()
+    exif, out = Image.Exif(), io.BytesIO()
+    if focal:  # as mm on a sensor of one pixel a mm, because 35 mm equivalents are whole numbers
+        exif.get_ifd(0x8769).update(
+            {0x920A: round(float(focal), 2), 0xA20E: 1.0, 0xA210: 4, 0xA002: img.shape[1], 0xA003: img.shape[0]}
+        )
     Image.fromarray(img).save(out, 'JPEG', quality=92, exif=exif)
     return out.getvalue()
+
 
 @site.get('/sample/<name>.jpg')
 def sample(name):
     "A picture for those who have none at hand: a drawn room, a portrait, and Middlebury's motorcycle."
     return flask.send_file(io.BytesIO(sample_jpeg(kind_of(name, SAMPLES))), mimetype='image/jpeg')
+
 
 site.add_url_rule('/sample.jpg', 'first_sample', lambda: sample('room'))
 
@@ -318,7 +430,8 @@ site.add_url_rule('/sample.jpg', 'first_sample', lambda: sample('room'))
 def openapi():
     "The API, for programs that read descriptions."
     from dogdepth import __version__
-    doc = json.loads((ASSETS/'openapi.json').read_text(encoding='utf-8'))
+
+    doc = json.loads((ASSETS / 'openapi.json').read_text(encoding='utf-8'))
     doc['info']['version'] = __version__
     doc['servers'] = [dict(url=flask.request.script_root or '/')]
     return flask.jsonify(doc)
@@ -326,27 +439,40 @@ def openapi():
 # %% ../nbs/15_app.ipynb #c110
 class Cookies(SecureCookieSessionInterface):
     "The cookie belongs to the page's own folder, and where the page is reached by https it travels by nothing else."
-    def get_cookie_path(self, app): return flask.request.script_root or '/'
-    def get_cookie_secure(self, app): return app.extensions['dogdepth'].https or flask.request.is_secure
 
+    def get_cookie_path(self, app):
+        return flask.request.script_root or '/'
+
+    def get_cookie_secure(self, app):
+        return app.extensions['dogdepth'].https or flask.request.is_secure
+
+# %% ../nbs/15_app.ipynb #c110_1
 def create_app(
-    predictor=None,         # what finds the depth: has .predict(img, camera)->Prediction; or a function that makes one; None: the default weights
-    data_dir=None,          # a folder for visitors' files while the server runs; None: one in the system's temporary folder
-    limits:Limits=Limits(),
-    names=(),               # host names this server answers to, besides localhost, this machine's name and bare addresses
-    decoders:int=2,         # processes that open uploads
-    https:bool=False,       # True behind a proxy that speaks https: the cookie then travels by nothing else
-    proxy=None,             # addresses of proxies whose X-Forwarded headers count; None: this machine, with names, https or prefix
-    prefix:str='',          # the path the page lives under, such as '/depth', whether the proxy takes it off or not
-)->flask.Flask:
-    "The page and its JSON API as a WSGI app; `serve` runs it. `app.extensions['dogdepth'].close()` ends its helpers and deletes its files."
+    predictor=None,  # what finds the depth: has .predict(img, camera)->Prediction; or a function that makes one; None: the default weights
+    data_dir=None,  # a folder for visitors' files while the server runs; None: one in the system's temporary folder
+    limits: Limits = Limits(),
+    names=(),  # host names this server answers to, besides localhost, this machine's name and bare addresses
+    decoders: int = 2,  # processes that open uploads
+    https: bool = False,  # True behind a proxy that speaks https: the cookie then travels by nothing else
+    proxy=None,  # addresses of proxies whose X-Forwarded headers count; None: this machine, with names, https or prefix
+    prefix: str = '',  # the path the page lives under, such as '/depth', whether the proxy takes it off or not
+) -> flask.Flask:
+    """The page and its JSON API as a WSGI app; `serve` runs it. `app.extensions['dogdepth'].close()` ends its helpers
+    and deletes its files."""
     import atexit
-    app = flask.Flask('dogdepth', template_folder=str(ASSETS), static_folder=str(ASSETS/'static'))
-    app.config.update(SECRET_KEY=secrets.token_bytes(32), MAX_CONTENT_LENGTH=int(limits.upload_mb*1e6)+4096,
-                      SESSION_COOKIE_NAME='dogdepth', SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE='Strict')
+
+    app = flask.Flask('dogdepth', template_folder=str(ASSETS), static_folder=str(ASSETS / 'static'))
+    app.config.update(
+        SECRET_KEY=secrets.token_bytes(32),
+        MAX_CONTENT_LENGTH=int(limits.upload_mb * 1e6) + 4096,
+        SESSION_COOKIE_NAME='dogdepth',
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE='Strict',
+    )
     app.session_interface = Cookies()
     names = (names,) if isinstance(names, str) else tuple(names)
-    if proxy is None: proxy = ('127.0.0.0/8','::1') if names or https or prefix else ()
+    if proxy is None:
+        proxy = ('127.0.0.0/8', '::1') if names or https or prefix else ()
     app.wsgi_app = Proxied(app.wsgi_app, proxy, prefix)
     d = app.extensions['dogdepth'] = Desk(limits, predictor, data_dir, decoders, (*own_names(), *names), https)
     atexit.register(d.close)

@@ -17,117 +17,201 @@ from .layout import Frame, _Scenes, _bar, _item, resize_item
 # %% ../nbs/workshop/archive.ipynb #c072
 class _H5(_Scenes):
     "An HDF5 file that each process opens for itself, on first use: safe to pickle and to fork."
+
     _file = _pid = None
+
     @property
     def file(self):
         import h5py
-        if self._pid!=os.getpid(): self._file,self._pid = h5py.File(self.path, 'r'),os.getpid()
+
+        if self._pid != os.getpid():
+            self._file, self._pid = h5py.File(self.path, 'r'), os.getpid()
         return self._file
-    def __getstate__(self): return self.__dict__|dict(_file=None, _pid=None)
+
+    def __getstate__(self):
+        return self.__dict__ | dict(_file=None, _pid=None)
+
     def close(self):
-        if self._pid==os.getpid(): self._file.close()
+        if self._pid == os.getpid():
+            self._file.close()
         self._file = self._pid = None
 
+# %% ../nbs/workshop/archive.ipynb #c072_1
 def _open_h5(path, what, keys):
     "Look once at an HDF5 file: a plain error unless it is whole and holds `keys`."
     import h5py
+
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no such file: {path}; expected {what}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}; expected {what}")
     try:
-        with h5py.File(path, 'r') as f: lacking = [k for k in keys if k not in f]
-    except OSError as e: raise ValueError(f"{path} is not a whole HDF5 file ({str(e)[:80]}); expected {what}") from None
-    if lacking: raise ValueError(f"{path} holds no {', '.join(lacking)}; expected {what}")
+        with h5py.File(path, 'r') as f:
+            lacking = [k for k in keys if k not in f]
+    except OSError as e:
+        raise ValueError(f"{path} is not a whole HDF5 file ({str(e)[:80]}); expected {what}") from None
+    if lacking:
+        raise ValueError(f"{path} holds no {', '.join(lacking)}; expected {what}")
     return path
 
 # %% ../nbs/workshop/archive.ipynb #c073
 def _split_indices(file, split, n):
     "The official split, counted from 0."
     from scipy.io import loadmat
-    if not file.is_file(): raise FileNotFoundError(f"no such file: {file}; it says which frames are split={split!r}. Fetch it with: dogdepth data get labeled (or read split='all')")
-    try: idx = loadmat(file)[f'{split}Ndxs'].ravel().astype(int)-1 # MATLAB counts from 1
-    except Exception as e: raise ValueError(f"{file} is not the official splits.mat with trainNdxs and testNdxs ({type(e).__name__}: {str(e)[:60]})") from None
-    if not len(idx) or idx.min()<0 or idx.max()>=n: raise ValueError(f"{file} names frames that the labelled file does not hold: it should give numbers from 1 to {n}")
+
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no such file: {file}; it says which frames are split={split!r}. Fetch it with: dogdepth data get labeled "
+            "(or read split='all')"
+        )
+    try:
+        idx = loadmat(file)[f'{split}Ndxs'].ravel().astype(int) - 1  # MATLAB counts from 1
+    except Exception as e:
+        raise ValueError(
+            f"{file} is not the official splits.mat with trainNdxs and testNdxs ({type(e).__name__}: {str(e)[:60]})"
+        ) from None
+    if not len(idx) or idx.min() < 0 or idx.max() >= n:
+        raise ValueError(
+            f"{file} names frames that the labelled file does not hold: it should give numbers from 1 to {n}"
+        )
     return idx.tolist()
 
 # %% ../nbs/workshop/archive.ipynb #c074
 class NYULabeled(_H5):
     "The official nyu_depth_v2_labeled.mat: 1449 frames, read one at a time (Silberman et al. 2012)."
-    def __init__(self,
-        path,               # the .mat file, or the folder that holds it
-        split='test',       # 'train' (795), 'test' (654), or 'all' (1449)
-        splits=None,        # the file with trainNdxs and testNdxs; None: splits.mat beside it
-        raw=False,          # True: depth as the Kinect saw it, with holes; False: filled by the data set's authors
-        camera=NYU_CAMERA): # follows the frames' size
-        if split not in ('train','test','all'): raise ValueError(f"split should be 'train', 'test' or 'all', got {split!r}. To validate on rooms of the training list: NYUDepth(root, split='val')")
+
+    def __init__(
+        self,
+        path,  # the .mat file, or the folder that holds it
+        split='test',  # 'train' (795), 'test' (654), or 'all' (1449)
+        splits=None,  # the file with trainNdxs and testNdxs; None: splits.mat beside it
+        raw=False,  # True: depth as the Kinect saw it, with holes; False: filled by the data set's authors
+        camera=NYU_CAMERA,
+    ):  # follows the frames' size
+        if split not in ('train', 'test', 'all'):
+            raise ValueError(
+                f"split should be 'train', 'test' or 'all', got {split!r}. To validate on rooms of the training list: "
+                "NYUDepth(root, split='val')"
+            )
         path = Path(path)
-        if path.is_dir(): path = path/'nyu_depth_v2_labeled.mat'
+        if path.is_dir():
+            path = path / 'nyu_depth_v2_labeled.mat'
         self.key = 'rawDepths' if raw else 'depths'
-        self.path = _open_h5(path, "the official nyu_depth_v2_labeled.mat; fetch it with: dogdepth data get labeled", ('images',self.key))
-        self.split,self.camera,n,m = split,camera,len(self.file[self.key]),len(self.file['images'])
-        if m!=n: raise ValueError(f"{path} holds {m} images but {n} depth maps: it is not the official file")
-        self.index = list(range(n)) if split=='all' else _split_indices(Path(splits) if splits else path.with_name('splits.mat'), split, n)
+        self.path = _open_h5(
+            path,
+            "the official nyu_depth_v2_labeled.mat; fetch it with: dogdepth data get labeled",
+            ('images', self.key),
+        )
+        self.split, self.camera, n, m = split, camera, len(self.file[self.key]), len(self.file['images'])
+        if m != n:
+            raise ValueError(f"{path} holds {m} images but {n} depth maps: it is not the official file")
+        self.index = (
+            list(range(n))
+            if split == 'all'
+            else _split_indices(Path(splits) if splits else path.with_name('splits.mat'), split, n)
+        )
         self.close()
 
-    def _text(self, key, i): # a string is an array of character codes behind a reference
+    def _text(self, key, i):  # a string is an array of character codes behind a reference
         f = self.file
-        return ''.join(map(chr, np.asarray(f[f[key][0,i]]).ravel())) if key in f else None
+        return ''.join(map(chr, np.asarray(f[f[key][0, i]]).ravel())) if key in f else None
+
     @property
-    def scene(self)->list: return [self._text('scenes',i) for i in self.index] # one a frame
+    def scene(self) -> list:
+        return [self._text('scenes', i) for i in self.index]  # one a frame
+
     @property
-    def scene_types(self)->list: return [self._text('sceneTypes',i) for i in self.index]
-    def __len__(self): return len(self.index)
-    def __getitem__(self, k:int)->dict:
+    def scene_types(self) -> list:
+        return [self._text('sceneTypes', i) for i in self.index]
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, k: int) -> dict:
         i = self.index[k]
-        image,depth = self.file['images'][i].transpose(2,1,0).copy(), self.file[self.key][i].T.astype(np.float32)
-        f = Frame(None, None, self._text('scenes',i), f'{i:05d}', '')
-        return _item(f, image, np.where(np.isfinite(depth)&(depth>0), depth, np.float32(0)), self.camera)
-    def __repr__(self): return f"NYULabeled({self.path.name!r}, split={self.split!r}): {len(self)} frames"
+        image, depth = self.file['images'][i].transpose(2, 1, 0).copy(), self.file[self.key][i].T.astype(np.float32)
+        f = Frame(None, None, self._text('scenes', i), f'{i:05d}', '')
+        return _item(f, image, np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0)), self.camera)
+
+    def __repr__(self):
+        return f"NYULabeled({self.path.name!r}, split={self.split!r}): {len(self)} frames"
 
 # %% ../nbs/workshop/archive.ipynb #c091
-_CAM = ('fx','fy','cx','cy','height','width')
+_CAM = ('fx', 'fy', 'cx', 'cy', 'height', 'width')
 
+# %% ../nbs/workshop/archive.ipynb #c091_1
 def pack(
-    dataset,       # any sequence of items
-    path,          # the .h5 file to write
-    size=None,     # (H,W) in pixels; None: the first frame's
-    progress=True, # a bar on stderr
-)->Path:
-    "Decode and resize every frame once: RGB uint8, depth uint16 mm, cameras and names in one HDF5 file. All or nothing."
+    dataset,  # any sequence of items
+    path,  # the .h5 file to write
+    size=None,  # (H,W) in pixels; None: the first frame's
+    progress=True,  # a bar on stderr
+) -> Path:
+    """Decode and resize every frame once: RGB uint8, depth uint16 mm, cameras and names in one HDF5 file. All or
+    nothing."""
     import h5py
-    n,path = len(dataset),Path(path)
-    if not n: raise ValueError("nothing to pack: the data set is empty")
-    if size is not None and (np.shape(size)!=(2,) or min(size)<1 or any(s%1 for s in size)): raise ValueError(f"size should be (H,W) in pixels, 1 or more each, got {size if np.isscalar(size) else tuple(size)}")
+
+    n, path = len(dataset), Path(path)
+    if not n:
+        raise ValueError("nothing to pack: the data set is empty")
+    if size is not None and (np.shape(size) != (2,) or min(size) < 1 or any(s % 1 for s in size)):
+        raise ValueError(
+            f"size should be (H,W) in pixels, 1 or more each, got {size if np.isscalar(size) else tuple(size)}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = _bar(f'pack {path.name}', n, 'frames', progress)
     with temporary_beside(path, suffix='.part') as tmp, h5py.File(tmp, 'w') as f:
         # packed again, it still says where it is from
-        f.attrs['format'],f.attrs['source'] = 'dogdepth-packed-1',dataset.file.attrs['source'] if isinstance(dataset, PackedDepth) else repr(dataset)
-        for k in ('scene','name'): f.create_dataset(k, (n,), h5py.string_dtype())
+        f.attrs['format'], f.attrs['source'] = (
+            'dogdepth-packed-1',
+            dataset.file.attrs['source'] if isinstance(dataset, PackedDepth) else repr(dataset),
+        )
+        for k in ('scene', 'name'):
+            f.create_dataset(k, (n,), h5py.string_dtype())
         for i in range(n):
             it = dataset[i]
-            h,w = size = tuple(size or it['depth'].shape)
+            h, w = size = tuple(size or it['depth'].shape)
             it = resize_item(it, h, w)
-            if i==0:
-                f.create_dataset('image', (n,h,w,3), 'u1', chunks=(1,h,w,3))
-                f.create_dataset('camera', (n,6), 'f8')
-                f.create_dataset('depth', (n,h,w), 'u2', chunks=(1,h,w), compression='gzip', compression_opts=1, shuffle=True)
-            f['image'][i],f['depth'][i] = it['image'],mm16(it['depth'])
-            f['camera'][i],f['scene'][i],f['name'][i] = [getattr(it['camera'],k) for k in _CAM],it['scene'] or '',it['name']
-            bar(i+1)
+            if i == 0:
+                f.create_dataset('image', (n, h, w, 3), 'u1', chunks=(1, h, w, 3))
+                f.create_dataset('camera', (n, 6), 'f8')
+                f.create_dataset(
+                    'depth', (n, h, w), 'u2', chunks=(1, h, w), compression='gzip', compression_opts=1, shuffle=True
+                )
+            f['image'][i], f['depth'][i] = it['image'], mm16(it['depth'])
+            f['camera'][i], f['scene'][i], f['name'][i] = (
+                [getattr(it['camera'], k) for k in _CAM],
+                it['scene'] or '',
+                it['name'],
+            )
+            bar(i + 1)
     return path
 
 # %% ../nbs/workshop/archive.ipynb #c092
 class PackedDepth(_H5):
     "The frames that `pack` wrote, as the same items, read one at a time."
+
     def __init__(self, path):
-        self.path = _open_h5(path, "a cache written by `pack` (dogdepth data pack ROOT OUT.h5)", ('image','depth','camera','scene','name'))
-        self.camera = [Camera(*c[:4].tolist(), *map(int,c[4:])) for c in self.file['camera'][:]]
-        self.scene,self.name = ([s.decode() or None for s in self.file[k][:]] for k in ('scene','name')) # one a frame
+        self.path = _open_h5(
+            path,
+            "a cache written by `pack` (dogdepth data pack ROOT OUT.h5)",
+            ('image', 'depth', 'camera', 'scene', 'name'),
+        )
+        self.camera = [Camera(*c[:4].tolist(), *map(int, c[4:])) for c in self.file['camera'][:]]
+        self.scene, self.name = (
+            [s.decode() or None for s in self.file[k][:]] for k in ('scene', 'name')
+        )  # one a frame
         self.close()
-    def __len__(self): return len(self.name)
-    def __getitem__(self, i:int)->dict:
-        if not -len(self)<=i<len(self): raise IndexError(f"frame {i} of {len(self)}")
+
+    def __len__(self):
+        return len(self.name)
+
+    def __getitem__(self, i: int) -> dict:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"frame {i} of {len(self)}")
         i %= len(self)
-        depth = self.file['depth'][i].astype(np.float32)/1000
-        return dict(image=self.file['image'][i], depth=depth, camera=self.camera[i], scene=self.scene[i], name=self.name[i])
-    def __repr__(self): return f"PackedDepth({self.path.name!r}): {len(self)} frames of {self.camera[0].height}x{self.camera[0].width}"
+        depth = self.file['depth'][i].astype(np.float32) / 1000
+        return dict(
+            image=self.file['image'][i], depth=depth, camera=self.camera[i], scene=self.scene[i], name=self.name[i]
+        )
+
+    def __repr__(self):
+        return f"PackedDepth({self.path.name!r}): {len(self)} frames of {self.camera[0].height}x{self.camera[0].width}"

@@ -17,91 +17,115 @@ from .recipe import TrainConfig
 @dataclass(frozen=True)
 class StudyConfig(TrainConfig):
     "A run of the study: small enough for one core and a minute and a half; every arm starts from these settings."
-    height:int=96
-    width_px:int=128
-    confidence:bool=False
-    early:bool=False         # the default's decoder as it was when the study was run
-    epochs:int=4
-    ema:float=.99
-    zoom:float=1.            # no zoom: the cached pictures are no larger than what the network sees
-    rotate_deg:float=0.
-    colour:float=.2
-    grey:float=0.
-    soften:float=0.
-    cut_depth:float=0.       # it would draw the answer into the picture that the DoG looks at
-    drop_path:float=0.
-    small_first:float=0.
-    device:str='cpu'
-    frames:str='nyu'         # what is trained and scored on, see `study_frames`
-    terms:str='depth grad_global grad_grid ssim' # loss='report': the terms that count
-    ssim_sign:int=1          # -1: reward a bad match, as the report's program does
+
+    height: int = 96
+    width_px: int = 128
+    confidence: bool = False
+    early: bool = False  # the default's decoder as it was when the study was run
+    epochs: int = 4
+    ema: float = 0.99
+    zoom: float = 1.0  # no zoom: the cached pictures are no larger than what the network sees
+    rotate_deg: float = 0.0
+    colour: float = 0.2
+    grey: float = 0.0
+    soften: float = 0.0
+    cut_depth: float = 0.0  # it would draw the answer into the picture that the DoG looks at
+    drop_path: float = 0.0
+    small_first: float = 0.0
+    device: str = 'cpu'
+    frames: str = 'nyu'  # what is trained and scored on, see `study_frames`
+    terms: str = 'depth grad_global grad_grid ssim'  # loss='report': the terms that count
+    ssim_sign: int = 1  # -1: reward a bad match, as the report's program does
 
 # %% ../nbs/workshop/arms.ipynb #c016
 @dataclass(frozen=True)
 class Arm:
     "One version of the network, the data or the recipe, and what it is compared with."
-    says:str             # what is different, in words
-    control:str=''       # the arm it is compared with; '': it is a control itself
-    change:dict=field(default_factory=dict) # the settings that differ from the control's (from `StudyConfig` where it is one)
 
-METRES = dict(loss='report') # the report's loss, in metres
+    says: str  # what is different, in words
+    control: str = ''  # the arm it is compared with; '': it is a control itself
+    change: dict = field(
+        default_factory=dict
+    )  # the settings that differ from the control's (from `StudyConfig` where it is one)
+
+
+METRES = dict(loss='report')  # the report's loss, in metres
 MAIN = {
-    'base':             Arm('the default\'s network from ImageNet, both gates, DoG, SILog and gradient matching'),
-    'no DoG':           Arm('photo alone', 'base', dict(dog=False)),
-    'shuffled DoG':     Arm('the DoG of another photo', 'base', dict(shuffle_dog=True)),
-    'no channel gate':  Arm('', 'base', dict(channel_attention=False)),
-    'no spatial gate':  Arm('', 'base', dict(spatial_attention=False)),
-    'no gates':         Arm('neither', 'base', dict(channel_attention=False, spatial_attention=False)),
-    'ReLU':             Arm('ReLU for SELU in the decoder', 'base', dict(act='relu')),
-    'no ImageNet':      Arm('random first weights', 'base', dict(pretrained=False)),
-    'four terms':       Arm('the report\'s loss in metres, SSIM the right way up', 'base', METRES),
-    'L1 alone':         Arm('L1 in metres', 'four terms', dict(terms='depth')),
-    'L1, global':       Arm('L1 and global gradient', 'four terms', dict(terms='depth grad_global')),
+    'base': Arm('the default\'s network from ImageNet, both gates, DoG, SILog and gradient matching'),
+    'no DoG': Arm('photo alone', 'base', dict(dog=False)),
+    'shuffled DoG': Arm('the DoG of another photo', 'base', dict(shuffle_dog=True)),
+    'no channel gate': Arm('', 'base', dict(channel_attention=False)),
+    'no spatial gate': Arm('', 'base', dict(spatial_attention=False)),
+    'no gates': Arm('neither', 'base', dict(channel_attention=False, spatial_attention=False)),
+    'ReLU': Arm('ReLU for SELU in the decoder', 'base', dict(act='relu')),
+    'no ImageNet': Arm('random first weights', 'base', dict(pretrained=False)),
+    'four terms': Arm('the report\'s loss in metres, SSIM the right way up', 'base', METRES),
+    'L1 alone': Arm('L1 in metres', 'four terms', dict(terms='depth')),
+    'L1, global': Arm('L1 and global gradient', 'four terms', dict(terms='depth grad_global')),
     'L1, global, grid': Arm('all but SSIM', 'four terms', dict(terms='depth grad_global grad_grid')),
     'SSIM upside down': Arm('all four, SSIM with the report\'s sign', 'four terms', dict(ssim_sign=-1)),
-    'constant rate':    Arm('Adam at 0.009 throughout, no decay', 'base', dict(optimizer='adam', schedule='constant', lr=.009, wd=0.)),
-    'rooms shared':     Arm('half of each validation room\'s stills are trained on', 'base', dict(frames='nyu, rooms shared')),
+    'constant rate': Arm(
+        'Adam at 0.009 throughout, no decay', 'base', dict(optimizer='adam', schedule='constant', lr=0.009, wd=0.0)
+    ),
+    'rooms shared': Arm(
+        'half of each validation room\'s stills are trained on', 'base', dict(frames='nyu, rooms shared')
+    ),
 }
 
 # %% ../nbs/workshop/arms.ipynb #c018
 REPORT = {
-    'report':               Arm('the report\'s network at width 8, climbing, with its loss in metres', '', dict(arch='report', width=8, pretrained=False, bs=4, lr=6e-3, **METRES)),
-    'report, no DoG':       Arm('photo alone', 'report', dict(dog=False)),
-    'report, shuffled':     Arm('the DoG of another photo', 'report', dict(shuffle_dog=True)),
+    'report': Arm(
+        'the report\'s network at width 8, climbing, with its loss in metres',
+        '',
+        dict(arch='report', width=8, pretrained=False, bs=4, lr=6e-3, **METRES),
+    ),
+    'report, no DoG': Arm('photo alone', 'report', dict(dog=False)),
+    'report, shuffled': Arm('the DoG of another photo', 'report', dict(shuffle_dog=True)),
     'report, flat decoder': Arm('a decoder that never climbs', 'report', dict(climb=False)),
 }
 LENSES = {
-    'f/2.8':             Arm('81 real rooms through an open lens', '', dict(frames='f2.8', epochs=16)),
-    'f/2.8, no DoG':     Arm('photo alone', 'f/2.8', dict(dog=False)),
-    'f/8':               Arm('the same 81 rooms, nearly all sharp', '', dict(frames='f8', epochs=16)),
-    'f/8, no DoG':       Arm('photo alone', 'f/8', dict(dog=False)),
-    'open lens':         Arm('rendered rooms at f/1, focused far away', '', dict(frames='open', epochs=3)),
+    'f/2.8': Arm('81 real rooms through an open lens', '', dict(frames='f2.8', epochs=16)),
+    'f/2.8, no DoG': Arm('photo alone', 'f/2.8', dict(dog=False)),
+    'f/8': Arm('the same 81 rooms, nearly all sharp', '', dict(frames='f8', epochs=16)),
+    'f/8, no DoG': Arm('photo alone', 'f/8', dict(dog=False)),
+    'open lens': Arm('rendered rooms at f/1, focused far away', '', dict(frames='open', epochs=3)),
     'open lens, no DoG': Arm('photo alone', 'open lens', dict(dog=False)),
-    'pinhole':           Arm('the same rooms, all sharp', '', dict(frames='pinhole', epochs=3)),
-    'pinhole, no DoG':   Arm('photo alone', 'pinhole', dict(dog=False)),
-    'walks':             Arm('rendered walks: the validation rooms are new', '', dict(frames='walks', epochs=3)),
-    'walks, shared':     Arm('rendered walks: a random half of their frames is trained on', 'walks', dict(frames='walks, rooms shared')),
+    'pinhole': Arm('the same rooms, all sharp', '', dict(frames='pinhole', epochs=3)),
+    'pinhole, no DoG': Arm('photo alone', 'pinhole', dict(dog=False)),
+    'walks': Arm('rendered walks: the validation rooms are new', '', dict(frames='walks', epochs=3)),
+    'walks, shared': Arm(
+        'rendered walks: a random half of their frames is trained on', 'walks', dict(frames='walks, rooms shared')
+    ),
 }
-ARMS = MAIN|REPORT|LENSES
-FAMILIES = dict(light=list(MAIN), report=list(REPORT), lens=list(LENSES)[:4], rendered=list(LENSES)[4:8], walks=list(LENSES)[8:]) # chance is taken to be alike in each
+ARMS = MAIN | REPORT | LENSES
+FAMILIES = dict(
+    light=list(MAIN), report=list(REPORT), lens=list(LENSES)[:4], rendered=list(LENSES)[4:8], walks=list(LENSES)[8:]
+)  # chance is taken to be alike in each
 
 # %% ../nbs/workshop/arms.ipynb #c019
-def study_config(name:str, seed:int=0, **changes)->StudyConfig:
+def study_config(name: str, seed: int = 0, **changes) -> StudyConfig:
     "The settings of an arm: those of its control, and what it changes. `ValueError` for a name that is no arm."
-    if name not in ARMS: raise ValueError(f"no arm {name!r}: expected one of {', '.join(ARMS)}")
+    if name not in ARMS:
+        raise ValueError(f"no arm {name!r}: expected one of {', '.join(ARMS)}")
     a = ARMS[name]
     cfg = study_config(a.control) if a.control else StudyConfig()
-    return replace(cfg, **a.change|dict(seed=seed)|changes)
+    return replace(cfg, **a.change | dict(seed=seed) | changes)
 
 # %% ../nbs/workshop/arms.ipynb #c024
 class UpsideDown(nn.Module):
     "The report's loss with the sign that its program gives SSIM: a perfect match costs 1, an inverted one 0."
-    def __init__(self): super().__init__(); self.rest = DepthLoss(terms=('depth','grad_global','grad_grid'))
-    def forward(self, pred, target, mask=None):
-        total,parts = self.rest(pred, target, mask)
-        return total+1-ssim_loss(pred, target, mask).mean(), parts|dict(ssim=1-parts['ssim'])
 
-def study_loss(cfg:StudyConfig)->nn.Module:
+    def __init__(self):
+        super().__init__()
+        self.rest = DepthLoss(terms=('depth', 'grad_global', 'grad_grid'))
+
+    def forward(self, pred, target, mask=None):
+        total, parts = self.rest(pred, target, mask)
+        return total + 1 - ssim_loss(pred, target, mask).mean(), parts | dict(ssim=1 - parts['ssim'])
+
+
+def study_loss(cfg: StudyConfig) -> nn.Module:
     "What `make_loss` gives, with only some terms or SSIM upside down where the arm says so."
-    if cfg.loss!='report': return make_loss(cfg)
-    return UpsideDown() if cfg.ssim_sign<0 else DepthLoss(terms=cfg.terms.split())
+    if cfg.loss != 'report':
+        return make_loss(cfg)
+    return UpsideDown() if cfg.ssim_sign < 0 else DepthLoss(terms=cfg.terms.split())

@@ -6,7 +6,8 @@
 __all__ = ['temporary_beside', 'atomic_write']
 
 # %% ../nbs/workshop/atomic.ipynb #w002
-import os, secrets
+import os
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,20 +16,21 @@ def _is_stream(path):
     "A pipe or a device: bytes go into it as they are, and nothing can take its place."
     return path.exists() and not path.is_file() and not path.is_dir()
 
+
 def _settle(tmp, path):
     "The finished file `tmp` takes the place of `path`, with the permissions of the file that stood there."
     with open(tmp, 'rb+') as f:
         os.fsync(f.fileno())
     if path.exists():
-        os.chmod(tmp, path.stat().st_mode&0o777)
+        os.chmod(tmp, path.stat().st_mode & 0o777)
     os.replace(tmp, path)
 
 # %% ../nbs/workshop/atomic.ipynb #c042_1
 @contextmanager
 def temporary_beside(
-    path,       # the file to write; a link is followed, so that what it points to is replaced
-    suffix=None # of the temporary name; default: that of `path`, so that an encoder knows its format
-):              # yields a `Path` in the same folder, which does not exist yet: write the whole file there
+    path,  # the file to write; a link is followed, so that what it points to is replaced
+    suffix=None,  # of the temporary name; default: that of `path`, so that an encoder knows its format
+):  # yields a `Path` in the same folder, which does not exist yet: write the whole file there
     """Write a file under a temporary name that moves into place when the block ends, and goes when it fails: a reader sees all of it or none.
 
     The name is short and random, so any legal `path` works, and so do threads and processes side by side. The permissions of an old file stay.
@@ -43,14 +45,15 @@ def temporary_beside(
     if real.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
     suffix = real.suffix if suffix is None else suffix
-    tmp = real.with_name(f".{secrets.token_hex(6)}{suffix if len(os.fsencode(suffix))<=16 else ''}")
+    tmp = real.with_name(f".{secrets.token_hex(6)}{suffix if len(os.fsencode(suffix)) <= 16 else ''}")
     try:
         yield tmp
         _settle(tmp, real)
     finally:
         tmp.unlink(missing_ok=True)
 
-def atomic_write(path, data:bytes):
+
+def atomic_write(path, data: bytes):
     "Write a file all or nothing, through `temporary_beside`; into a pipe or a device the bytes go as they are."
     with temporary_beside(path, suffix='.part') as tmp:
         with open(tmp, 'wb') as f:

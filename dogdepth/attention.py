@@ -6,7 +6,8 @@
 __all__ = ['ARCHS', 'DEFAULT_WIDTH', 'network_input', 'ChannelAttention', 'SpatialAttention', 'DepthUNet', 'forward']
 
 # %% ../nbs/06_attention.ipynb #c003
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from .dog import network_planes
@@ -16,92 +17,145 @@ from .weights import CONFIG_KEYS, from_pretrained, metres, save_pretrained
 
 # %% ../nbs/06_attention.ipynb #c005
 def network_input(
-    img:np.ndarray,  # (H,W,3) uint8 RGB
-    dog:bool=True,   # append the DoG three times (report §2.4)
-    bgr:bool=False,  # colour order of the report's published program
-)->Tensor:           # (6 or 3,H,W) float32 in [0,1]
+    img: np.ndarray,  # (H,W,3) uint8 RGB
+    dog: bool = True,  # append the DoG three times (report §2.4)
+    bgr: bool = False,  # colour order of the report's published program
+) -> Tensor:  # (6 or 3,H,W) float32 in [0,1]
     "What the network sees of a photo."
     return torch.from_numpy(network_planes(img, dog, bgr))
 
 # %% ../nbs/06_attention.ipynb #c010
 class ChannelAttention(nn.Module):
-    "Squeeze-and-excitation: one gate per channel, from the channel means of the whole picture (Hu et al. 2018; report §3.1)."
-    def __init__(self, nf:int, reduction:int=4):
+    """Squeeze-and-excitation: one gate per channel, from the channel means of the whole picture (Hu et al. 2018; report
+    §3.1)."""
+
+    def __init__(self, nf: int, reduction: int = 4):
         super().__init__()
-        nh = max(nf//reduction, 1)
-        self.fc1,self.fc2 = nn.Linear(nf, nh, bias=False),nn.Linear(nh, nf, bias=False)
-    def gate(self, x:Tensor)->Tensor: # (B,C,H,W) -> (B,C,1,1) in [0,1]
-        return torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2,3))))))[:,:,None,None]
-    def forward(self, x:Tensor)->Tensor: return x*self.gate(x)
+        nh = max(nf // reduction, 1)
+        self.fc1, self.fc2 = nn.Linear(nf, nh, bias=False), nn.Linear(nh, nf, bias=False)
+
+    def gate(self, x: Tensor) -> Tensor:  # (B,C,H,W) -> (B,C,1,1) in [0,1]
+        return torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3))))))[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
 
 # %% ../nbs/06_attention.ipynb #c016
 class SpatialAttention(nn.Module):
-    "One gate per place, from the mean and the maximum over channels (the spatial half of CBAM, Woo et al. 2018, §3; report §3.1)."
-    def __init__(self, ks:int=7):
+    """One gate per place, from the mean and the maximum over channels (the spatial half of CBAM, Woo et al. 2018, §3;
+    report §3.1)."""
+
+    def __init__(self, ks: int = 7):
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, ks, padding=ks//2, bias=False)
-    def gate(self, x:Tensor)->Tensor: # (B,C,H,W) -> (B,1,H,W) in [0,1]
-        return torch.sigmoid(self.conv(torch.cat([x.mean(1,keepdim=True), x.amax(1,keepdim=True)], 1)))
-    def forward(self, x:Tensor)->Tensor: return x*self.gate(x)
+        self.conv = nn.Conv2d(2, 1, ks, padding=ks // 2, bias=False)
+
+    def gate(self, x: Tensor) -> Tensor:  # (B,C,H,W) -> (B,1,H,W) in [0,1]
+        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
 
 # %% ../nbs/06_attention.ipynb #c053
-ARCHS = ('light','report','published')
+ARCHS = ('light', 'report', 'published')
 DEFAULT_WIDTH = dict(light=16, report=64, published=64)
 
+
 def _check_arch(arch, act, pretrained, confidence):
-    if arch not in ARCHS: raise ValueError(f"arch should be one of {ARCHS}, got {arch!r}")
-    if act not in ACTS: raise ValueError(f"act should be one of {tuple(ACTS)}, got {act!r}")
-    if confidence and arch=='published': raise ValueError("confidence=True goes with arch='light' or 'report': the published program has one output")
-    if pretrained and arch!='light': raise ValueError(f"pretrained=True goes with arch='light', got {arch!r}: there are no ImageNet weights for it")
+    if arch not in ARCHS:
+        raise ValueError(f"arch should be one of {ARCHS}, got {arch!r}")
+    if act not in ACTS:
+        raise ValueError(f"act should be one of {tuple(ACTS)}, got {act!r}")
+    if confidence and arch == 'published':
+        raise ValueError("confidence=True goes with arch='light' or 'report': the published program has one output")
+    if pretrained and arch != 'light':
+        raise ValueError(f"pretrained=True goes with arch='light', got {arch!r}: there are no ImageNet weights for it")
 
 # %% ../nbs/06_attention.ipynb #c054
 class DepthUNet(nn.Module):
-    "Photo with DoG channels to depth (report §3.1): 'published' is the report's program, 'report' its Fig 3.1, 'light' the same decoder and attentions on an EfficientNet-Lite0 encoder."
-    def __init__(self,
-        arch:str='light',             # 'light', 'report' or 'published'
-        dog:bool=True,                # 6 channels in (RGB + DoG three times), or RGB alone
-        width:int|None=None,          # channels at the finest level; None: 16 for light (24 where not early), 64 for the others
-        act:str='selu',               # 'selu' (report), 'relu', 'gelu'
-        climb:bool=True,              # report only: a decoder that climbs
-        channel_attention:bool=True,  # the two gates after the U-Net
-        spatial_attention:bool=True,
-        pretrained:bool=False,        # light only: ImageNet weights for the encoder
-        height:int=240, width_px:int=320, # the input size it is trained for (kept in config.json; any size runs)
-        confidence:bool=False,        # light, report: a second head that says how far the first may be off
-        early:bool=True,              # light only: a decoder that convolves coarse maps before it enlarges them
+    """Photo with DoG channels to depth (report §3.1): 'published' is the report's program, 'report' its Fig 3.1,
+    'light' the same decoder and attentions on an EfficientNet-Lite0 encoder."""
+
+    def __init__(
+        self,
+        arch: str = 'light',  # 'light', 'report' or 'published'
+        dog: bool = True,  # 6 channels in (RGB + DoG three times), or RGB alone
+        width: int
+        | None = None,  # channels at the finest level; None: 16 for light (24 where not early), 64 for the others
+        act: str = 'selu',  # 'selu' (report), 'relu', 'gelu'
+        climb: bool = True,  # report only: a decoder that climbs
+        channel_attention: bool = True,  # the two gates after the U-Net
+        spatial_attention: bool = True,
+        pretrained: bool = False,  # light only: ImageNet weights for the encoder
+        height: int = 240,
+        width_px: int = 320,  # the input size it is trained for (kept in config.json; any size runs)
+        confidence: bool = False,  # light, report: a second head that says how far the first may be off
+        early: bool = True,  # light only: a decoder that convolves coarse maps before it enlarges them
     ):
         super().__init__()
         _check_arch(arch, act, pretrained, confidence)
-        self.arch,light,ni,early = arch,arch=='light',6 if dog else 3,early and arch=='light'
-        if width is None: width = 24 if light and not early else DEFAULT_WIDTH[arch]
-        check_whole(1, width=width); check_whole(32, height=height, width_px=width_px)
-        climb = light or climb and arch!='published'
-        self.config = dict(zip(CONFIG_KEYS, (arch, dog, width, act, climb, channel_attention, spatial_attention, height, width_px, confidence, early)))
-        ws = tuple(width*k//3 for k in ((3,9,18,24) if early else (3,6,12,16)))
-        self.unet = LightUNet(ni, ws, ACTS[act], pretrained, early) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
-        nf = 1 if arch=='published' else width                               # channels that the gates see
+        self.arch, light, ni, early = arch, arch == 'light', 6 if dog else 3, early and arch == 'light'
+        if width is None:
+            width = 24 if light and not early else DEFAULT_WIDTH[arch]
+        check_whole(1, width=width)
+        check_whole(32, height=height, width_px=width_px)
+        climb = light or climb and arch != 'published'
+        self.config = dict(
+            zip(
+                CONFIG_KEYS,
+                (
+                    arch,
+                    dog,
+                    width,
+                    act,
+                    climb,
+                    channel_attention,
+                    spatial_attention,
+                    height,
+                    width_px,
+                    confidence,
+                    early,
+                ),
+            )
+        )
+        ws = tuple(width * k // 3 for k in ((3, 9, 18, 24) if early else (3, 6, 12, 16)))
+        self.unet = (
+            LightUNet(ni, ws, ACTS[act], pretrained, early) if light else UNet(ni, 1, width, act=ACTS[act], climb=climb)
+        )
+        nf = 1 if arch == 'published' else width  # channels that the gates see
         self.channel_attention = ChannelAttention(nf) if channel_attention else nn.Identity()
         self.spatial_attention = SpatialAttention() if spatial_attention else nn.Identity()
-        if light: self.final_conv = nn.Conv2d(nf, 1, 3, padding=1)
-        if confidence: self.spread_head = nn.Sequential(nn.Conv2d(nf, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
-        if arch!='published': nn.init.constant_(self._head.bias, .9)         # exp(.9) = 2.5 m, about NYU's median
+        if light:
+            self.final_conv = nn.Conv2d(nf, 1, 3, padding=1)
+        if confidence:
+            self.spread_head = nn.Sequential(nn.Conv2d(nf, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
+        if arch != 'published':
+            nn.init.constant_(self._head.bias, 0.9)  # exp(.9) = 2.5 m, about NYU's median
+
     @property
-    def _head(self): return self.final_conv if self.arch=='light' else self.unet.final_conv
+    def _head(self):
+        return self.final_conv if self.arch == 'light' else self.unet.final_conv
 
 # %% ../nbs/06_attention.ipynb #c055
-def forward(self,
-    x:Tensor,          # (B,6,H,W) in [0,1]; 'published' takes BGR
-    spread:bool=False, # also how far off the answer may be
-)->Tensor:             # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
-    "How far every pixel of the photo is; `ValueError` where the input has another shape or there is no confidence head."
+def forward(
+    self,
+    x: Tensor,  # (B,6,H,W) in [0,1]; 'published' takes BGR
+    spread: bool = False,  # also how far off the answer may be
+) -> Tensor:  # (B,1,H,W) metres for the canonical camera ('published': 8-bit levels); with `spread` a pair, the second (B,1,H,W): the Laplace scale of log depth
+    """How far every pixel of the photo is; `ValueError` where the input has another shape or there is no confidence
+    head."""
     ni = 6 if self.config['dog'] else 3
-    check_planes(x, ni, ' in [0,1]', f"`network_input(photo{'' if self.config['dog'] else ', dog=False'})[None]` makes them")
-    if spread and not self.config['confidence']: raise ValueError("this network has no confidence head: make it with confidence=True")
+    check_planes(
+        x, ni, ' in [0,1]', f"`network_input(photo{'' if self.config['dog'] else ', dog=False'})[None]` makes them"
+    )
+    if spread and not self.config['confidence']:
+        raise ValueError("this network has no confidence head: make it with confidence=True")
     gated = lambda f: self.spatial_attention(self.channel_attention(f))
-    if self.arch=='published': return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
+    if self.arch == 'published':
+        return resize_like(gated(self.unet.final_conv(self.unet.features(x))), x)
     f = gated(self.unet.features(x))
-    depth = resize_like(self._head(f), x).float().clamp(-5,5).exp() # the network says log depth
-    return (depth, resize_like(self.spread_head(f.detach()), x).float().clamp(-5,1).exp()) if spread else depth
+    depth = resize_like(self._head(f), x).float().clamp(-5, 5).exp()  # the network says log depth
+    return (depth, resize_like(self.spread_head(f.detach()), x).float().clamp(-5, 1).exp()) if spread else depth
+
 
 DepthUNet.forward = forward
 

@@ -9,7 +9,9 @@ __all__ = ['SOFTEST', 'zoom_matrix', 'zoom_camera', 'zoom_item', 'recolour', 'so
 # %% ../nbs/workshop/augment.ipynb #w002
 import math
 from dataclasses import replace
-import cv2, numpy as np, torch
+import cv2
+import numpy as np
+import torch
 import torch.nn.functional as F
 from .depth import Camera
 from .dog import modified_dog_batch
@@ -19,169 +21,270 @@ from .weights import CANONICAL_FOCAL
 from .recipe import TrainConfig
 
 # %% ../nbs/workshop/augment.ipynb #c034
-def zoom_matrix(size0, size, s, deg, tx, ty)->np.ndarray: # (2,3): a pixel (x,y,1) of the picture -> its place in the result
+def zoom_matrix(
+    size0, size, s, deg, tx, ty
+) -> np.ndarray:  # (2,3): a pixel (x,y,1) of the picture -> its place in the result
     "Zoom by `s`, roll by `deg`, look at (tx,ty) of the room to move."
-    (h0,w0),(h,w) = size0,size; k = h/h0
-    if abs(w/w0-k)>.01*k: raise ValueError(f"zooming keeps the picture's shape: size should be in the ratio of {h0}x{w0}, got {h}x{w}")
-    c,sn = math.cos(math.radians(deg))*s*k, math.sin(math.radians(deg))*s*k
-    ox,oy = (w0-1)/2*(1+tx*(1-1/s)), (h0-1)/2*(1+ty*(1-1/s)) # the source pixel that lands in the middle
-    return np.array([[c,-sn,(w-1)/2-c*ox+sn*oy],[sn,c,(h-1)/2-sn*ox-c*oy]])
+    (h0, w0), (h, w) = size0, size
+    k = h / h0
+    if abs(w / w0 - k) > 0.01 * k:
+        raise ValueError(f"zooming keeps the picture's shape: size should be in the ratio of {h0}x{w0}, got {h}x{w}")
+    c, sn = math.cos(math.radians(deg)) * s * k, math.sin(math.radians(deg)) * s * k
+    ox, oy = (
+        (w0 - 1) / 2 * (1 + tx * (1 - 1 / s)),
+        (h0 - 1) / 2 * (1 + ty * (1 - 1 / s)),
+    )  # the source pixel that lands in the middle
+    return np.array([[c, -sn, (w - 1) / 2 - c * ox + sn * oy], [sn, c, (h - 1) / 2 - sn * ox - c * oy]])
 
-def zoom_camera(cam:Camera, M, size)->Camera:
+
+def zoom_camera(cam: Camera, M, size) -> Camera:
     "The camera that sees what `zoom_matrix` makes of the picture."
-    k,(px,py) = math.hypot(M[0,0], M[1,0]),M@(cam.cx,cam.cy,1)
-    return replace(cam, fx=cam.fx*k, fy=cam.fy*k, cx=float(px), cy=float(py), height=size[0], width=size[1])
+    k, (px, py) = math.hypot(M[0, 0], M[1, 0]), M @ (cam.cx, cam.cy, 1)
+    return replace(cam, fx=cam.fx * k, fy=cam.fy * k, cx=float(px), cy=float(py), height=size[0], width=size[1])
 
+# %% ../nbs/workshop/augment.ipynb #c034_1
 def zoom_item(
-    item:dict,
-    s:float,             # zoom in, >= 1
-    deg:float,           # roll
-    tx:float, ty:float,  # where to look, in [-1,1] of the room to move
-    size=None,           # (h,w) of the result; None: the item's own
-)->dict:
-    "Zoom, roll and shift photo, depth and camera together; depth stays in metres, because the focal length grows by `s`."
-    h,w = size or item['depth'].shape
-    M = zoom_matrix(item['depth'].shape, (h,w), s, deg, tx, ty)
-    img = cv2.warpAffine(item['image'], M, (w,h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    depth = cv2.warpAffine(item['depth'], M, (w,h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return {**item, 'image':img, 'depth':depth, 'camera':zoom_camera(item['camera'], M, (h,w))}
+    item: dict,
+    s: float,  # zoom in, >= 1
+    deg: float,  # roll
+    tx: float,
+    ty: float,  # where to look, in [-1,1] of the room to move
+    size=None,  # (h,w) of the result; None: the item's own
+) -> dict:
+    """Zoom, roll and shift photo, depth and camera together; depth stays in metres, because the focal length grows by
+    `s`."""
+    h, w = size or item['depth'].shape
+    M = zoom_matrix(item['depth'].shape, (h, w), s, deg, tx, ty)
+    img = cv2.warpAffine(item['image'], M, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    depth = cv2.warpAffine(
+        item['depth'], M, (w, h), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    return {**item, 'image': img, 'depth': depth, 'camera': zoom_camera(item['camera'], M, (h, w))}
 
 # %% ../nbs/workshop/augment.ipynb #c038
 def recolour(
-    img:np.ndarray,   # (H,W,3) uint8
-    gain,             # of each colour: brightness and tint
-    contrast:float, saturation:float, # 1: as they are; saturation 0: grey
-)->np.ndarray:        # (H,W,3) uint8
+    img: np.ndarray,  # (H,W,3) uint8
+    gain,  # of each colour: brightness and tint
+    contrast: float,
+    saturation: float,  # 1: as they are; saturation 0: grey
+) -> np.ndarray:  # (H,W,3) uint8
     "The same room in another light, through another camera's eyes."
-    x = img.astype(np.float32)*np.float32(gain)
-    x = (x-x.mean())*contrast+x.mean()
+    x = img.astype(np.float32) * np.float32(gain)
+    x = (x - x.mean()) * contrast + x.mean()
     g = x.mean(-1, keepdims=True)
-    return np.clip((x-g)*saturation+g, 0, 255).astype(np.uint8)
+    return np.clip((x - g) * saturation + g, 0, 255).astype(np.uint8)
 
 # %% ../nbs/workshop/augment.ipynb #c042
-SOFTEST = 1. # standard deviation of the widest blur, pixels of the network's input
+SOFTEST = 1.0  # standard deviation of the widest blur, pixels of the network's input
 
-def soft_kernel(sigma)->np.ndarray: # (9,) float32, sums to 1; sigma 0: leaves everything as it is
+
+def soft_kernel(sigma) -> np.ndarray:  # (9,) float32, sums to 1; sigma 0: leaves everything as it is
     "A Gaussian's nine taps."
-    k = np.exp(-.5*(np.arange(-4,5)/max(sigma,1e-3))**2)
-    return np.float32(k/k.sum())
+    k = np.exp(-0.5 * (np.arange(-4, 5) / max(sigma, 1e-3)) ** 2)
+    return np.float32(k / k.sum())
 
-def soften(img:np.ndarray, sigma:float)->np.ndarray: # (H,W,3) uint8; pixels
+
+def soften(img: np.ndarray, sigma: float) -> np.ndarray:  # (H,W,3) uint8; pixels
     "The photo as a resized or unfocused one would look."
-    if not sigma: return img
+    if not sigma:
+        return img
     k = soft_kernel(sigma)
     return np.rint(cv2.sepFilter2D(img.astype(np.float32), -1, k, k)).astype(np.uint8)
 
 # %% ../nbs/workshop/augment.ipynb #c045
-def answer_box(box, h:int, w:int, focal:float): # box: height, width, top and left, as shares -> y, x, height, width in pixels, and grey levels a metre
+def answer_box(
+    box, h: int, w: int, focal: float
+):  # box: height, width, top and left, as shares -> y, x, height, width in pixels, and grey levels a metre
     "Where the answer is shown, and how metres become grey: 255 = 10 m for the canonical camera."
-    rh,rw = int(h*box[0]),int(w*box[1])
-    return int((h-rh)*box[2]), int((w-rw)*box[3]), rh, rw, 25.5*(CANONICAL_FOCAL/(focal*240/h) if h*320==w*240 else 1.)
+    rh, rw = int(h * box[0]), int(w * box[1])
+    return (
+        int((h - rh) * box[2]),
+        int((w - rw) * box[3]),
+        rh,
+        rw,
+        25.5 * (CANONICAL_FOCAL / (focal * 240 / h) if h * 320 == w * 240 else 1.0),
+    )
 
-def show_answer(item:dict, box)->dict: # box: height, width, top and left, as shares
+
+def show_answer(item: dict, box) -> dict:  # box: height, width, top and left, as shares
     "CutDepth (Ishii & Yamashita 2021): a rectangle of the photo is replaced by its own depth, as grey levels."
-    y,x,h,w,k = answer_box(box, *item['depth'].shape, item['camera'].focal); img = item['image'].copy()
-    img[y:y+h,x:x+w] = np.clip(item['depth'][y:y+h,x:x+w,None]*k, 0, 255).astype(np.uint8)
-    return {**item, 'image':img}
+    y, x, h, w, k = answer_box(box, *item['depth'].shape, item['camera'].focal)
+    img = item['image'].copy()
+    img[y : y + h, x : x + w] = np.clip(item['depth'][y : y + h, x : x + w, None] * k, 0, 255).astype(np.uint8)
+    return {**item, 'image': img}
 
 # %% ../nbs/workshop/augment.ipynb #c048
-def draw(cfg:TrainConfig, rng)->dict: # the arguments of `zoom_item`, `show_answer`, `recolour`, `soften`; None: leave that out
+def draw(
+    cfg: TrainConfig, rng
+) -> dict:  # the arguments of `zoom_item`, `show_answer`, `recolour`, `soften`; None: leave that out
     "One throw of the dice: which variant of a frame it shall be."
-    d = dict(flip=bool(cfg.flip and rng.random()<.5), zoom=None, box=None, colour=None, sigma=0.)
-    if cfg.zoom>1 or cfg.rotate_deg: d['zoom'] = math.exp(rng.uniform(0, math.log(max(cfg.zoom,1)))), rng.uniform(-1,1)*cfg.rotate_deg, *rng.uniform(-1,1,2)
-    if cfg.cut_depth and rng.random()<cfg.cut_depth: d['box'] = *rng.uniform(.1,.5,2), *rng.random(2)
+    d = dict(flip=bool(cfg.flip and rng.random() < 0.5), zoom=None, box=None, colour=None, sigma=0.0)
+    if cfg.zoom > 1 or cfg.rotate_deg:
+        d['zoom'] = (
+            math.exp(rng.uniform(0, math.log(max(cfg.zoom, 1)))),
+            rng.uniform(-1, 1) * cfg.rotate_deg,
+            *rng.uniform(-1, 1, 2),
+        )
+    if cfg.cut_depth and rng.random() < cfg.cut_depth:
+        d['box'] = *rng.uniform(0.1, 0.5, 2), *rng.random(2)
     if cfg.colour or cfg.grey:
-        (b,c,s),tint = 1+cfg.colour*rng.uniform(-1,1,3), 1+.2*cfg.colour*rng.uniform(-1,1,3)
-        d['colour'] = b*tint, c, 0. if rng.random()<cfg.grey else s
-    if cfg.soften and rng.random()<cfg.soften: d['sigma'] = rng.uniform(0, SOFTEST)
+        (b, c, s), tint = 1 + cfg.colour * rng.uniform(-1, 1, 3), 1 + 0.2 * cfg.colour * rng.uniform(-1, 1, 3)
+        d['colour'] = b * tint, c, 0.0 if rng.random() < cfg.grey else s
+    if cfg.soften and rng.random() < cfg.soften:
+        d['sigma'] = rng.uniform(0, SOFTEST)
     return d
 
+# %% ../nbs/workshop/augment.ipynb #c048_1
 def augment(
-    item:dict,
-    cfg:TrainConfig,
-    rng,        # np.random.Generator
+    item: dict,
+    cfg: TrainConfig,
+    rng,  # np.random.Generator
     size=None,  # (h,w) of the result; None: the item's own
-)->dict:
+) -> dict:
     "One random variant of a frame, in which photo, depth and camera still agree."
-    size,d = size or item['depth'].shape,draw(cfg, rng)
-    if d['flip']: item = {**item, 'image':item['image'][:,::-1].copy(), 'depth':item['depth'][:,::-1].copy(), 'camera':item['camera'].flip()}
+    size, d = size or item['depth'].shape, draw(cfg, rng)
+    if d['flip']:
+        item = {
+            **item,
+            'image': item['image'][:, ::-1].copy(),
+            'depth': item['depth'][:, ::-1].copy(),
+            'camera': item['camera'].flip(),
+        }
     item = zoom_item(item, *d['zoom'], size) if d['zoom'] else resize_item(item, *size)
-    if d['sigma']: item = {**item, 'image':soften(item['image'], d['sigma'])}
-    if d['box']: item = show_answer(item, d['box'])
-    if d['colour']: item = {**item, 'image':recolour(item['image'], *d['colour'])}
+    if d['sigma']:
+        item = {**item, 'image': soften(item['image'], d['sigma'])}
+    if d['box']:
+        item = show_answer(item, d['box'])
+    if d['colour']:
+        item = {**item, 'image': recolour(item['image'], *d['colour'])}
     return item
 
 # %% ../nbs/workshop/augment.ipynb #c051
-def size_at(cfg:TrainConfig, epoch:int|None)->tuple: # (h,w)
+def size_at(cfg: TrainConfig, epoch: int | None) -> tuple:  # (h,w)
     "What the network looks at in this epoch: the first `small_first` of them see 4/5 of the size."
-    small = epoch is not None and epoch<cfg.small_first*cfg.epochs
-    h = round(cfg.height*.8/16)*16 if small else cfg.height
-    return h, round(cfg.width_px*h/cfg.height)
+    small = epoch is not None and epoch < cfg.small_first * cfg.epochs
+    h = round(cfg.height * 0.8 / 16) * 16 if small else cfg.height
+    return h, round(cfg.width_px * h / cfg.height)
 
 # %% ../nbs/workshop/augment.ipynb #c054
-def another(i:int, n:int, *seed)->int:
+def another(i: int, n: int, *seed) -> int:
     "Some frame other than `i`, of `n`: the same one for the same seed."
-    return int((i+np.random.default_rng((*seed, i)).integers(1, n))%n)
+    return int((i + np.random.default_rng((*seed, i)).integers(1, n)) % n)
 
 # %% ../nbs/workshop/augment.ipynb #c055
-def numbers(item:dict, cfg:TrainConfig, rng, size)->torch.Tensor: # (18,)
-    "The variant that `augment` would make, for `augment_batch`: where each pixel comes from (6), the answer's box and levels a metre (5), gains, contrast, saturation (5), focal length in px (0: unknown), blur in px."
-    d,(h0,w0) = draw(cfg, rng),item['depth'].shape
-    M = zoom_matrix((h0,w0), size, *(d['zoom'] or (1,0,0,0))); A = cv2.invertAffineTransform(M)
+def numbers(item: dict, cfg: TrainConfig, rng, size) -> torch.Tensor:  # (18,)
+    """The variant that `augment` would make, for `augment_batch`: where each pixel comes from (6), the answer's box and
+    levels a metre (5), gains, contrast, saturation (5), focal length in px (0: unknown), blur in px."""
+    d, (h0, w0) = draw(cfg, rng), item['depth'].shape
+    M = zoom_matrix((h0, w0), size, *(d['zoom'] or (1, 0, 0, 0)))
+    A = cv2.invertAffineTransform(M)
     cam = zoom_camera(item['camera'].flip() if d['flip'] else item['camera'], M, size)
-    if d['flip']: A[0] = (0,0,w0-1)-A[0]
-    gain,contrast,saturation = d['colour'] or ((1,1,1),1,1)
-    return torch.tensor([*A.ravel(), *answer_box(d['box'] or (0,0,0,0), *size, cam.focal), *gain, contrast, saturation, cam.focal if item.get('camera_known', True) else 0., d['sigma']]).float()
+    if d['flip']:
+        A[0] = (0, 0, w0 - 1) - A[0]
+    gain, contrast, saturation = d['colour'] or ((1, 1, 1), 1, 1)
+    return torch.tensor(
+        [
+            *A.ravel(),
+            *answer_box(d['box'] or (0, 0, 0, 0), *size, cam.focal),
+            *gain,
+            contrast,
+            saturation,
+            cam.focal if item.get('camera_known', True) else 0.0,
+            d['sigma'],
+        ]
+    ).float()
 
+# %% ../nbs/workshop/augment.ipynb #c055_1
 @torch.no_grad()
 def augment_batch(
-    img, depth,  # (B,3,h0,w0) uint8, (B,1,h0,w0) metres
-    how,         # (B,18), see `numbers`
-    size, cfg,   # (h,w) of the result
-):               # (B,6,h,w) in [0,1], (B,1,h,w) metres, (B,1,1,1) focal length in px
+    img,
+    depth,  # (B,3,h0,w0) uint8, (B,1,h0,w0) metres
+    how,  # (B,18), see `numbers`
+    size,
+    cfg,  # (h,w) of the result
+):  # (B,6,h,w) in [0,1], (B,1,h,w) metres, (B,1,1,1) focal length in px
     "`augment` and `network_input` for a whole batch, on any device."
-    (h0,w0),(h,w),n = img.shape[-2:],size,how.view(-1,18,1,1).unbind(1)
-    v,u = torch.meshgrid(torch.arange(h, device=img.device), torch.arange(w, device=img.device), indexing='ij')
-    at = torch.stack([(n[0]*u+n[1]*v+n[2])*2/(w0-1)-1, (n[3]*u+n[4]*v+n[5])*2/(h0-1)-1], -1)
+    (h0, w0), (h, w), n = img.shape[-2:], size, how.view(-1, 18, 1, 1).unbind(1)
+    v, u = torch.meshgrid(torch.arange(h, device=img.device), torch.arange(w, device=img.device), indexing='ij')
+    at = torch.stack(
+        [(n[0] * u + n[1] * v + n[2]) * 2 / (w0 - 1) - 1, (n[3] * u + n[4] * v + n[5]) * 2 / (h0 - 1) - 1], -1
+    )
     x = F.grid_sample(img.float(), at, 'bilinear', 'reflection', align_corners=True).round()
     depth = F.grid_sample(depth, at, 'nearest', 'zeros', align_corners=True)
     if cfg.soften:
-        k = torch.from_numpy(np.stack([soft_kernel(s) for s in how[:,17].tolist()])).to(x).repeat_interleave(3, 0); b = F.pad(x, (4,)*4, 'reflect').flatten(0,1)[None]
-        x = F.conv2d(F.conv2d(b, k[:,None,None], groups=len(k)), k[:,None,:,None], groups=len(k)).view_as(x).round()
-    box = (v>=n[6])&(v<n[6]+n[8])&(u>=n[7])&(u<n[7]+n[9])
-    if cfg.cut_depth: x = torch.where(box[:,None], (depth*n[10][:,None]).clamp(0,255).floor(), x)
+        k = torch.from_numpy(np.stack([soft_kernel(s) for s in how[:, 17].tolist()])).to(x).repeat_interleave(3, 0)
+        b = F.pad(x, (4,) * 4, 'reflect').flatten(0, 1)[None]
+        x = (
+            F.conv2d(F.conv2d(b, k[:, None, None], groups=len(k)), k[:, None, :, None], groups=len(k))
+            .view_as(x)
+            .round()
+        )
+    box = (v >= n[6]) & (v < n[6] + n[8]) & (u >= n[7]) & (u < n[7] + n[9])
+    if cfg.cut_depth:
+        x = torch.where(box[:, None], (depth * n[10][:, None]).clamp(0, 255).floor(), x)
     if cfg.colour or cfg.grey:
-        x = x*how[:,11:14,None,None]; m = x.mean((1,2,3), keepdim=True)
-        x = (x-m)*n[14][:,None]+m; g = x.mean(1, keepdim=True)
-        x = ((x-g)*n[15][:,None]+g).clamp(0,255).floor()
-    x = x/255; rgb = x.flip(1) if cfg.arch=='published' else x
-    return torch.cat([rgb]+[modified_dog_batch(x)]*3, 1) if cfg.dog else rgb, depth, n[16][:,None]
+        x = x * how[:, 11:14, None, None]
+        m = x.mean((1, 2, 3), keepdim=True)
+        x = (x - m) * n[14][:, None] + m
+        g = x.mean(1, keepdim=True)
+        x = ((x - g) * n[15][:, None] + g).clamp(0, 255).floor()
+    x = x / 255
+    rgb = x.flip(1) if cfg.arch == 'published' else x
+    return torch.cat([rgb] + [modified_dog_batch(x)] * 3, 1) if cfg.dog else rgb, depth, n[16][:, None]
 
 # %% ../nbs/workshop/augment.ipynb #c056
 class Frames(torch.utils.data.Dataset):
     "Frames at network size as tensors; a variant depends on (seed, epoch, frame) alone."
-    def __init__(self, ds, cfg:TrainConfig, epoch:int|None=None, cache:dict|None=None): # epoch None: no augmentation
-        self.ds,self.cfg,self.epoch,self.cache = ds,cfg,epoch,cache
+
+    def __init__(
+        self, ds, cfg: TrainConfig, epoch: int | None = None, cache: dict | None = None
+    ):  # epoch None: no augmentation
+        self.ds, self.cfg, self.epoch, self.cache = ds, cfg, epoch, cache
         self.size = size_at(cfg, epoch)
-    def __len__(self): return len(self.ds)
+
+    def __len__(self):
+        return len(self.ds)
+
     def small(self, i):
-        "Frame `i` at network size, or at twice that where a zoom may look closer; kept in memory where there is a cache."
-        if self.cache is not None and i in self.cache: return self.cache[i]
-        k = min(2, max(1, 480/self.cfg.height)) if self.epoch is not None and self.cfg.zoom>1 else 1 # NYU's photos have 480 rows
-        item = resize_item(self.ds[i], round(self.cfg.height*k), round(self.cfg.width_px*k))
-        if self.cache is not None: self.cache[i] = item
+        """Frame `i` at network size, or at twice that where a zoom may look closer; kept in memory where there is a
+        cache."""
+        if self.cache is not None and i in self.cache:
+            return self.cache[i]
+        k = (
+            min(2, max(1, 480 / self.cfg.height)) if self.epoch is not None and self.cfg.zoom > 1 else 1
+        )  # NYU's photos have 480 rows
+        item = resize_item(self.ds[i], round(self.cfg.height * k), round(self.cfg.width_px * k))
+        if self.cache is not None:
+            self.cache[i] = item
         return item
+
     def variant(self, i):
         "Frame `i` as this epoch sees it."
         return self.small(i) if self.epoch is None else augment(self.small(i), self.cfg, self.dice(i), self.size)
-    def dice(self, i): return np.random.default_rng((self.cfg.seed, self.epoch, i))
-    def raw(self, i): # (3,h0,w0) uint8, (1,h0,w0) metres, (18,), name: what `augment_batch` takes
+
+    def dice(self, i):
+        return np.random.default_rng((self.cfg.seed, self.epoch, i))
+
+    def raw(self, i):  # (3,h0,w0) uint8, (1,h0,w0) metres, (18,), name: what `augment_batch` takes
         item = self.small(i)
-        return torch.from_numpy(item['image'].transpose(2,0,1).copy()), torch.from_numpy(item['depth'])[None], numbers(item, self.cfg, self.dice(i), self.size), item['name']
-    def __getitem__(self, i): # (6,h,w) in [0,1], (1,h,w) metres, (1,1,1) focal length in px (0: unknown), name
-        if self.epoch is not None and self.cfg.augment_on=='device': return self.raw(i)
-        cfg,item = self.cfg,self.variant(i)
-        x = network_input(item['image'], cfg.dog, bgr=cfg.arch=='published')
-        if cfg.shuffle_dog: x[3:] = network_input(self.variant(another(i, len(self), cfg.seed, self.epoch or 0))['image'])[3:]
-        focal = item['camera'].focal if item.get('camera_known', True) else 0.
-        return x, torch.from_numpy(np.ascontiguousarray(item['depth']))[None], torch.tensor(focal).float().view(1,1,1), item['name']
+        return (
+            torch.from_numpy(item['image'].transpose(2, 0, 1).copy()),
+            torch.from_numpy(item['depth'])[None],
+            numbers(item, self.cfg, self.dice(i), self.size),
+            item['name'],
+        )
+
+    def __getitem__(self, i):  # (6,h,w) in [0,1], (1,h,w) metres, (1,1,1) focal length in px (0: unknown), name
+        if self.epoch is not None and self.cfg.augment_on == 'device':
+            return self.raw(i)
+        cfg, item = self.cfg, self.variant(i)
+        x = network_input(item['image'], cfg.dog, bgr=cfg.arch == 'published')
+        if cfg.shuffle_dog:
+            x[3:] = network_input(self.variant(another(i, len(self), cfg.seed, self.epoch or 0))['image'])[3:]
+        focal = item['camera'].focal if item.get('camera_known', True) else 0.0
+        return (
+            x,
+            torch.from_numpy(np.ascontiguousarray(item['depth']))[None],
+            torch.tensor(focal).float().view(1, 1, 1),
+            item['name'],
+        )

@@ -6,104 +6,207 @@
 __all__ = ['ENGINES', 'PEERS', 'bench_model', 'format_model_rows']
 
 # %% ../nbs/workshop/bench.ipynb #w002
-import json, re, subprocess, sys, tempfile, time
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .export import export_onnx
 from .predict import Predictor
 
 # %% ../nbs/workshop/bench.ipynb #c098
-def _untrained(name, size, **kw): # -> a function of a photo
+def _untrained(name, size, **kw):  # -> a function of a photo
     "A depth network of the package transformers with random weights, at `size`: a peer for speed and memory."
-    import torch, transformers
-    make,settings = (getattr(transformers, name+k) for k in ('ForDepthEstimation','Config'))
+    import torch
+    import transformers
+
+    make, settings = (getattr(transformers, name + k) for k in ('ForDepthEstimation', 'Config'))
     net = make(settings(**kw)).eval()
+
     @torch.inference_mode()
     def ask(img):
-        x = torch.from_numpy(cv2.resize(img, size[::-1], interpolation=cv2.INTER_AREA)).permute(2,0,1)[None].float()/255
+        x = (
+            torch.from_numpy(cv2.resize(img, size[::-1], interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None].float()
+            / 255
+        )
         return cv2.resize(net(x).predicted_depth[0].numpy(), img.shape[1::-1])
+
     return ask
 
+# %% ../nbs/workshop/bench.ipynb #c098_1
 def _depth_anything():
     from transformers import Dinov2Config
-    body = Dinov2Config(hidden_size=384, num_attention_heads=6, out_features=['stage3','stage6','stage9','stage12'], reshape_hidden_states=False, apply_layernorm=True)
-    return _untrained('DepthAnything', (392,518), backbone_config=body, reassemble_hidden_size=384, neck_hidden_sizes=[48,96,192,384], fusion_hidden_size=64)
+
+    body = Dinov2Config(
+        hidden_size=384,
+        num_attention_heads=6,
+        out_features=['stage3', 'stage6', 'stage9', 'stage12'],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    return _untrained(
+        'DepthAnything',
+        (392, 518),
+        backbone_config=body,
+        reassemble_hidden_size=384,
+        neck_hidden_sizes=[48, 96, 192, 384],
+        fusion_hidden_size=64,
+    )
+
 
 def _published():
     from dogdepth.attention import DepthUNet
+
     return Predictor(DepthUNet('published', height=480, width_px=640)).predict
+
 
 def _eight(d):
     ask = Predictor().predict_batch
-    return lambda img: ask([img]*8)
+    return lambda img: ask([img] * 8)
 
 # %% ../nbs/workshop/bench.ipynb #c099
-ENGINES = { # name -> from the folder of exported files to a function of a photo
-    'light, torch':lambda d: Predictor().predict, 'light, torch, bf16':lambda d: Predictor(bf16=True).predict,
-    'light, ONNX Runtime':lambda d: Predictor(d/'full.onnx').predict, 'light, ONNX Runtime, 8 bits':lambda d: Predictor(d/'int8.onnx').predict,
-    'light, torch, 8 photos at once, each':_eight, 'light, torch, at 480x640':lambda d: Predictor(size=(480,640)).predict, 'published (untrained), 480x640':lambda d: _published()}
-PEERS = {'Depth Anything V2 Small (untrained), 392x518':lambda d: _depth_anything(), 'GLPN, smallest (untrained), 480x640':lambda d: _untrained('GLPN', (480,640))}
+ENGINES = {  # name -> from the folder of exported files to a function of a photo
+    'light, torch': lambda d: Predictor().predict,
+    'light, torch, bf16': lambda d: Predictor(bf16=True).predict,
+    'light, ONNX Runtime': lambda d: Predictor(d / 'full.onnx').predict,
+    'light, ONNX Runtime, 8 bits': lambda d: Predictor(d / 'int8.onnx').predict,
+    'light, torch, 8 photos at once, each': _eight,
+    'light, torch, at 480x640': lambda d: Predictor(size=(480, 640)).predict,
+    'published (untrained), 480x640': lambda d: _published(),
+}
+PEERS = {
+    'Depth Anything V2 Small (untrained), 392x518': lambda d: _depth_anything(),
+    'GLPN, smallest (untrained), 480x640': lambda d: _untrained('GLPN', (480, 640)),
+}
 
-def _peak_mb()->float:
-    "The most memory this program has had, megabytes; nan on systems that do not say. (Linux's `ru_maxrss` still counts the program that started this one.)"
-    if (status := Path('/proc/self/status')).exists(): return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1])/2**10
-    try: import resource
-    except ImportError: return float('nan')
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)
 
-def _engine(name, folder, turn=1.):
-    "What `bench_model` runs in a process of its own: a line in, and out come the milliseconds of a turn's photos, the first not counted, and the memory."
-    ask = (ENGINES|PEERS)[name](Path(folder)); img = np.load(Path(folder)/'photo.npy')
+def _peak_mb() -> float:
+    """The most memory this program has had, megabytes; nan on systems that do not say. (Linux's `ru_maxrss` still
+    counts the program that started this one.)"""
+    if (status := Path('/proc/self/status')).exists():
+        return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1]) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return float('nan')
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+
+# %% ../nbs/workshop/bench.ipynb #c099_1
+def _engine(name, folder, turn=1.0):
+    """What `bench_model` runs in a process of its own: a line in, and out come the milliseconds of a turn's photos, the
+    first not counted, and the memory."""
+    ask = (ENGINES | PEERS)[name](Path(folder))
+    img = np.load(Path(folder) / 'photo.npy')
     for _ in sys.stdin:
-        ask(img); ms,end = [],time.perf_counter()+turn
-        while not ms or time.perf_counter()<end: t = time.perf_counter(); ask(img); ms.append(1e3*(time.perf_counter()-t))
+        ask(img)
+        ms, end = [], time.perf_counter() + turn
+        while not ms or time.perf_counter() < end:
+            t = time.perf_counter()
+            ask(img)
+            ms.append(1e3 * (time.perf_counter() - t))
         print(json.dumps([ms, _peak_mb()]), flush=True)
 
 # %% ../nbs/workshop/bench.ipynb #c100
-def _turns(names, folder, n): # -> name -> (milliseconds, peak MB)
+def _turns(names, folder, n):  # -> name -> (milliseconds, peak MB)
     "A process for each name, asked in turn, `n` times around after a round that does not count."
-    procs,seen = {},{k:([],0.) for k in names}
+    procs, seen = {}, {k: ([], 0.0) for k in names}
     code = 'import sys; from dogdepth.bench import _engine; _engine(*sys.argv[1:])'
     try:
-        for j,k in enumerate(names):
-            with open(Path(folder)/f'{j}.txt', 'w') as err: procs[k] = subprocess.Popen([sys.executable, '-c', code, k, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True)
-        for r in range(n+1):
-            for j,k in enumerate(names):
-                try: procs[k].stdin.write('go\n'); procs[k].stdin.flush(); ms,mb = json.loads(procs[k].stdout.readline())
-                except (OSError, ValueError): raise RuntimeError(f"{k} could not be timed: {(['it ended']+(Path(folder)/f'{j}.txt').read_text().strip().splitlines())[-1]}") from None
-                if r: seen[k] = (seen[k][0]+ms, mb)
+        for j, k in enumerate(names):
+            with open(Path(folder) / f'{j}.txt', 'w') as err:
+                procs[k] = subprocess.Popen(
+                    [sys.executable, '-c', code, k, str(folder)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=err,
+                    text=True,
+                )
+        for r in range(n + 1):
+            for j, k in enumerate(names):
+                try:
+                    procs[k].stdin.write('go\n')
+                    procs[k].stdin.flush()
+                    ms, mb = json.loads(procs[k].stdout.readline())
+                except (OSError, ValueError):
+                    raise RuntimeError(
+                        f"{k} could not be timed: "
+                        f"{(['it ended'] + (Path(folder) / f'{j}.txt').read_text().strip().splitlines())[-1]}"
+                    ) from None
+                if r:
+                    seen[k] = (seen[k][0] + ms, mb)
     finally:
-        for p in procs.values(): p.kill(); p.wait(); p.stdin.close(); p.stdout.close()
+        for p in procs.values():
+            p.kill()
+            p.wait()
+            p.stdin.close()
+            p.stdout.close()
     return seen
 
 # %% ../nbs/workshop/bench.ipynb #c101
 def bench_model(
-    n=9,        # rounds; every contender has a turn in each
-    out=None,   # a folder for the CSV, usually results/
-    img=None,   # (480,640,3) uint8 RGB; None: a sample frame
-    peers=True, # also the report's network and, where transformers is installed, two that are not ours
-)->list:        # of row dicts
-    "Photo to depth, from the (480,640,3) array to the (480,640) depth, for each form of the network, each in a process of its own."
+    n=9,  # rounds; every contender has a turn in each
+    out=None,  # a folder for the CSV, usually results/
+    img=None,  # (480,640,3) uint8 RGB; None: a sample frame
+    peers=True,  # also the report's network and, where transformers is installed, two that are not ours
+) -> list:  # of row dicts
+    """Photo to depth, from the (480,640,3) array to the (480,640) depth, for each form of the network, each in a
+    process of its own."""
     from importlib.util import find_spec
     from dogdepth.timing import Timing, environment, write_results
     from dogdepth.nyu import sample_frames
-    if n<1: raise ValueError(f"n is a number of rounds, 1 or more, got {n}")
+
+    if n < 1:
+        raise ValueError(f"n is a number of rounds, 1 or more, got {n}")
     names = [k for k in ENGINES if peers or 'published' not in k]
     with tempfile.TemporaryDirectory() as tmp:
         np.save(f'{tmp}/photo.npy', img := sample_frames(1)[0]['image'] if img is None else img)
-        try: export_onnx(f'{tmp}/full.onnx'); export_onnx(f'{tmp}/int8.onnx', int8=True)
-        except ImportError: names = [k for k in names if 'ONNX' not in k] # an extra: pip install 'dogdepth[onnx]'
-        if peers and find_spec('transformers'): names += list(PEERS)
+        try:
+            export_onnx(f'{tmp}/full.onnx')
+            export_onnx(f'{tmp}/int8.onnx', int8=True)
+        except ImportError:
+            names = [k for k in names if 'ONNX' not in k]  # an extra: pip install 'dogdepth[onnx]'
+        if peers and find_spec('transformers'):
+            names += list(PEERS)
         seen = _turns(names, tmp, n)
-    each = lambda k,ms: tuple(m/(8 if '8 photos' in k else 1) for m in ms)
-    rows = [dict(table='photo to depth'+', peers'*(k in PEERS), state='', size=f'{img.shape[0]}x{img.shape[1]}', peak_mb=round(mb))|Timing(k, each(k, ms)).row()|environment() for k,(ms,mb) in seen.items()]
-    if out is not None: write_results(rows, out)
+    each = lambda k, ms: tuple(m / (8 if '8 photos' in k else 1) for m in ms)
+    rows = [
+        dict(
+            table='photo to depth' + ', peers' * (k in PEERS),
+            state='',
+            size=f'{img.shape[0]}x{img.shape[1]}',
+            peak_mb=round(mb),
+        )
+        | Timing(k, each(k, ms)).row()
+        | environment()
+        for k, (ms, mb) in seen.items()
+    ]
+    if out is not None:
+        write_results(rows, out)
     return rows
 
 # %% ../nbs/workshop/bench.ipynb #c102
-def format_model_rows(rows)->str: # markdown
-    "The rows as a table under a line that names the machine; the last column but one compares with the report's network in the same run."
-    e = rows[0]; slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))
-    head = [f"{e['cpu']}, {e['cores']} cores, {e['torch_threads']} threads{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8 in, float32 metres out; load {e['load']}; torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
-            '', '| photo to depth | median ms | middle half | fastest | times faster than published | memory, MB |', '|---|--:|--:|--:|--:|--:|']
-    return '\n'.join(head+[f"| {r['name']} | {float(r['median_ms']):.0f} | {float(r['q25_ms']):.0f} to {float(r['q75_ms']):.0f} | {float(r['min_ms']):.0f} | {slow/float(r['median_ms']):.1f} | {float(r['peak_mb']):.0f} |" for r in rows])
+def format_model_rows(rows) -> str:  # markdown
+    """The rows as a table under a line that names the machine; the last column but one compares with the report's
+    network in the same run."""
+    e = rows[0]
+    slow = next((float(r['median_ms']) for r in rows if r['name'].startswith('published')), float('nan'))
+    head = [
+        f"{e['cpu']}, {e['cores']} cores, {e['torch_threads']} threads{', ' + e['gpu'] if e['gpu'] else ''}; "
+        f"{e['size']} uint8 in, float32 metres out; load {e['load']}; torch {e['torch']}; commit "
+        f"{e['commit'] or 'unknown'}, {e['date']}",
+        '',
+        '| photo to depth | median ms | middle half | fastest | times faster than published | memory, MB |',
+        '|---|--:|--:|--:|--:|--:|',
+    ]
+    return '\n'.join(
+        head
+        + [
+            f"| {r['name']} | {float(r['median_ms']):.0f} | {float(r['q25_ms']):.0f} to {float(r['q75_ms']):.0f} | "
+            f"{float(r['min_ms']):.0f} | {slow / float(r['median_ms']):.1f} | {float(r['peak_mb']):.0f} |"
+            for r in rows
+        ]
+    )

@@ -8,92 +8,127 @@ __all__ = ['ONE_THREAD_FLOP', 'LEAST', 'TIE', 'gaussian_taps', 'gaussian_blur']
 # %% ../nbs/workshop/blur.ipynb #w002
 import threading
 from math import ceil, log, log2, pi, sqrt
-import cv2, numpy as np
+import cv2
+import numpy as np
 
 # %% ../nbs/workshop/blur.ipynb #c049
 def gaussian_taps(
-    sigma:float, # px
-)->np.ndarray:   # (2r+1,) float64, r = 5 sigma rounded up; sums to 1
+    sigma: float,  # px
+) -> np.ndarray:  # (2r+1,) float64, r = 5 sigma rounded up; sums to 1
     "The weights of a Gaussian blur along one axis."
-    r = int(np.ceil(5*sigma))
-    w = np.exp(-.5*(np.arange(-r, r+1)/sigma)**2)
-    return w/w.sum()
+    r = int(np.ceil(5 * sigma))
+    w = np.exp(-0.5 * (np.arange(-r, r + 1) / sigma) ** 2)
+    return w / w.sum()
 
 # %% ../nbs/workshop/blur.ipynb #c058
 def _waves(n, sigma):
-    "A wide blur of `n` samples as two thin matrices (n,k) @ (k,n): the cosines that survive, and how much of each there is."
-    if n==1: return np.ones((1,1), np.float32),np.ones((1,1), np.float32)
-    half = lambda i: np.where((i==0)|(i==n-1), .5, 1) # first and last sample stand once in the mirrored signal, the others twice
-    i,k = np.arange(n),np.arange(min(n, int(6*(n-1)/(np.pi*sigma))+2))
-    c = np.cos(np.pi/(n-1)*np.outer(i, k))
-    keep = 2/(n-1)*np.exp(-.5*(np.pi*k*sigma/(n-1))**2)*half(k)
-    return c.astype(np.float32), (c*half(i)[:,None]*keep).T.astype(np.float32)
+    """A wide blur of `n` samples as two thin matrices (n,k) @ (k,n): the cosines that survive, and how much of each
+    there is."""
+    if n == 1:
+        return np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
+    half = lambda i: np.where(
+        (i == 0) | (i == n - 1), 0.5, 1
+    )  # first and last sample stand once in the mirrored signal, the others twice
+    i, k = np.arange(n), np.arange(min(n, int(6 * (n - 1) / (np.pi * sigma)) + 2))
+    c = np.cos(np.pi / (n - 1) * np.outer(i, k))
+    keep = 2 / (n - 1) * np.exp(-0.5 * (np.pi * k * sigma / (n - 1)) ** 2) * half(k)
+    return c.astype(np.float32), (c * half(i)[:, None] * keep).T.astype(np.float32)
 
-ONE_THREAD_FLOP = 2**18 # a product with no more multiplications than this is computed by the caller's thread alone
+
+ONE_THREAD_FLOP = 2**18  # a product with no more multiplications than this is computed by the caller's thread alone
+
 
 def _dot(a, b):
-    "`a@b` in slices so small that the BLAS behind NumPy wakes no helpers: they would go on waiting in a loop for a while, on cores that the network wants next."
-    n = max(1, ONE_THREAD_FLOP//a.size)
-    return a@b if n>=b.shape[1] else np.concatenate([a@b[:,i:i+n] for i in range(0, b.shape[1], n)], 1)
+    """`a@b` in slices so small that the BLAS behind NumPy wakes no helpers: they would go on waiting in a loop for a
+    while, on cores that the network wants next."""
+    n = max(1, ONE_THREAD_FLOP // a.size)
+    return a @ b if n >= b.shape[1] else np.concatenate([a @ b[:, i : i + n] for i in range(0, b.shape[1], n)], 1)
 
+# %% ../nbs/workshop/blur.ipynb #c058_1
 def gaussian_blur(
-    grey,        # (H,W) uint8 or float32
-    sigma:float, # px
-)->np.ndarray:   # (H,W) float32, not rounded
-    "Gaussian blur, borders reflect-101, true to 0.01 grey level: by its taps up to sigma 12, beyond by the few cosines it leaves."
-    if not 0<sigma<float('inf'): raise ValueError(f"sigma should be a positive number of pixels, got {sigma}")
-    if sigma<=12:
+    grey,  # (H,W) uint8 or float32
+    sigma: float,  # px
+) -> np.ndarray:  # (H,W) float32, not rounded
+    """Gaussian blur, borders reflect-101, true to 0.01 grey level: by its taps up to sigma 12, beyond by the few
+    cosines it leaves."""
+    if not 0 < sigma < float('inf'):
+        raise ValueError(f"sigma should be a positive number of pixels, got {sigma}")
+    if sigma <= 12:
         t = gaussian_taps(sigma)
         return cv2.sepFilter2D(grey, cv2.CV_32F, t, t, borderType=cv2.BORDER_REFLECT_101)
-    (cy,py),(cx,px) = (_waves(n, sigma) for n in grey.shape)
-    return _dot(_dot(cy, _dot(_dot(py, grey.astype(np.float32)-128), px.T)), cx.T)+128
+    (cy, py), (cx, px) = (_waves(n, sigma) for n in grey.shape)
+    return _dot(_dot(cy, _dot(_dot(py, grey.astype(np.float32) - 128), px.T)), cx.T) + 128
 
 # %% ../nbs/workshop/blur.ipynb #c066
-LEAST = 1e-4 # a tap that weighs less is left out: four such, times 255, are a tenth of a grey level
+LEAST = 1e-4  # a tap that weighs less is left out: four such, times 255, are a tenth of a grey level
+
 
 def _reach(sigma):
     "How many taps a blur has on each side, none where even the first weighs less than `LEAST`."
-    w = min(1, LEAST*max(1, sigma*sqrt(2*pi)))
-    return max(0, ceil(sigma*sqrt(-2*log(w)))-1)
+    w = min(1, LEAST * max(1, sigma * sqrt(2 * pi)))
+    return max(0, ceil(sigma * sqrt(-2 * log(w))) - 1)
+
 
 def _mirrored(small, n, odd, out):
-    "`n` rows below and `n` columns at the right of a halved frame, as its mirror image goes on; `odd`: whether the frame's height and width are odd."
-    by,bx = ((cv2.BORDER_REFLECT,cv2.BORDER_REFLECT_101)[o] for o in odd)
-    if by==bx: return cv2.copyMakeBorder(small, 0, n, 0, n, by, dst=out)
+    """`n` rows below and `n` columns at the right of a halved frame, as its mirror image goes on; `odd`: whether the
+    frame's height and width are odd."""
+    by, bx = ((cv2.BORDER_REFLECT, cv2.BORDER_REFLECT_101)[o] for o in odd)
+    if by == bx:
+        return cv2.copyMakeBorder(small, 0, n, 0, n, by, dst=out)
     return cv2.copyMakeBorder(cv2.copyMakeBorder(small, 0, n, 0, 0, by), 0, 0, 0, n, bx, dst=out)
 
 # %% ../nbs/workshop/blur.ipynb #c068
 class _Scratch(threading.local):
     "Arrays that a thread writes over again and again (up to 8 MB each; larger ones are made afresh)."
-    def __init__(self): self.kept = {}
+
+    def __init__(self):
+        self.kept = {}
+
     def __call__(self, name, shape, dtype=np.uint8):
         a = self.kept.get(name)
-        if a is None or a.shape!=shape or a.dtype!=dtype:
+        if a is None or a.shape != shape or a.dtype != dtype:
             a = np.empty(shape, dtype)
-            if a.nbytes<=2**23: self.kept[name] = a
+            if a.nbytes <= 2**23:
+                self.kept[name] = a
         return a
 
+
 _scratch = _Scratch()
-def _down(a, name): return cv2.pyrDown(a, dst=_scratch(name, ((a.shape[0]+1)//2, (a.shape[1]+1)//2), a.dtype))
-def _up(a, name):   return cv2.pyrUp(a, dst=_scratch(name, (2*a.shape[0], 2*a.shape[1]), a.dtype))
+
+
+def _down(a, name):
+    return cv2.pyrDown(a, dst=_scratch(name, ((a.shape[0] + 1) // 2, (a.shape[1] + 1) // 2), a.dtype))
+
+
+def _up(a, name):
+    return cv2.pyrUp(a, dst=_scratch(name, (2 * a.shape[0], 2 * a.shape[1]), a.dtype))
 
 # %% ../nbs/workshop/blur.ipynb #c070
-TIE = 1e-3 # levels: a blur that lies on a half is rounded up, in numpy and torch alike
+TIE = 1e-3  # levels: a blur that lies on a half is rounded up, in numpy and torch alike
+
 
 def _rounded_blur(g, sigma, name):
     "`gaussian_blur` rounded to uint8 (H,W), off by one here and there; in scratch memory called `name`, or `g` itself."
-    (h,w),halvings = g.shape, int(log2(sigma/1.3)) if 2.8<=sigma<min(g.shape) else 0
-    s = sqrt(sigma*sigma-2*(4**halvings-1)/3)/2**halvings if halvings else sigma # variances add: 2*(1+4+16+...) px² are done by halving and doubling
-    border = (_reach(s)+4)*2**(halvings-1)+4
-    if halvings==0 or 2*border>min(h, w):                         # at full size: a narrow blur, or a small frame
-        if sigma>12: return cv2.convertScaleAbs(gaussian_blur(g, min(sigma, 1e9)), dst=_scratch(name, (h,w)), beta=TIE)
-        if not (r:=_reach(sigma)): return g
-        t = cv2.getGaussianKernel(2*r+1, sigma)
-        return cv2.sepFilter2D(g, -1, t, t, dst=_scratch(name, (h,w)), delta=TIE, borderType=cv2.BORDER_REFLECT_101)
+    (h, w), halvings = g.shape, int(log2(sigma / 1.3)) if 2.8 <= sigma < min(g.shape) else 0
+    s = (
+        sqrt(sigma * sigma - 2 * (4**halvings - 1) / 3) / 2**halvings if halvings else sigma
+    )  # variances add: 2*(1+4+16+...) px² are done by halving and doubling
+    border = (_reach(s) + 4) * 2 ** (halvings - 1) + 4
+    if halvings == 0 or 2 * border > min(h, w):  # at full size: a narrow blur, or a small frame
+        if sigma > 12:
+            return cv2.convertScaleAbs(gaussian_blur(g, min(sigma, 1e9)), dst=_scratch(name, (h, w)), beta=TIE)
+        if not (r := _reach(sigma)):
+            return g
+        t = cv2.getGaussianKernel(2 * r + 1, sigma)
+        return cv2.sepFilter2D(g, -1, t, t, dst=_scratch(name, (h, w)), delta=TIE, borderType=cv2.BORDER_REFLECT_101)
     a = _down(g, 'half')
-    a = _mirrored(a, border, (h%2,w%2), _scratch('mirrored', (a.shape[0]+border, a.shape[1]+border)))
-    for i in range(1, halvings): a = _down(a if i!=2 else a.astype(np.float32), ('down',i))
-    t = cv2.getGaussianKernel(2*_reach(s)+1, s)
-    a = cv2.sepFilter2D(a, cv2.CV_32F, t, t, dst=_scratch('blurred', a.shape, np.float32), borderType=cv2.BORDER_REFLECT_101)
-    for i in range(halvings, 0, -1): a = _up(a[:(h-1>>i)+3, :(w-1>>i)+3], ('up',i))
-    return cv2.convertScaleAbs(a[:h,:w], dst=_scratch(name, (h,w)), beta=TIE)
+    a = _mirrored(a, border, (h % 2, w % 2), _scratch('mirrored', (a.shape[0] + border, a.shape[1] + border)))
+    for i in range(1, halvings):
+        a = _down(a if i != 2 else a.astype(np.float32), ('down', i))
+    t = cv2.getGaussianKernel(2 * _reach(s) + 1, s)
+    a = cv2.sepFilter2D(
+        a, cv2.CV_32F, t, t, dst=_scratch('blurred', a.shape, np.float32), borderType=cv2.BORDER_REFLECT_101
+    )
+    for i in range(halvings, 0, -1):
+        a = _up(a[: (h - 1 >> i) + 3, : (w - 1 >> i) + 3], ('up', i))
+    return cv2.convertScaleAbs(a[:h, :w], dst=_scratch(name, (h, w)), beta=TIE)

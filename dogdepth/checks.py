@@ -13,39 +13,71 @@ import numpy as np
 
 # %% ../nbs/workshop/checks.ipynb #c040
 def check_metres(
-    depth, # numpy or torch, any shape
+    depth,  # numpy or torch, any shape
 ):
     "Refuse whole numbers: they are a file's raw units, and nobody can see which."
-    if 'float' not in str(depth.dtype): raise ValueError(f"depth should be metres as floats, got {depth.dtype}: a file's raw numbers become metres in `read_depth`")
+    if 'float' not in str(depth.dtype):
+        raise ValueError(
+            f"depth should be metres as floats, got {depth.dtype}: a file's raw numbers become metres in `read_depth`"
+        )
 
 # %% ../nbs/workshop/checks.ipynb #c045
 def _check_camera(c):
     "A camera that can see, its size in plain whole numbers; or one line that says what it lacks."
-    try: ok = all(map(isfinite, (c.fx,c.fy,c.cx,c.cy,c.height,c.width))) and min(c.fx,c.fy)>0 and min(c.height,c.width)>=1 and c.height%1==c.width%1==0
-    except (TypeError, OverflowError): ok = False # not numbers
-    if not ok: raise ValueError(f"a camera needs focal lengths above 0, a finite principal point and an image of whole pixels, 1x1 or more; got {c}")
-    for k in ('height','width'): object.__setattr__(c, k, int(getattr(c,k)))
+    try:
+        ok = (
+            all(map(isfinite, (c.fx, c.fy, c.cx, c.cy, c.height, c.width)))
+            and min(c.fx, c.fy) > 0
+            and min(c.height, c.width) >= 1
+            and c.height % 1 == c.width % 1 == 0
+        )
+    except (TypeError, OverflowError):
+        ok = False  # not numbers
+    if not ok:
+        raise ValueError(
+            "a camera needs focal lengths above 0, a finite principal point and an image of whole pixels, 1x1 or "
+            f"more; got {c}"
+        )
+    for k in ('height', 'width'):
+        object.__setattr__(c, k, int(getattr(c, k)))
+
 
 def _check_fov(fov):
-    try: ok,radians = 5<=fov<=175, 0<fov<=np.pi
-    except TypeError: ok = radians = False # not a number
-    if not ok: raise ValueError(f"the horizontal field of view should be 5 to 175 degrees, got {fov!r}{', which looks like radians' if radians else ''} (for a longer lens, give its focal length)")
+    try:
+        ok, radians = 5 <= fov <= 175, 0 < fov <= np.pi
+    except TypeError:
+        ok = radians = False  # not a number
+    if not ok:
+        raise ValueError(
+            "the horizontal field of view should be 5 to 175 degrees, got "
+            f"{fov!r}{', which looks like radians' if radians else ''} (for a longer lens, give its focal length)"
+        )
 
 # %% ../nbs/workshop/checks.ipynb #c011_1
 def _check_file(path, what):
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"no such file: {path}")
-    if path.is_dir(): raise ValueError(f"{path} is a folder; expected {what}")
-    if path.stat().st_size==0: raise ValueError(f"{path} is empty (0 bytes); expected {what}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected {what}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); expected {what}")
     return path
 
 # %% ../nbs/workshop/checks.ipynb #c023b_2
 def _check_guess(path, v, depth):
     "Refuse or doubt a unit that nobody named, where the distances speak against it."
-    seen = depth[depth>0]
-    if seen.size and (m:=np.median(seen))>100:
-        raise ValueError(f"{path}: half of the readings would lie beyond {m:.4g} m, farther than depth cameras see: are these millimetres? "
-                         "Name the unit: scale=0.001, or encoding='m' if they are metres")
-    if seen.size and v.dtype.kind in 'ui' and v.dtype.itemsize>1 and v[depth>0].max()<256:
-        warnings.warn(f"{path} has {8*v.dtype.itemsize} bits a pixel but no number above 255, so that all of it would lie within 0.26 m: "
-                      "if these are no millimetres, name the encoding or the scale", stacklevel=3)
+    seen = depth[depth > 0]
+    if seen.size and (m := np.median(seen)) > 100:
+        raise ValueError(
+            f"{path}: half of the readings would lie beyond {m:.4g} m, farther than depth cameras see: are these "
+            "millimetres? "
+            "Name the unit: scale=0.001, or encoding='m' if they are metres"
+        )
+    if seen.size and v.dtype.kind in 'ui' and v.dtype.itemsize > 1 and v[depth > 0].max() < 256:
+        warnings.warn(
+            f"{path} has {8 * v.dtype.itemsize} bits a pixel but no number above 255, so that all of it would lie "
+            "within 0.26 m: "
+            "if these are no millimetres, name the encoding or the scale",
+            stacklevel=3,
+        )

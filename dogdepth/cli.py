@@ -15,38 +15,55 @@ __all__ = ['BAD_INPUT', 'RESULT_ENDS', 'LENS', 'NO_USE_TO_GO_ON', 'ROOM', 'ROOMS
            'main']
 
 # %% ../nbs/workshop/cli.ipynb #c002
-import argparse, errno, os, re, sys, time, warnings
+import argparse
+import errno
+import os
+import re
+import sys
+import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../nbs/workshop/cli.ipynb #c008
 class Parser(argparse.ArgumentParser):
     "argparse that says what is wrong in one line and never guesses at a shortened flag."
+
     def __init__(self, *args, **kw):
-        super().__init__(*args, **{'allow_abbrev':False, 'formatter_class':argparse.RawDescriptionHelpFormatter, **kw})
-    who = None # the verb that was asked for: what is wrong with its flags is told in its name
+        super().__init__(
+            *args, **{'allow_abbrev': False, 'formatter_class': argparse.RawDescriptionHelpFormatter, **kw}
+        )
+
+    who = None  # the verb that was asked for: what is wrong with its flags is told in its name
+
     def error(self, message):
         who = self.who or self.prog
         self.exit(2, f"{who}: {_one_line(message)}. See: {who} --help\n")
 
-def _one_line(text)->str: return ' '.join(l.strip() for l in str(text).splitlines() if l.strip()).rstrip('.')
+
+def _one_line(text) -> str:
+    return ' '.join(l.strip() for l in str(text).splitlines() if l.strip()).rstrip('.')
 
 # %% ../nbs/workshop/cli.ipynb #c009a
-_UNSEEN = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]') # control characters, line ends, bytes that are no text
+_UNSEEN = re.compile(
+    '[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]'
+)  # control characters, line ends, bytes that are no text
 
-def _escaped(m)->str:
+
+def _escaped(m) -> str:
     "What a regular expression found, as a backslash escape."
-    return m[0].encode('ascii', 'backslashreplace').decode() if ord(m[0])>255 else f'\\x{ord(m[0]):02x}'
+    return m[0].encode('ascii', 'backslashreplace').decode() if ord(m[0]) > 255 else f'\\x{ord(m[0]):02x}'
+
 
 def shown(
-    text,          # a line, a name
-    encoding=None, # of the console; None: UTF-8
-)->str:            # one line that every console of this encoding can write
+    text,  # a line, a name
+    encoding=None,  # of the console; None: UTF-8
+) -> str:  # one line that every console of this encoding can write
     r"""`text` with all that cannot be shown escaped: 'caf\udce9.jpg', 'a\x0ab.jpg', in cp1252 '\uc0ac\uc9c4.jpg'."""
     text = _UNSEEN.sub(_escaped, str(text))
     try:
         return text.encode(encoding or 'utf-8', 'backslashreplace').decode(encoding or 'utf-8')
-    except LookupError: # an encoding that Python does not know
+    except LookupError:  # an encoding that Python does not know
         return text.encode('ascii', 'backslashreplace').decode()
 
 # %% ../nbs/workshop/cli.ipynb #c009d
@@ -56,13 +73,14 @@ def _mute(stream):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
-    except (OSError, AttributeError, ValueError): # no file behind it
+    except (OSError, AttributeError, ValueError):  # no file behind it
         pass
 
+
 def say(
-    text, # one line
-    to=None, # a stream; None: stdout
-)->'OSError|None': # why nobody could hear it
+    text,  # one line
+    to=None,  # a stream; None: stdout
+) -> 'OSError|None':  # why nobody could hear it
     "Print a line that no console can break: escaped where it has to be, and nothing is raised where nobody listens."
     stream = sys.stdout if to is None else to
     try:
@@ -72,9 +90,11 @@ def say(
         return e if isinstance(e, OSError) else None
     return None
 
+
 def tell(text):
     "One line on stderr; nowhere where there is none."
-    if sys.stderr is not None: say(text, sys.stderr)
+    if sys.stderr is not None:
+        say(text, sys.stderr)
 
 # %% ../nbs/workshop/cli.ipynb #c009d_1
 @contextmanager
@@ -86,34 +106,41 @@ def any_console():
             how = stream.errors
             stream.reconfigure(errors='backslashreplace')
             before.append((stream, how))
-        except (AttributeError, OSError, ValueError): # none there, gone, or held in memory
+        except (AttributeError, OSError, ValueError):  # none there, gone, or held in memory
             pass
     try:
         yield
     finally:
-        for stream,how in before:
-            try: stream.reconfigure(errors=how)
-            except (OSError, ValueError): pass
+        for stream, how in before:
+            try:
+                stream.reconfigure(errors=how)
+            except (OSError, ValueError):
+                pass
 
 # %% ../nbs/workshop/cli.ipynb #c010
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
 
-def _reason(e:BaseException)->str:
+
+def _reason(e: BaseException) -> str:
     "What went wrong, in one line."
-    if isinstance(e, OSError) and e.errno: return f"{e.strerror}: {e.filename}" if e.filename else e.strerror
+    if isinstance(e, OSError) and e.errno:
+        return f"{e.strerror}: {e.filename}" if e.filename else e.strerror
     if isinstance(e, ImportError) and 'lib' in str(e) and '.so' in str(e):
         return f"{e}: OpenCV wants a system library (apt-get install -y libgl1 libglib2.0-0 libxcb1), or pip install opencv-python-headless"
-    if isinstance(e, MemoryError): return "not enough memory"
+    if isinstance(e, MemoryError):
+        return "not enough memory"
     return _one_line(e) or type(e).__name__
 
-def _whole(run)->int:
+
+def _whole(run) -> int:
     "The exit code of `run`, after everything it printed has arrived."
     try:
         code = run() or 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
-    try: # now, while there still is somebody to say that it failed
-        if sys.stdout is not None: sys.stdout.flush()
+    try:  # now, while there still is somebody to say that it failed
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         _mute(sys.stdout)
         raise
@@ -121,22 +148,23 @@ def _whole(run)->int:
 
 # %% ../nbs/workshop/cli.ipynb #c010_1
 def guarded(
-    run,          # does the work, returns an exit code or None for 0
-    who:str,      # named at the start of the line
+    run,  # does the work, returns an exit code or None for 0
+    who: str,  # named at the start of the line
     debug=False,  # show the traceback too
-)->int:           # 0 worked, 2 bad input, 1 failed, 130 Ctrl-C
+) -> int:  # 0 worked, 2 bad input, 1 failed, 130 Ctrl-C
     "Run, and turn whatever is raised into one line on stderr and an exit code."
     try:
         return _whole(run)
     except KeyboardInterrupt:
         tell(f"{who}: stopped")
         return 130
-    except BrokenPipeError: # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough
         _mute(sys.stdout)
         return 1
     except Exception as e:
         if debug:
             import traceback
+
             traceback.print_exc()
         tell(f"{who}: {_reason(e)}")
         return 2 if isinstance(e, BAD_INPUT) else 1
@@ -144,11 +172,16 @@ def guarded(
 # %% ../nbs/workshop/cli.ipynb #c015
 @contextmanager
 def staged(out):
-    "A hidden folder whose files move into `out` when the block ends well; when it does not, nothing is left, not even `out`. They move one by one, pages last: only a stop in that instant leaves some of them."
-    import shutil, tempfile
+    """A hidden folder whose files move into `out` when the block ends well; when it does not, nothing is left, not even
+    `out`. They move one by one, pages last: only a stop in that instant leaves some of them."""
+    import shutil
+    import tempfile
+
     out = near = Path(out)
-    while not near.exists(): near = near.parent
-    if not near.is_dir(): raise ValueError(f"{near} is a file, and a folder is wanted")
+    while not near.exists():
+        near = near.parent
+    if not near.is_dir():
+        raise ValueError(f"{near} is a file, and a folder is wanted")
     try:
         tmp = Path(tempfile.mkdtemp(prefix='.dogdepth-', dir=near))
     except OSError as e:
@@ -159,346 +192,542 @@ def staged(out):
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
+
 def _move_all(tmp, out):
     "Every file below `tmp` to the same place below `out`; what stands in the way is found before the first moves."
-    pages_last = lambda p: (p.suffix=='.html', p)
+    pages_last = lambda p: (p.suffix == '.html', p)
     files = sorted((p for p in tmp.rglob('*') if p.is_file()), key=pages_last)
     for p in files:
-        to = out/p.relative_to(tmp)
+        to = out / p.relative_to(tmp)
         if to.is_dir():
             raise ValueError(f"{to} is a folder, and a file of this name is to be written: choose another place")
     for p in files:
-        to = out/p.relative_to(tmp)
+        to = out / p.relative_to(tmp)
         to.parent.mkdir(parents=True, exist_ok=True)
         os.replace(p, to)
 
 # %% ../nbs/workshop/cli.ipynb #c020
 def write_prediction(
-    folder, name:str, pred, # a Prediction; files are called folder/<name>_depth.png ...
-    ply=False, glb=False, html=False, video=False,
-    axes='z_up',            # of the PLY: a key of `cloud.AXES`; 'z_up' stands upright in Blender
-)->list:                    # of file names
+    folder,
+    name: str,
+    pred,  # a Prediction; files are called folder/<name>_depth.png ...
+    ply=False,
+    glb=False,
+    html=False,
+    video=False,
+    axes='z_up',  # of the PLY: a key of `cloud.AXES`; 'z_up' stands upright in Blender
+) -> list:  # of file names
     "Depth as 16-bit millimetres and as a picture with its colour bar, the camera, and 3D files or a film on request."
-    import json
     from dataclasses import asdict
     import numpy as np
     from dogdepth.files import MM16_MAX_M, write_depth
     from dogdepth.depth import show_depth
+
     folder = Path(folder)
-    write_depth(folder/f'{name}_depth.png', np.minimum(pred.depth_m, MM16_MAX_M))
-    show_depth(pred.depth_m, size=4).savefig(folder/f'{name}_depth_color.png', dpi=150)
-    (folder/f'{name}_camera.json').write_text(json.dumps(asdict(pred.camera)|dict(fov_deg=round(pred.camera.fov_deg,3)), indent=1))
-    if ply or glb or html or video: from dogdepth.film import orbit_video; from dogdepth.cloud import save_html, write_glb, write_ply
-    if ply: write_ply(folder/f'{name}.ply', pred, axes=axes)
-    if glb: write_glb(folder/f'{name}.glb', pred)
-    if html: save_html(folder/f'{name}.html', pred, title=name, alone=True)
+    write_depth(folder / f'{name}_depth.png', np.minimum(pred.depth_m, MM16_MAX_M))
+    show_depth(pred.depth_m, size=4).savefig(folder / f'{name}_depth_color.png', dpi=150)
+    (folder / f'{name}_camera.json').write_text(
+        json.dumps(asdict(pred.camera) | dict(fov_deg=round(pred.camera.fov_deg, 3)), indent=1)
+    )
+    if ply or glb or html or video:
+        from dogdepth.film import orbit_video
+        from dogdepth.cloud import save_html, write_glb, write_ply
+    if ply:
+        write_ply(folder / f'{name}.ply', pred, axes=axes)
+    if glb:
+        write_glb(folder / f'{name}.glb', pred)
+    if html:
+        save_html(folder / f'{name}.html', pred, title=name, alone=True)
     if video:
         bar = sys.stderr is not None and sys.stderr.isatty()
-        orbit_video(pred, folder/f'{name}.mp4', size=None, progress=bar)
-    wanted = {'.ply':ply, '.glb':glb, '.html':html, '.mp4':video}
-    return [name+end for end in ('_depth.png', '_depth_color.png', '_camera.json', *(e for e,on in wanted.items() if on))]
+        orbit_video(pred, folder / f'{name}.mp4', size=None, progress=bar)
+    wanted = {'.ply': ply, '.glb': glb, '.html': html, '.mp4': video}
+    return [
+        name + end for end in ('_depth.png', '_depth_color.png', '_camera.json', *(e for e, on in wanted.items() if on))
+    ]
 
 # %% ../nbs/workshop/cli.ipynb #c022
 RESULT_ENDS = ('_depth.png', '_depth_color.png')
 
-def photo_files(photos)->list: # of paths
+
+def photo_files(photos) -> list:  # of paths
     "The photos that were named and, for a folder, those in it by name; what an earlier run wrote there are no photos."
     from dogdepth.photos import PHOTO_SUFFIXES
+
     files = []
     for p in map(Path, photos):
         if not p.is_dir():
             files.append(p)
             continue
-        inside = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.')
-        results = {f.stem+end for f in inside for end in RESULT_ENDS}
+        inside = sorted(
+            f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0] != '.'
+        )
+        results = {f.stem + end for f in inside for end in RESULT_ENDS}
         inside = [f for f in inside if f.name not in results]
         if not inside:
             raise ValueError(f"{p} is a folder without a photo: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
         files += inside
     return files
 
-def photo_names(photos, out)->list: # the stem of each
-    "A name for each photo's results; a `ValueError` where two would share one, or where a result would replace a photo."
-    photos,out,seen = [Path(p) for p in photos], Path(out), {}
+# %% ../nbs/workshop/cli.ipynb #c022_1
+def photo_names(photos, out) -> list:  # the stem of each
+    """A name for each photo's results; a `ValueError` where two would share one, or where a result would replace a
+    photo."""
+    photos, out, seen = [Path(p) for p in photos], Path(out), {}
     for p in photos:
         other = seen.setdefault(p.stem.casefold(), p)
-        if other is p: continue
-        if other==p: raise ValueError(f"{other} is given twice")
-        raise ValueError(f"{other} and {p} would both become {out/p.stem}_depth.png: "
-                         "rename one, or run them one by one with another --out")
+        if other is p:
+            continue
+        if other == p:
+            raise ValueError(f"{other} is given twice")
+        raise ValueError(
+            f"{other} and {p} would both become {out / p.stem}_depth.png: "
+            "rename one, or run them one by one with another --out"
+        )
     mine = {p.resolve() for p in photos}
     for p in photos:
         for end in RESULT_ENDS:
-            if (out/f'{p.stem}{end}').resolve() in mine:
-                raise ValueError(f"the result {out/p.stem}{end} would replace a photo you gave: choose another --out")
+            if (out / f'{p.stem}{end}').resolve() in mine:
+                raise ValueError(f"the result {out / p.stem}{end} would replace a photo you gave: choose another --out")
     return [p.stem for p in photos]
 
 # %% ../nbs/workshop/cli.ipynb #c025
 def predict_flags(p):
-    p.add_argument('photos', nargs='+', metavar='PHOTO', 
-                   help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos')
-    p.add_argument('--out', required=True, metavar='DIR', help='folder for the results; results of the same name are replaced')
-    p.add_argument('--strict', action='store_true',
-                   help='look at every photo first, and stop before any work if one cannot be read '
-                        '(default: leave it out, name it, do the others)')
+    p.add_argument(
+        'photos',
+        nargs='+',
+        metavar='PHOTO',
+        help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos',
+    )
+    p.add_argument(
+        '--out', required=True, metavar='DIR', help='folder for the results; results of the same name are replaced'
+    )
+    p.add_argument(
+        '--strict',
+        action='store_true',
+        help='look at every photo first, and stop before any work if one cannot be read '
+        '(default: leave it out, name it, do the others)',
+    )
     lens = p.add_mutually_exclusive_group()
-    lens.add_argument('--fov', type=float, metavar='DEG', help="width of view of the photo, degrees (default: from its EXIF, else NYU's 63)")
+    lens.add_argument(
+        '--fov',
+        type=float,
+        metavar='DEG',
+        help="width of view of the photo, degrees (default: from its EXIF, else NYU's 63)",
+    )
     lens.add_argument('--fx', type=float, metavar='PX', help='or its focal length, pixels of this photo')
     known = p.add_mutually_exclusive_group()
-    known.add_argument('--known', type=float, nargs=3, metavar=('X','Y','METRES'),
-                       help='one measured distance: what pixel (X,Y) shows is METRES from the camera, '
-                            'by the tape, along the ray; sets the scale')
-    known.add_argument('--known-z', type=float, nargs=3, metavar=('X','Y','METRES'),
-                       help='or its z-depth: METRES along the direction in which the camera looks, as the depth files hold it')
+    known.add_argument(
+        '--known',
+        type=float,
+        nargs=3,
+        metavar=('X', 'Y', 'METRES'),
+        help='one measured distance: what pixel (X,Y) shows is METRES from the camera, '
+        'by the tape, along the ray; sets the scale',
+    )
+    known.add_argument(
+        '--known-z',
+        type=float,
+        nargs=3,
+        metavar=('X', 'Y', 'METRES'),
+        help='or its z-depth: METRES along the direction in which the camera looks, as the depth files hold it',
+    )
     p.add_argument('--ply', action='store_true', help='coloured points, metres: NAME.ply')
-    p.add_argument('--axes', choices=('z_up','y_up','camera'), default='z_up',
-                   help='of the PLY: z_up stands upright in Blender and CloudCompare (default), y_up in MeshLab and three.js; '
-                        'camera: x right, y down, z forward')
+    p.add_argument(
+        '--axes',
+        choices=('z_up', 'y_up', 'camera'),
+        default='z_up',
+        help='of the PLY: z_up stands upright in Blender and CloudCompare (default), y_up in MeshLab and three.js; '
+        'camera: x right, y down, z forward',
+    )
     p.add_argument('--glb', action='store_true', help='textured mesh, metres, upright everywhere: NAME.glb')
-    p.add_argument('--html', action='store_true', help='a page with the room to turn, 5 MB, opens without a network: NAME.html')
-    p.add_argument('--video', action='store_true', help='a film of four seconds that moves around in the photo, H.264: NAME.mp4')
+    p.add_argument(
+        '--html', action='store_true', help='a page with the room to turn, 5 MB, opens without a network: NAME.html'
+    )
+    p.add_argument(
+        '--video', action='store_true', help='a film of four seconds that moves around in the photo, H.264: NAME.mp4'
+    )
     model_flags(p)
 
+# %% ../nbs/workshop/cli.ipynb #c025_1
 def model_flags(p):
-    p.add_argument('--weights', default='default', metavar='W', help="'twin' (saw no NYU validation room), 'scratch' (nor ImageNet), a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
+    p.add_argument(
+        '--weights',
+        default='default',
+        metavar='W',
+        help="'twin' (saw no NYU validation room), 'scratch' (nor ImageNet), a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)",
+    )
     p.add_argument('--device', metavar='D', help='cuda, mps or cpu (default: the first of these that is there)')
 
 # %% ../nbs/workshop/cli.ipynb #c025b
 @contextmanager
 def plain_warnings(
-    hear, # called with the text of each of the library's warnings, once
+    hear,  # called with the text of each of the library's warnings, once
 ):
     "The library's own warnings as plain lines; those of other libraries are left out."
     from functools import lru_cache
-    once = lru_cache(1000)(hear) # a server runs for weeks
+
+    once = lru_cache(1000)(hear)  # a server runs for weeks
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         warnings.filterwarnings('always', category=UserWarning, module=r'(dogdepth|__main__)(\.|$)')
         warnings.showwarning = lambda message, *_, **__: once(_one_line(message))
         yield
 
-def depth_range(depth)->tuple: # metres: near, far
+
+def depth_range(depth) -> tuple:  # metres: near, far
     "The range we print, and paint: all but the nearest and the farthest 2 % of what has a reading."
     import numpy as np
-    some = depth[depth>0]
-    return tuple(map(float, np.percentile(some, (2,98)))) if some.size else (0.,0.)
+
+    some = depth[depth > 0]
+    return tuple(map(float, np.percentile(some, (2, 98)))) if some.size else (0.0, 0.0)
 
 # %% ../nbs/workshop/cli.ipynb #c026
-LENS = dict(given='as given', exif='from EXIF', assumed='assumed') # where `Camera.source` says it comes from
+LENS = dict(given='as given', exif='from EXIF', assumed='assumed')  # where `Camera.source` says it comes from
 # disk full, read-only, too many open files: the next photo would meet it too
 NO_USE_TO_GO_ON = (errno.ENOSPC, errno.EROFS, errno.EMFILE, getattr(errno, 'EDQUOT', errno.ENOSPC))
 
-def _of(path, text)->str:
+
+def _of(path, text) -> str:
     "The text, and before it the photo's name, unless it is in there already."
     return text if str(path) in text else f"{path}: {text}"
 
-def predict_one(a, model, path, name)->str: # the line that tells what was found
+
+def predict_one(a, model, path, name) -> str:  # the line that tells what was found
     "One photo: its files in `a.out`, all of them or none."
     from dogdepth.files import MM16_MAX_M
     from dogdepth.photos import load_photo
+
     start = time.perf_counter()
-    img,camera = load_photo(path, a.fov, a.fx)
+    img, camera = load_photo(path, a.fov, a.fx)
     r = model.predict(img, camera)
-    if a.known: r = r.rescale(a.known[:2], a.known[2])
-    if a.known_z: r = r.rescale(a.known_z[:2], a.known_z[2], z=True)
+    if a.known:
+        r = r.rescale(a.known[:2], a.known[2])
+    if a.known_z:
+        r = r.rescale(a.known_z[:2], a.known_z[2], z=True)
     with staged(a.out) as tmp:
         files = write_prediction(tmp, name, r, a.ply, a.glb, a.html, a.video, a.axes)
-    if far := (r.depth_m>MM16_MAX_M).mean():
-        tell(f"{path}: {far:.0%} of the pixels lie beyond {MM16_MAX_M} m, where the PNG ends; "
-             "the other files keep them")
-    (h,w),(near,farther) = r.depth_m.shape, depth_range(r.depth_m)
+    if far := (r.depth_m > MM16_MAX_M).mean():
+        tell(
+            f"{path}: {far:.0%} of the pixels lie beyond {MM16_MAX_M} m, where the PNG ends; the other files keep them"
+        )
+    (h, w), (near, farther) = r.depth_m.shape, depth_range(r.depth_m)
     lens = f"{camera.fov_deg:.0f} degrees wide ({LENS[camera.source]})"
-    written = ', '.join([str(Path(a.out)/files[0]), *(f[len(name):] for f in files[1:])])
-    return f"{path}: {w}x{h}, {lens}, {near:.2f} to {farther:.2f} m, {time.perf_counter()-start:.1f} s -> {written}"
+    written = ', '.join([str(Path(a.out) / files[0]), *(f[len(name) :] for f in files[1:])])
+    return f"{path}: {w}x{h}, {lens}, {near:.2f} to {farther:.2f} m, {time.perf_counter() - start:.1f} s -> {written}"
 
 # %% ../nbs/workshop/cli.ipynb #c026_1
 def check_predict(a, photos):
     "What is wrong with the command line itself, before any work."
     from dogdepth.depth import Camera
     from dogdepth.photos import load_photo
-    if (a.known or a.known_z) and len(photos)>1:
-        raise ValueError(f"--known measures one photo, {len(photos)} were given")
-    if a.fov is not None: Camera.from_fov(a.fov, 480, 640)
-    with staged(a.out): pass # can it be written?
-    if a.strict or len(photos)==1:
-        for p in photos: load_photo(p, a.fov, a.fx)
 
-def left_out(bad:dict, n:int)->int: # path -> what was wrong with it; of so many photos; the exit code
+    if (a.known or a.known_z) and len(photos) > 1:
+        raise ValueError(f"--known measures one photo, {len(photos)} were given")
+    if a.fov is not None:
+        Camera.from_fov(a.fov, 480, 640)
+    with staged(a.out):
+        pass  # can it be written?
+    if a.strict or len(photos) == 1:
+        for p in photos:
+            load_photo(p, a.fov, a.fx)
+
+
+def left_out(bad: dict, n: int) -> int:  # path -> what was wrong with it; of so many photos; the exit code
     "The last line of a batch, where not every photo could be used."
-    if not bad: return 0
-    how_many = len(bad) if len(bad)<n else 'all'
+    if not bad:
+        return 0
+    how_many = len(bad) if len(bad) < n else 'all'
     tell(f"dogdepth predict: left out {how_many} of {n} photos: {', '.join(map(str, bad))}")
-    return 2 if len(bad)==n and all(isinstance(e, BAD_INPUT) for e in bad.values()) else 1
+    return 2 if len(bad) == n and all(isinstance(e, BAD_INPUT) for e in bad.values()) else 1
 
 # %% ../nbs/workshop/cli.ipynb #c026_2
 def do_predict(a):
     photos = photo_files(a.photos)
     names = photo_names(photos, a.out)
-    with plain_warnings(lambda text: None): check_predict(a, photos) # they come again, with the photo's turn
+    with plain_warnings(lambda text: None):
+        check_predict(a, photos)  # they come again, with the photo's turn
     from dogdepth.predict import Predictor
-    model,bad,lost = Predictor(a.weights, a.device), {}, None
-    for path,name in zip(photos, names):
+
+    model, bad, lost = Predictor(a.weights, a.device), {}, None
+    for path, name in zip(photos, names):
         hear = lambda text: tell(f"dogdepth predict: {_of(path, text)}")
         try:
-            with plain_warnings(hear): line = predict_one(a, model, path, name)
+            with plain_warnings(hear):
+                line = predict_one(a, model, path, name)
         except Exception as e:
-            if len(photos)==1 or a.strict or getattr(e, 'errno', None) in NO_USE_TO_GO_ON: raise
+            if len(photos) == 1 or a.strict or getattr(e, 'errno', None) in NO_USE_TO_GO_ON:
+                raise
             bad[path] = e
             tell(f"dogdepth predict: {_of(path, _reason(e))}; left out")
         else:
             lost = say(line) or lost
     code = left_out(bad, len(photos))
-    if lost: raise lost # the photos are done, but not every line of it was heard
+    if lost:
+        raise lost  # the photos are done, but not every line of it was heard
     return code
 
 # %% ../nbs/workshop/cli.ipynb #c028
-def open_dataset(root, split=None): # split None: 'test' where `root` has one, else 'val'
+def open_dataset(root, split=None):  # split None: 'test' where `root` has one, else 'val'
     "The frames of a Kaggle-layout folder, of nyu_depth_v2_labeled.mat, or of a packed .h5 file."
     from dogdepth.layout import LISTS
     from dogdepth.nyu import NYUDepth
     from dogdepth.archive import NYULabeled, PackedDepth
-    root = Path(root); mat = root/'nyu_depth_v2_labeled.mat' if root.is_dir() else root
-    if root.suffix in ('.h5','.hdf5'):
-        if split not in (None,'all'): raise ValueError(f"{root} holds one list of frames, whatever was packed: leave --split out")
-        return PackedDepth(root)
-    if mat.suffix=='.mat' and (mat.is_file() or not root.is_dir()): return NYULabeled(mat, split or 'test')
-    return NYUDepth(root, split or ('test' if any((r/LISTS['test']).is_file() for r in (root, root/'nyu', root/'nyu_data')) else 'val'))
 
-def writable(path): # the path, its folder checked
+    root = Path(root)
+    mat = root / 'nyu_depth_v2_labeled.mat' if root.is_dir() else root
+    if root.suffix in ('.h5', '.hdf5'):
+        if split not in (None, 'all'):
+            raise ValueError(f"{root} holds one list of frames, whatever was packed: leave --split out")
+        return PackedDepth(root)
+    if mat.suffix == '.mat' and (mat.is_file() or not root.is_dir()):
+        return NYULabeled(mat, split or 'test')
+    return NYUDepth(
+        root,
+        split
+        or ('test' if any((r / LISTS['test']).is_file() for r in (root, root / 'nyu', root / 'nyu_data')) else 'val'),
+    )
+
+
+def writable(path):  # the path, its folder checked
     "Say before the work, not after, that a file cannot be written."
     p = Path(path)
-    if p.is_dir(): raise ValueError(f"{p} is a folder; expected the name of a file")
-    if not p.absolute().parent.is_dir(): raise FileNotFoundError(f"no such folder: {p.parent} (for {p.name})")
-    if not os.access(p if p.exists() and not p.is_file() else p.absolute().parent, os.W_OK): raise ValueError(f"cannot write to {p.parent}: choose another place for {p.name}")
+    if p.is_dir():
+        raise ValueError(f"{p} is a folder; expected the name of a file")
+    if not p.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {p.parent} (for {p.name})")
+    if not os.access(p if p.exists() and not p.is_file() else p.absolute().parent, os.W_OK):
+        raise ValueError(f"cannot write to {p.parent}: choose another place for {p.name}")
     return p
 
 # %% ../nbs/workshop/cli.ipynb #c029
 def evaluate_flags(p):
-    p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout (data/nyu2_*.csv), nyu_depth_v2_labeled.mat, or a packed .h5')
-    p.add_argument('--split', choices=('train','val','test','all'), help="default: test where ROOT has one, else val")
+    p.add_argument(
+        'root',
+        metavar='ROOT',
+        help='folder in the Kaggle layout (data/nyu2_*.csv), nyu_depth_v2_labeled.mat, or a packed .h5',
+    )
+    p.add_argument(
+        '--split', choices=('train', 'val', 'test', 'all'), help="default: test where ROOT has one, else val"
+    )
     p.add_argument('--flip', action='store_true', help='average each prediction with that of the mirrored photo')
-    p.add_argument('--crop', choices=('auto','eigen','none'), default='auto', help='part that is scored; auto: Eigen crop on 480x640, all of other sizes (default)')
-    p.add_argument('--cap', type=float, nargs=2, metavar=('LOW','HIGH'), help='range of true depth that is scored, metres (default 0.001 10)')
-    p.add_argument('--average', choices=('image','pixel'), default='image', help='each image has one vote (default), or each pixel')
-    p.add_argument('--align', choices=('none','median','affine'), default='none', help='fit the scale, or scale and shift, to the truth first (default none: metric)')
-    p.add_argument('--protocols', action='store_true', help='the usual protocols side by side: crop, cap, average, mirrored photo and fits change in turn')
-    p.add_argument('--shape', action='store_true', help='also how sharp edges are (boundary F1) and how the point cloud lies (F-score)')
+    p.add_argument(
+        '--crop',
+        choices=('auto', 'eigen', 'none'),
+        default='auto',
+        help='part that is scored; auto: Eigen crop on 480x640, all of other sizes (default)',
+    )
+    p.add_argument(
+        '--cap',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='range of true depth that is scored, metres (default 0.001 10)',
+    )
+    p.add_argument(
+        '--average',
+        choices=('image', 'pixel'),
+        default='image',
+        help='each image has one vote (default), or each pixel',
+    )
+    p.add_argument(
+        '--align',
+        choices=('none', 'median', 'affine'),
+        default='none',
+        help='fit the scale, or scale and shift, to the truth first (default none: metric)',
+    )
+    p.add_argument(
+        '--protocols',
+        action='store_true',
+        help='the usual protocols side by side: crop, cap, average, mirrored photo and fits change in turn',
+    )
+    p.add_argument(
+        '--shape',
+        action='store_true',
+        help='also how sharp edges are (boundary F1) and how the point cloud lies (F-score)',
+    )
     p.add_argument('--interval', action='store_true', help='95 %% intervals, by drawing rooms again (bootstrap)')
     p.add_argument('--json', metavar='FILE', help="protocol, summary and every image's row")
     model_flags(p)
 
 # %% ../nbs/workshop/cli.ipynb #c031
-def _protocols(a)->dict: # name -> what differs from the usual
+def _protocols(a) -> dict:  # name -> what differs from the usual
     "The protocols that were asked for; the first one is the one in the JSON file's summary."
     from dogdepth.depth import DEPTH_CAP
     from dogdepth.evaluate import PROTOCOLS, USUAL
-    off = lambda x: None if x=='none' else x
-    how = dict(crop=off(a.crop), cap=tuple(a.cap or DEPTH_CAP), average=a.average, align=off(a.align), flip=a.flip)
-    if a.protocols and how!=USUAL:
-        raise ValueError("--protocols goes through all of them: leave --flip, --crop, --cap, --average and --align out")
-    return PROTOCOLS if a.protocols else {'':how}
 
-def _further(a, rs)->list: # of texts
+    off = lambda x: None if x == 'none' else x
+    how = dict(crop=off(a.crop), cap=tuple(a.cap or DEPTH_CAP), average=a.average, align=off(a.align), flip=a.flip)
+    if a.protocols and how != USUAL:
+        raise ValueError("--protocols goes through all of them: leave --flip, --crop, --cap, --average and --align out")
+    return PROTOCOLS if a.protocols else {'': how}
+
+
+def _further(a, rs) -> list:  # of texts
     "What the flags ask for beyond the table, also kept for the JSON file."
     from dogdepth.evaluate import bootstrap_interval
     from dogdepth.tables import mean_of
     from dogdepth.metrics import metric_table
-    r,said = next(iter(rs.values())),[]
+
+    r, said = next(iter(rs.values())), []
     if a.protocols:
-        r.more['protocols'] = {k:dict(protocol=e.protocol, summary=e.summary) for k,e in rs.items()}
-        said.append('\n'+metric_table({k:e.summary for k,e in rs.items()}))
+        r.more['protocols'] = {k: dict(protocol=e.protocol, summary=e.summary) for k, e in rs.items()}
+        said.append('\n' + metric_table({k: e.summary for k, e in rs.items()}))
     if a.shape:
-        keys = [k for k in r.images[0] if k.startswith(('boundary_f1','f_'))]
+        keys = [k for k in r.images[0] if k.startswith(('boundary_f1', 'f_'))]
         r.more['shape'] = mean_of(r, keys)
-        said.append('\n'+metric_table({'shape':r.more['shape']}, keys))
+        said.append('\n' + metric_table({'shape': r.more['shape']}, keys))
     if a.interval:
-        r.more['interval'] = {k:bootstrap_interval(r, k) for k in ('abs_rel','rmse','silog','delta1')}
-        said.append('\n95 % of the means of rooms drawn again: '+', '.join(f"{k} {lo:.3f} to {hi:.3f}" for k,(lo,hi) in r.more['interval'].items()))
+        r.more['interval'] = {k: bootstrap_interval(r, k) for k in ('abs_rel', 'rmse', 'silog', 'delta1')}
+        said.append(
+            '\n95 % of the means of rooms drawn again: '
+            + ', '.join(f"{k} {lo:.3f} to {hi:.3f}" for k, (lo, hi) in r.more['interval'].items())
+        )
     return said
 
 # %% ../nbs/workshop/cli.ipynb #c033
 def _check_rooms(ds, root):
     "Refuse an interval over fewer than two rooms, before any work."
     from dogdepth.layout import place
-    n = len({place(s) if s else i for i,s in enumerate(ds.scene)}) # a frame that names no room is a room of its own
-    if n<2: raise ValueError(f"--interval draws rooms again and needs two or more, {root} has {n} in this split: leave it out, or choose another --split")
 
-def learned_note(ev)->str: # of an Evaluation
+    n = len({place(s) if s else i for i, s in enumerate(ds.scene)})  # a frame that names no room is a room of its own
+    if n < 2:
+        raise ValueError(
+            f"--interval draws rooms again and needs two or more, {root} has {n} in this split: leave it out, or "
+            "choose another --split"
+        )
+
+
+def learned_note(ev) -> str:  # of an Evaluation
     "What has to be said where bundled weights meet rooms that they learned from; '' where they do not."
     from dogdepth.sets import seen_frames
-    w = ev.protocol['weights']; n,twin = seen_frames(ev),seen_frames(ev, 'twin')
-    if not n: return ''
-    other = f"; `--weights twin`, the same recipe, learned from {f'{twin} of them' if twin else 'none of them'}" if twin<n else ''
+
+    w = ev.protocol['weights']
+    n, twin = seen_frames(ev), seen_frames(ev, 'twin')
+    if not n:
+        return ''
+    other = (
+        f"; `--weights twin`, the same recipe, learned from {f'{twin} of them' if twin else 'none of them'}"
+        if twin < n
+        else ''
+    )
     return f"note: by their names, {n} of these {len(ev.images)} frames show rooms of NYU Depth V2 that the {w} weights learned from, so this row is no test of them{other}"
 
 # %% ../nbs/workshop/cli.ipynb #c034
 def do_evaluate(a):
     from functools import partial
     from dogdepth.metrics import check_protocol
-    hows = _protocols(a); first = next(iter(hows.values()))
-    for h in hows.values(): check_protocol(**{k:v for k,v in h.items() if k!='flip'})
+
+    hows = _protocols(a)
+    first = next(iter(hows.values()))
+    for h in hows.values():
+        check_protocol(**{k: v for k, v in h.items() if k != 'flip'})
     ds = open_dataset(a.root, a.split)
-    if a.json: writable(a.json)
-    if a.interval: _check_rooms(ds, a.root)
+    if a.json:
+        writable(a.json)
+    if a.interval:
+        _check_rooms(ds, a.root)
     from dogdepth.evaluate import evaluate_protocols
     from dogdepth.tables import shape_scores
     from dogdepth.predict import Predictor
-    each = partial(shape_scores, **{k:first[k] for k in ('crop','cap') if k in first}) if a.shape else None
+
+    each = partial(shape_scores, **{k: first[k] for k in ('crop', 'cap') if k in first}) if a.shape else None
     model = Predictor(a.weights, a.device)
     rs = evaluate_protocols(model, ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))
-    if not any(e.summary['n'] for e in rs.values()): raise ValueError("no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(*r.protocol['cap']))
+    if not any(e.summary['n'] for e in rs.values()):
+        raise ValueError(
+            "no pixel of the truth lies between {:g} and {:g} m: nothing to score. --cap sets the range".format(
+                *r.protocol['cap']
+            )
+        )
     said = _further(a, rs)
-    if a.json: r.write(a.json) # before a word is printed: nobody may be listening
+    if a.json:
+        r.write(a.json)  # before a word is printed: nobody may be listening
     print(r, *said, sep='\n')
-    if note := learned_note(r): print(note, file=sys.stderr)
+    if note := learned_note(r):
+        print(note, file=sys.stderr)
 
 # %% ../nbs/workshop/cli.ipynb #c036
-def field_notes(cls)->dict: # field name -> its comment
+def field_notes(cls) -> dict:  # field name -> its comment
     "The comments beside a dataclass's fields, its bases' included."
     import inspect
+
     notes = {}
     for c in reversed(cls.__mro__[:-1]):
-        try: source = inspect.getsource(c)
-        except (OSError, TypeError): continue # made in a shell or a notebook: there is no file to read
+        try:
+            source = inspect.getsource(c)
+        except (OSError, TypeError):
+            continue  # made in a shell or a notebook: there is no file to read
         for line in source.splitlines():
-            if m := re.match(r"\s+(\w+)\s*:[^#]*#\s*(.+)$", line): notes[m[1]] = m[2].strip()
+            if m := re.match(r"\s+(\w+)\s*:[^#]*#\s*(.+)$", line):
+                notes[m[1]] = m[2].strip()
     return notes
 
+# %% ../nbs/workshop/cli.ipynb #c036_1
 def add_fields(
-    p,      # an argparse parser
-    cls,    # a dataclass
+    p,  # an argparse parser
+    cls,  # a dataclass
 ):
     "A flag for each field: --bs 8, and for a bool --dog / --no-dog. What is not given is left out of the result."
     from dataclasses import fields
+
     notes = field_notes(cls)
     for f in fields(cls):
-        flag,note = '--'+f.name.replace('_','-'), notes.get(f.name,'').replace('%','%%')
+        flag, note = '--' + f.name.replace('_', '-'), notes.get(f.name, '').replace('%', '%%')
         if isinstance(f.default, bool):
-            p.add_argument(flag, dest=f.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=f"{note} (default {'yes' if f.default else 'no'})")
+            p.add_argument(
+                flag,
+                dest=f.name,
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=f"{note} (default {'yes' if f.default else 'no'})",
+            )
         else:
             kind = type(f.default) if f.default is not None else str
-            p.add_argument(flag, dest=f.name, type=kind, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=f"{note} (default {f.default!r})")
+            p.add_argument(
+                flag,
+                dest=f.name,
+                type=kind,
+                metavar=kind.__name__.upper(),
+                default=argparse.SUPPRESS,
+                help=f"{note} (default {f.default!r})",
+            )
 
 # %% ../nbs/workshop/cli.ipynb #c042
 def train_flags(p):
-    p.add_argument('--resume', action='store_true', help='go on with the run in --out, exactly where it stopped, with its settings')
-    p.add_argument('--recipe', choices=('ours','report'), help="defaults to start from: ours, or the report's (its network, loss, Adam, 50 epochs at 480x640)")
+    p.add_argument(
+        '--resume', action='store_true', help='go on with the run in --out, exactly where it stopped, with its settings'
+    )
+    p.add_argument(
+        '--recipe',
+        choices=('ours', 'report'),
+        help="defaults to start from: ours, or the report's (its network, loss, Adam, 50 epochs at 480x640)",
+    )
     from dogdepth.recipe import TrainConfig
+
     add_fields(p.add_argument_group('settings, one for each field of TrainConfig'), TrainConfig)
 
-def train_config(a)->'TrainConfig':
+
+def train_config(a) -> 'TrainConfig':
     "The settings of a run: what was said, over the recipe's or, for --resume, over those of the run itself."
-    import json
     from dataclasses import fields
     from dogdepth.recipe import TrainConfig
-    said = {f.name:getattr(a,f.name) for f in fields(TrainConfig) if hasattr(a,f.name)}
-    if a.resume and a.recipe: raise ValueError("--resume takes the settings of the run that lies there: leave --recipe out")
-    if not a.resume: return TrainConfig.report(**said) if a.recipe=='report' else TrainConfig(**said)
-    file = Path(said.get('out', TrainConfig.out))/'config.json'
-    if not file.is_file(): raise FileNotFoundError(f"nothing to resume: no {file}. Name the run's folder with --out, or start without --resume")
-    try: return TrainConfig(**json.loads(file.read_text())|said)
-    except (json.JSONDecodeError, TypeError) as e: raise ValueError(f"{file} is not the settings of a run ({type(e).__name__})") from None
+
+    said = {f.name: getattr(a, f.name) for f in fields(TrainConfig) if hasattr(a, f.name)}
+    if a.resume and a.recipe:
+        raise ValueError("--resume takes the settings of the run that lies there: leave --recipe out")
+    if not a.resume:
+        return TrainConfig.report(**said) if a.recipe == 'report' else TrainConfig(**said)
+    file = Path(said.get('out', TrainConfig.out)) / 'config.json'
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"nothing to resume: no {file}. Name the run's folder with --out, or start without --resume"
+        )
+    try:
+        return TrainConfig(**json.loads(file.read_text()) | said)
+    except (json.JSONDecodeError, TypeError) as e:
+        raise ValueError(f"{file} is not the settings of a run ({type(e).__name__})") from None
 
 # %% ../nbs/workshop/cli.ipynb #c043
 def do_train(a):
@@ -506,377 +735,648 @@ def do_train(a):
     from dogdepth.train import fit
     from dogdepth.distributed import leave, team
     from dogdepth.mixtures import make_datasets
-    say = print if team()[0]==0 else lambda *_, **__: None # several processes speak with one voice
-    cfg = train_config(a); check_settings(cfg); out = Path(cfg.out); new = [p for p in (out, *out.parents) if not p.exists()]
-    train,valid = make_datasets(cfg)
-    frames = f"{cfg.limit} of {len(train)}" if 0<cfg.limit<len(train) else len(train)
-    say(f"{cfg.arch} on {frames} frames{f' and {cfg.extra}' if cfg.extra else ''}, {len(valid or ())} to validate, {cfg.epochs} epochs; follow it in {out/'log.csv'}", flush=True)
-    try: run = fit(cfg, train, valid, resume=a.resume, progress=sys.stderr.isatty())
-    except KeyboardInterrupt: say(f"go on later with: dogdepth train --out {out} --resume" if (out/'last.safetensors').exists() else "nothing was saved yet"); raise
+
+    say = print if team()[0] == 0 else lambda *_, **__: None  # several processes speak with one voice
+    cfg = train_config(a)
+    check_settings(cfg)
+    out = Path(cfg.out)
+    new = [p for p in (out, *out.parents) if not p.exists()]
+    train, valid = make_datasets(cfg)
+    frames = f"{cfg.limit} of {len(train)}" if 0 < cfg.limit < len(train) else len(train)
+    say(
+        f"{cfg.arch} on {frames} frames{f' and {cfg.extra}' if cfg.extra else ''}, {len(valid or ())} to validate, "
+        f"{cfg.epochs} epochs; follow it in {out / 'log.csv'}",
+        flush=True,
+    )
+    try:
+        run = fit(cfg, train, valid, resume=a.resume, progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        say(
+            f"go on later with: dogdepth train --out {out} --resume"
+            if (out / 'last.safetensors').exists()
+            else "nothing was saved yet"
+        )
+        raise
     finally:
-        for p in new: # nothing was saved: no empty folder either
-            if p.is_dir() and not any(p.iterdir()): p.rmdir()
+        for p in new:  # nothing was saved: no empty folder either
+            if p.is_dir() and not any(p.iterdir()):
+                p.rmdir()
     last = run.history[-1] if run.history else {}
-    say('  '.join(f"{k} {v}" for k,v in last.items() if k in ('epoch','loss','valid_abs_rel','valid_rmse','valid_delta1')))
+    say(
+        '  '.join(
+            f"{k} {v}" for k, v in last.items() if k in ('epoch', 'loss', 'valid_abs_rel', 'valid_rmse', 'valid_delta1')
+        )
+    )
     say(f"weights: {run.path}; use them with --weights {run.path}")
     leave()
 
 # %% ../nbs/workshop/cli.ipynb #c045
-def check_flags(p): p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')
+def check_flags(p):
+    p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout')
+
+
 def do_check(a):
     from dogdepth.doctor import check_dataset
+
     r = check_dataset(a.root, progress=sys.stderr.isatty())
     print(r)
-    if not r.ok: raise ValueError(f"{len(r.defects)} defect{'s'*(len(r.defects)>1)} in {a.root}: {', '.join(f'{n} {k}' for k,n in r.kinds.items())}")
+    if not r.ok:
+        raise ValueError(
+            f"{len(r.defects)} defect{'s' * (len(r.defects) > 1)} in {a.root}: "
+            f"{', '.join(f'{n} {k}' for k, n in r.kinds.items())}"
+        )
+
 
 def rooms_flags(p):
     p.add_argument('out', metavar='OUT', help='folder to make, in the Kaggle layout')
     p.add_argument('--n', type=int, required=True, metavar='N', help='how many rooms')
-    p.add_argument('--size', type=int, nargs=2, default=(480,640), metavar=('H','W'), help='pixels (default 480 640)')
+    p.add_argument('--size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'), help='pixels (default 480 640)')
     p.add_argument('--seed', type=int, default=0, help='of the first room (default 0)')
+
+# %% ../nbs/workshop/cli.ipynb #c045_1
 def do_rooms(a):
-    if a.n<1: raise ValueError(f"--n is a number of rooms, 1 or more, got {a.n}")
-    if min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
-    if Path(a.out).is_dir() and any(Path(a.out).iterdir()): raise ValueError(f"{a.out} is not empty: choose a new folder")
+    if a.n < 1:
+        raise ValueError(f"--n is a number of rooms, 1 or more, got {a.n}")
+    if min(a.size) < 32:
+        raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
+    if Path(a.out).is_dir() and any(Path(a.out).iterdir()):
+        raise ValueError(f"{a.out} is not empty: choose a new folder")
     from tqdm.auto import tqdm
     from dogdepth.layout import write_nyu
     from dogdepth.rooms import Rooms
+
     rooms = Rooms(a.n, *a.size, seed=a.seed)
-    with staged(a.out) as tmp: write_nyu((rooms[i] for i in tqdm(range(a.n), desc='rooms', unit='room', disable=not sys.stderr.isatty(), leave=False)), tmp)
+    with staged(a.out) as tmp:
+        write_nyu(
+            (
+                rooms[i]
+                for i in tqdm(range(a.n), desc='rooms', unit='room', disable=not sys.stderr.isatty(), leave=False)
+            ),
+            tmp,
+        )
     print(f"{a.n} rooms of {a.size[0]}x{a.size[1]} in {a.out}; train on them: dogdepth train --data {a.out}")
 
 # %% ../nbs/workshop/cli.ipynb #c046
 def pack_flags(p):
     p.add_argument('root', metavar='ROOT', help='folder in the Kaggle layout, or nyu_depth_v2_labeled.mat')
     p.add_argument('out', metavar='OUT.h5', help='the file to write')
-    p.add_argument('--split', choices=('train','val','test','all'), default='all', help='which frames (default all)')
-    p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help="pixels (default: the first frame's)")
+    p.add_argument('--split', choices=('train', 'val', 'test', 'all'), default='all', help='which frames (default all)')
+    p.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="pixels (default: the first frame's)")
+
+
 def do_pack(a):
     from dogdepth.archive import pack
-    if not a.out.endswith(('.h5','.hdf5')): raise ValueError(f"the packed file should end in .h5, got {a.out}")
-    writable(a.out); ds = open_dataset(a.root, a.split)
+
+    if not a.out.endswith(('.h5', '.hdf5')):
+        raise ValueError(f"the packed file should end in .h5, got {a.out}")
+    writable(a.out)
+    ds = open_dataset(a.root, a.split)
     pack(ds, a.out, a.size, progress=sys.stderr.isatty())
-    print(f"{len(ds)} frames in {a.out}, {Path(a.out).stat().st_size/1e6:.0f} MB")
+    print(f"{len(ds)} frames in {a.out}, {Path(a.out).stat().st_size / 1e6:.0f} MB")
+
 
 def get_flags(p):
-    p.add_argument('what', choices=('labeled',), help='labeled: the 1449 labelled frames of NYU Depth V2, 2.97 GB (research use)')
+    p.add_argument(
+        'what', choices=('labeled',), help='labeled: the 1449 labelled frames of NYU Depth V2, 2.97 GB (research use)'
+    )
     p.add_argument('--to', default='data', metavar='DIR', help="folder (default data)")
+
+
 def do_get(a):
     from dogdepth.download import fetch_labeled
+
     path = fetch_labeled(a.to)
     print(f"{path} is whole; score on it: dogdepth evaluate {path}")
 
 # %% ../nbs/workshop/cli.ipynb #c048
 def export_flags(p):
     p.add_argument('--onnx', required=True, metavar='FILE', help='the .onnx file to write')
-    p.add_argument('--size', type=int, nargs=2, metavar=('H','W'), help='pixels the file will look at (default: what the network was trained at)')
+    p.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='pixels the file will look at (default: what the network was trained at)',
+    )
     small = p.add_mutually_exclusive_group()
     small.add_argument('--half', action='store_true', help='store the weights in 16 bits: half the file, for browsers')
-    small.add_argument('--int8', action='store_true', help='weights and activations in 8 bits: a quarter of the file, about half as fast again, a little less exact')
-    p.add_argument('--weights', default='default', metavar='W', help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)")
+    small.add_argument(
+        '--int8',
+        action='store_true',
+        help='weights and activations in 8 bits: a quarter of the file, about half as fast again, a little less exact',
+    )
+    p.add_argument(
+        '--weights',
+        default='default',
+        metavar='W',
+        help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that came with dogdepth)",
+    )
+
+# %% ../nbs/workshop/cli.ipynb #c048_1
 def do_export(a):
     from dogdepth.export import export_onnx
-    if not a.onnx.endswith('.onnx'): raise ValueError(f"the file should end in .onnx, got {a.onnx}")
-    if a.size and min(a.size)<32: raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
+
+    if not a.onnx.endswith('.onnx'):
+        raise ValueError(f"the file should end in .onnx, got {a.onnx}")
+    if a.size and min(a.size) < 32:
+        raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
     path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8)
-    import json, onnx
-    m = onnx.load(path); planes = m.graph.input[0].type.tensor_type.shape.dim[1].dim_value; cfg = json.loads({p.key:p.value for p in m.metadata_props}['dogdepth'])
-    unit = '8-bit levels, 255 for 10 m' if cfg['arch']=='published' else 'metres for the canonical camera'
-    print(f"{path}, {path.stat().st_size/1e6:.1f} MB: x (1,{planes},{cfg['height']},{cfg['width_px']}) in [0,1] -> depth, {unit}; Predictor('{path}') runs it")
+    import onnx
+
+    m = onnx.load(path)
+    planes = m.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    cfg = json.loads({p.key: p.value for p in m.metadata_props}['dogdepth'])
+    unit = '8-bit levels, 255 for 10 m' if cfg['arch'] == 'published' else 'metres for the canonical camera'
+    print(
+        f"{path}, {path.stat().st_size / 1e6:.1f} MB: x (1,{planes},{cfg['height']},{cfg['width_px']}) in [0,1] -> "
+        f"depth, {unit}; Predictor('{path}') runs it"
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c050
 def bench_flags(p):
-    p.add_argument('what', choices=('dog','model','video'), help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours; video: 120 frames around a photo, the report's scatter beside ours")
-    p.add_argument('--repeat', type=int, default=20, metavar='N', help='photos or rounds to time it on (default 20; model and video take at most 9)')
-    p.add_argument('--clock', choices=('wall','cpu'), default='wall', help="'cpu' on a machine that does other work too (default wall)")
+    p.add_argument(
+        'what',
+        choices=('dog', 'model', 'video'),
+        help="dog: the modified DoG, the report's program beside ours; model: photo to depth, the report's network beside ours; video: 120 frames around a photo, the report's scatter beside ours",
+    )
+    p.add_argument(
+        '--repeat',
+        type=int,
+        default=20,
+        metavar='N',
+        help='photos or rounds to time it on (default 20; model and video take at most 9)',
+    )
+    p.add_argument(
+        '--clock',
+        choices=('wall', 'cpu'),
+        default='wall',
+        help="'cpu' on a machine that does other work too (default wall)",
+    )
     p.add_argument('--out', metavar='DIR', help="keep the rows as a CSV there, usually results/")
+
+# %% ../nbs/workshop/cli.ipynb #c050_1
 def do_bench(a):
     from dogdepth.jobs import bench_dog, format_rows
-    if a.repeat<1: raise ValueError(f"--repeat is a number of photos or rounds, 1 or more, got {a.repeat}")
-    if a.out: Path(a.out).mkdir(parents=True, exist_ok=True); writable(Path(a.out)/'timing.csv')
-    if a.what=='model':
+
+    if a.repeat < 1:
+        raise ValueError(f"--repeat is a number of photos or rounds, 1 or more, got {a.repeat}")
+    if a.out:
+        Path(a.out).mkdir(parents=True, exist_ok=True)
+        writable(Path(a.out) / 'timing.csv')
+    if a.what == 'model':
         from dogdepth.bench import bench_model, format_model_rows
-        if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
-        print(format_model_rows(bench_model(min(a.repeat,9), a.out)), flush=True)
+
+        if a.clock != 'wall':
+            raise ValueError("--clock cpu goes with `bench dog`: the network uses several threads")
+        print(format_model_rows(bench_model(min(a.repeat, 9), a.out)), flush=True)
         from dogdepth.v100 import bench_training, format_training
-        print('\n'+format_training(bench_training(a.out, rounds=min(a.repeat,9)))); return
-    if a.what=='video':
+
+        print('\n' + format_training(bench_training(a.out, rounds=min(a.repeat, 9))))
+        return
+    if a.what == 'video':
         from dogdepth.film import bench_video, format_video_rows
-        if a.clock!='wall': raise ValueError("--clock cpu goes with `bench dog`: the film is drawn by several threads")
-        print(format_video_rows(bench_video(min(a.repeat,9), a.out))); return
+
+        if a.clock != 'wall':
+            raise ValueError("--clock cpu goes with `bench dog`: the film is drawn by several threads")
+        print(format_video_rows(bench_video(min(a.repeat, 9), a.out)))
+        return
     print(format_rows(bench_dog(a.repeat, out=a.out, clock=a.clock)))
 
 # %% ../nbs/workshop/cli.ipynb #c052
-ROOM = 8                         # the seed of the room that opens the page
+ROOM = 8  # the seed of the room that opens the page
 ROOMS = dict(room=ROOM, kitchen=20)
-MAXIM_M = 1.445                  # metres between the axles of the motorcycle, by its maker (14_cloud)
-AXLES = (205,335), (583,383)     # pixels (x,y), found by eye
+MAXIM_M = 1.445  # metres between the axles of the motorcycle, by its maker (14_cloud)
+AXLES = (205, 335), (583, 383)  # pixels (x,y), found by eye
 
-def span_m(depth, camera, a, b, r=4)->float: # metres
+
+def span_m(depth, camera, a, b, r=4) -> float:  # metres
     "The distance between what two pixels (x,y) show; each is the median of a small patch."
     import numpy as np
-    points = camera.backproject(depth)
-    patch = lambda x,y: points[y-r:y+r+1, x-r:x+r+1].reshape(-1,3)
-    p,q = (np.median(c[c[:,2]>0], axis=0) for c in (patch(*a), patch(*b)))
-    return float(np.linalg.norm(p-q))
 
-def drawn_rooms()->list: # of items
+    points = camera.backproject(depth)
+    patch = lambda x, y: points[y - r : y + r + 1, x - r : x + r + 1].reshape(-1, 3)
+    p, q = (np.median(c[c[:, 2] > 0], axis=0) for c in (patch(*a), patch(*b)))
+    return float(np.linalg.norm(p - q))
+
+
+def drawn_rooms() -> list:  # of items
     "Rooms that dogdepth drew: their depth is exact."
     from dogdepth.rooms import render_room
-    words = lambda name: dict(name=name, truth='the renderer', alt=f'a furnished {name}, drawn by a computer',
-        about=f'A {name} that dogdepth drew, so its depth is known exactly. The camera is known too.')
-    return [render_room(seed, 480, 640)|words(name) for name,seed in ROOMS.items()]
 
-def portrait()->dict: # an item without depth
+    words = lambda name: dict(
+        name=name,
+        truth='the renderer',
+        alt=f'a furnished {name}, drawn by a computer',
+        about=f'A {name} that dogdepth drew, so its depth is known exactly. The camera is known too.',
+    )
+    return [render_room(seed, 480, 640) | words(name) for name, seed in ROOMS.items()]
+
+# %% ../nbs/workshop/cli.ipynb #c052_1x
+def portrait() -> dict:  # an item without depth
     "A photo of which nothing is known but what it shows."
     from skimage import data
     from dogdepth.depth import default_camera
+
     img = data.astronaut()
-    about = ('Eileen Collins, photographed by NASA (public domain). Nobody measured this picture and nobody noted the lens: '
-             'a usual one, 63 degrees wide, is assumed. So look at the order: the helmet, then she, then the flag and the wall.')
-    eyes = 'between her pupils', (203,100), (243,100), 'some 0.06 m is usual, and one known distance sets the scale'
-    return dict(name='astronaut', image=img, depth=None, camera=default_camera(*img.shape[:2]), scene=None, about=about,
-                alt='an astronaut in an orange suit before a flag, a helmet on the table in front of her', spans=[eyes])
+    about = (
+        'Eileen Collins, photographed by NASA (public domain). Nobody measured this picture and nobody noted the lens: '
+        'a usual one, 63 degrees wide, is assumed. So look at the order: the helmet, then she, then the flag and the '
+        'wall.'
+    )
+    eyes = 'between her pupils', (203, 100), (243, 100), 'some 0.06 m is usual, and one known distance sets the scale'
+    return dict(
+        name='astronaut',
+        image=img,
+        depth=None,
+        camera=default_camera(*img.shape[:2]),
+        scene=None,
+        about=about,
+        alt='an astronaut in an orange suit before a flag, a helmet on the table in front of her',
+        spans=[eyes],
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c052_1
-def motorcycle_item()->dict:
+def motorcycle_item() -> dict:
     "The motorcycle, its depth scaled to the tape measure; `published` is the depth as the rig's files give it."
     from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
     from dogdepth.depth import default_camera
-    img,depth = motorcycle()
-    axles,assumed = span_m(depth, MOTORCYCLE_CAMERA, *AXLES), default_camera(*depth.shape)
-    note = (f"<b>The truth:</b> by the scale published with it there are {axles:.2f} m between the axles, and the maker says "
-            f"{MAXIM_M} m (chapter 14_cloud finds the tyre too small by the same share). So it is shown here scaled to the "
-            "maker's length, and the error by the published scale stands beside. "
-            f"<b>The lens:</b> it is known here, {MOTORCYCLE_CAMERA.fov_deg:.0f} degrees wide, but no EXIF block says so; with the "
-            f"{assumed.fov_deg:.0f} degrees that would be assumed, everything comes out {assumed.fx/MOTORCYCLE_CAMERA.fx:.1f} times "
-            "as far away. <b>The network:</b> it has learned from rooms, and looks at a workshop from knee height.")
-    return dict(name='motorcycle', title='Motorcycle: where it fails, and whose fault it is', image=img, camera=MOTORCYCLE_CAMERA,
-                depth=depth*(MAXIM_M/axles), published=depth, scene=None, truth='two cameras, scaled to the tape measure',
-                alt='a red motorcycle in front of shelves in a workshop', note=note,
-                about='A motorcycle in a workshop, its depth measured by two cameras (Scharstein et al. 2014). '
-                      'Three things go wrong with it, and each has another culprit.',
-                spans=[('between the axles', *AXLES, f'its maker: {MAXIM_M} m')])
 
-def sample_photos()->list: # of items; `depth` is None where nobody measured it, `about` says what it is
+    img, depth = motorcycle()
+    axles, assumed = span_m(depth, MOTORCYCLE_CAMERA, *AXLES), default_camera(*depth.shape)
+    note = (
+        f"<b>The truth:</b> by the scale published with it there are {axles:.2f} m between the axles, and the maker "
+        "says "
+        f"{MAXIM_M} m (chapter 14_cloud finds the tyre too small by the same share). So it is shown here scaled to the "
+        "maker's length, and the error by the published scale stands beside. "
+        f"<b>The lens:</b> it is known here, {MOTORCYCLE_CAMERA.fov_deg:.0f} degrees wide, but no EXIF block says so; "
+        "with the "
+        f"{assumed.fov_deg:.0f} degrees that would be assumed, everything comes out "
+        f"{assumed.fx / MOTORCYCLE_CAMERA.fx:.1f} times "
+        "as far away. <b>The network:</b> it has learned from rooms, and looks at a workshop from knee height."
+    )
+    return dict(
+        name='motorcycle',
+        title='Motorcycle: where it fails, and whose fault it is',
+        image=img,
+        camera=MOTORCYCLE_CAMERA,
+        depth=depth * (MAXIM_M / axles),
+        published=depth,
+        scene=None,
+        truth='two cameras, scaled to the tape measure',
+        alt='a red motorcycle in front of shelves in a workshop',
+        note=note,
+        about='A motorcycle in a workshop, its depth measured by two cameras (Scharstein et al. 2014). '
+        'Three things go wrong with it, and each has another culprit.',
+        spans=[('between the axles', *AXLES, f'its maker: {MAXIM_M} m')],
+    )
+
+# %% ../nbs/workshop/cli.ipynb #c052_1_1
+def sample_photos() -> list:  # of items; `depth` is None where nobody measured it, `about` says what it is
     "Pictures that need no download: drawn rooms, a portrait, and last a motorcycle with depth from stereo."
     return [*drawn_rooms(), portrait(), motorcycle_item()]
 
 # %% ../nbs/workshop/cli.ipynb #c058
-def nyu_items()->list:
+def nyu_items() -> list:
     "Two NYU validation frames, where there are any."
-    import contextlib, io
+    import contextlib
+    import io
     from dogdepth.files import data_root
-    if data_root() is None: return []
+
+    if data_root() is None:
+        return []
     from dogdepth.nyu import sample_frames
+
     try:
-        with contextlib.redirect_stdout(io.StringIO()): frames = sample_frames(2)
+        with contextlib.redirect_stdout(io.StringIO()):
+            frames = sample_frames(2)
     except (FileNotFoundError, ValueError) as e:
         say(f"no NYU frames: {_reason(e)}")
         return []
-    about = ("NYU Depth V2, {}: a room the default weights learned from (their twin did not). "
-             "Its depth was measured by a Kinect; the data set's authors filled the holes.")
-    words = lambda f: dict(name=re.sub(r'\W+','-',f['name']), truth='a Kinect', about=about.format(f['name']),
-                           alt='a '+re.sub(r'[_\d]+',' ',f['scene']).strip())
-    return [f|words(f) for f in frames]
+    about = (
+        "NYU Depth V2, {}: a room the default weights learned from (their twin did not). "
+        "Its depth was measured by a Kinect; the data set's authors filled the holes."
+    )
+    words = lambda f: dict(
+        name=re.sub(r'\W+', '-', f['name']),
+        truth='a Kinect',
+        about=about.format(f['name']),
+        alt='a ' + re.sub(r'[_\d]+', ' ', f['scene']).strip(),
+    )
+    return [f | words(f) for f in frames]
 
-def demo_items()->list:
+
+def demo_items() -> list:
     "`sample_photos`, and before the last of them NYU validation frames where there are any."
-    *good,worst = sample_photos()
+    *good, worst = sample_photos()
     return [*good, *nyu_items(), worst]
 
 # %% ../nbs/workshop/cli.ipynb #c060
-def errors(pred, truth)->dict: # pred, truth: (H,W) metres
+def errors(pred, truth) -> dict:  # pred, truth: (H,W) metres
     "How far off, in the words of the demo; {} where there is no truth."
     import numpy as np
     from dogdepth.depth import valid_mask
     from dogdepth.metrics import crop_mask, depth_metrics
-    if truth is None: return {}
+
+    if truth is None:
+        return {}
     ok = valid_mask(truth) & crop_mask(truth.shape)
-    m,a = depth_metrics(pred, truth), depth_metrics(pred, truth, align='median')
-    return dict(abs_rel=m['abs_rel'], median_m=float(np.median(np.abs(pred-truth)[ok])), delta1=m['delta1'], rmse=m['rmse'], scaled_abs_rel=a['abs_rel'], known=float((truth>0).mean()))
+    m, a = depth_metrics(pred, truth), depth_metrics(pred, truth, align='median')
+    return dict(
+        abs_rel=m['abs_rel'],
+        median_m=float(np.median(np.abs(pred - truth)[ok])),
+        delta1=m['delta1'],
+        rmse=m['rmse'],
+        scaled_abs_rel=a['abs_rel'],
+        known=float((truth > 0).mean()),
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c064
 def painted(
-    x,             # (H,W); nan = not known
-    lo:float, hi:float,
+    x,  # (H,W); nan = not known
+    lo: float,
+    hi: float,
     cmap='turbo',
-)->'np.ndarray':   # (H,W,3) uint8
+) -> 'np.ndarray':  # (H,W,3) uint8
     "Numbers as colours from `lo` to `hi`, grey where nan."
     import numpy as np
     from matplotlib import colormaps
-    with np.errstate(invalid='ignore'): c = colormaps[cmap](np.clip((x-lo)/max(hi-lo,1e-6), 0, 1))[...,:3]
-    return np.where(np.isnan(x)[...,None], 153, np.rint(c*255)).astype(np.uint8)
 
-def colour_bar(lo:str, hi:str, mid:str='', cmap='turbo')->str: # HTML
+    with np.errstate(invalid='ignore'):
+        c = colormaps[cmap](np.clip((x - lo) / max(hi - lo, 1e-6), 0, 1))[..., :3]
+    return np.where(np.isnan(x)[..., None], 153, np.rint(c * 255)).astype(np.uint8)
+
+
+def colour_bar(lo: str, hi: str, mid: str = '', cmap='turbo') -> str:  # HTML
     "The scale of `painted`, with its ends in words."
     from matplotlib.colors import to_hex
     from matplotlib import colormaps
-    stops = ', '.join(to_hex(colormaps[cmap](k/16)) for k in range(17))
+
+    stops = ', '.join(to_hex(colormaps[cmap](k / 16)) for k in range(17))
     return f'<div class="bar"><i style="background:linear-gradient(90deg, {stops})"></i><span><b>{lo}</b><b>{mid}</b><b>{hi}</b></span></div>'
 
 # %% ../nbs/workshop/cli.ipynb #c065
 import dogdepth
 
-ASSETS = Path(dogdepth.__file__).parent/'assets'
-PAGE_SIDE = 900 # pixels: the longer side of a picture on the page
+ASSETS = Path(dogdepth.__file__).parent / 'assets'
+PAGE_SIDE = 900  # pixels: the longer side of a picture on the page
 
-def _fill(name, **values)->str:
+
+def _fill(name, **values) -> str:
     from string import Template
-    return Template((ASSETS/name).read_text(encoding='utf-8')).substitute(values)
+
+    return Template((ASSETS / name).read_text(encoding='utf-8')).substitute(values)
+
 
 def _save(path, img, side=PAGE_SIDE):
     "A picture for the page: JPEG or PNG, shrunk to `side`."
     import cv2
-    s = min(1, side/max(img.shape[:2]))
-    if s<1: img = cv2.resize(img, None, fx=s, fy=s, interpolation=cv2.INTER_AREA)
-    how = [cv2.IMWRITE_JPEG_QUALITY,88] if Path(path).suffix=='.jpg' else []
-    Path(path).write_bytes(cv2.imencode(Path(path).suffix, img[...,::-1], how)[1].tobytes())
 
-def _grid(depth, side=160)->str: # JSON for the page
+    s = min(1, side / max(img.shape[:2]))
+    if s < 1:
+        img = cv2.resize(img, None, fx=s, fy=s, interpolation=cv2.INTER_AREA)
+    how = [cv2.IMWRITE_JPEG_QUALITY, 88] if Path(path).suffix == '.jpg' else []
+    Path(path).write_bytes(cv2.imencode(Path(path).suffix, img[..., ::-1], how)[1].tobytes())
+
+
+def _grid(depth, side=160) -> str:  # JSON for the page
     "Depth, thinned out, as base64 of 16-bit millimetres: what the cross on the page reads."
-    import base64, json, numpy as np
-    s = max(1, -(-max(depth.shape)//side)); d = depth[s//2::s, s//2::s]
-    mm = np.rint(np.clip(np.nan_to_num(d), 0, 65.535)*1000).astype('<u2')
+    import base64
+    import numpy as np
+
+    s = max(1, -(-max(depth.shape) // side))
+    d = depth[s // 2 :: s, s // 2 :: s]
+    mm = np.rint(np.clip(np.nan_to_num(d), 0, 65.535) * 1000).astype('<u2')
     return json.dumps(dict(height=d.shape[0], width=d.shape[1], mm=base64.b64encode(mm.tobytes()).decode()))
 
 # %% ../nbs/workshop/cli.ipynb #c066
-def by_published(item, r)->'float|None':
+def by_published(item, r) -> 'float|None':
     "AbsRel by the scale that was published with an item, where the demo does not believe it."
     return None if item.get('published') is None else errors(r.depth_m, item['published'])['abs_rel']
 
-def _numbers(item, r, e)->list: # of (what, how much)
+
+def _numbers(item, r, e) -> list:  # of (what, how much)
     "What is said beside the error map."
-    rows = [('AbsRel', f"{e['abs_rel']:.3f}"), ('half of the pixels are off by less than', f"{e['median_m']:.2f} m"), ('RMSE', f"{e['rmse']:.2f} m"),
-            ('within 25 %', f"{e['delta1']:.0%}"), ('AbsRel if the scale were right', f"{e['scaled_abs_rel']:.3f}"), ('pixels with known depth', f"{e['known']:.0%}")]
-    if (p := by_published(item, r)) is not None: rows.insert(1, ('AbsRel by the published scale', f'{p:.3f}'))
+    rows = [
+        ('AbsRel', f"{e['abs_rel']:.3f}"),
+        ('half of the pixels are off by less than', f"{e['median_m']:.2f} m"),
+        ('RMSE', f"{e['rmse']:.2f} m"),
+        ('within 25 %', f"{e['delta1']:.0%}"),
+        ('AbsRel if the scale were right', f"{e['scaled_abs_rel']:.3f}"),
+        ('pixels with known depth', f"{e['known']:.0%}"),
+    ]
+    if (p := by_published(item, r)) is not None:
+        rows.insert(1, ('AbsRel by the published scale', f'{p:.3f}'))
     return rows
 
-def demo_truth(folder, item, r, e, lo, hi, shape)->str: # HTML, '' where there is no truth
+# %% ../nbs/workshop/cli.ipynb #c066_1
+def demo_truth(folder, item, r, e, lo, hi, shape) -> str:  # HTML, '' where there is no truth
     "The second row of a photo: the truth, where the prediction is wrong, and numbers."
     import numpy as np
-    if not e: return ''
-    n,truth = item['name'], np.where(item['depth']>0, item['depth'], np.nan)
-    _save(folder/f'{n}_truth_page.png', painted(truth, lo, hi))
-    _save(folder/f'{n}_error_page.png', painted(r.depth_m/truth-1, -.5, .5, 'RdBu_r'))
-    return _fill('demo_truth.html', truth=f'{n}_truth_page.png', error=f'{n}_error_page.png', source=item['truth'], near=f'{lo:.1f}', far=f'{hi:.1f}',
-                 depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), error_bar=colour_bar('50 % too near', '50 % too far', 'right', 'RdBu_r'), **shape,
-                 numbers='\n'.join(f'        <dt>{k}</dt><dd>{v}</dd>' for k,v in _numbers(item, r, e)),
-                 note=item.get('note','')+' One known distance sets the scale: <code>dogdepth predict --known X Y METRES</code>.')
+
+    if not e:
+        return ''
+    n, truth = item['name'], np.where(item['depth'] > 0, item['depth'], np.nan)
+    _save(folder / f'{n}_truth_page.png', painted(truth, lo, hi))
+    _save(folder / f'{n}_error_page.png', painted(r.depth_m / truth - 1, -0.5, 0.5, 'RdBu_r'))
+    return _fill(
+        'demo_truth.html',
+        truth=f'{n}_truth_page.png',
+        error=f'{n}_error_page.png',
+        source=item['truth'],
+        near=f'{lo:.1f}',
+        far=f'{hi:.1f}',
+        depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'),
+        error_bar=colour_bar('50 % too near', '50 % too far', 'right', 'RdBu_r'),
+        **shape,
+        numbers='\n'.join(f'        <dt>{k}</dt><dd>{v}</dd>' for k, v in _numbers(item, r, e)),
+        note=item.get('note', '')
+        + ' One known distance sets the scale: <code>dogdepth predict --known X Y METRES</code>.',
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c068
 def _filled(fig, camera, plotly_fov=45):
     "The figure seen from where the photo fills the view."
     import numpy as np
-    c = fig.layout.scene.camera; k = 1.1*camera.height/2/camera.fy/np.tan(np.radians(plotly_fov)/2)
-    fig.data[0].marker.size = fig.data[0].marker.size*max(1, 1/k) # closer: larger dots
-    c.eye = {a:c.center[a]+(c.eye[a]-c.center[a])*k for a in 'xyz'}
+
+    c = fig.layout.scene.camera
+    k = 1.1 * camera.height / 2 / camera.fy / np.tan(np.radians(plotly_fov) / 2)
+    fig.data[0].marker.size = fig.data[0].marker.size * max(1, 1 / k)  # closer: larger dots
+    c.eye = {a: c.center[a] + (c.eye[a] - c.center[a]) * k for a in 'xyz'}
     return fig
 
-FILES = {'_depth.png':'depth, 16-bit PNG in millimetres', '_depth_color.png':'depth, coloured', '.glb':'mesh, GLB',
-         '.ply':'points, PLY, upright in Blender', '_camera.json':'camera, JSON'}
 
-def _file_links(folder, n)->str: # HTML
+FILES = {
+    '_depth.png': 'depth, 16-bit PNG in millimetres',
+    '_depth_color.png': 'depth, coloured',
+    '.glb': 'mesh, GLB',
+    '.ply': 'points, PLY, upright in Blender',
+    '_camera.json': 'camera, JSON',
+}
+
+
+def _file_links(folder, n) -> str:  # HTML
     "The files of one photo, each with its size."
-    kb = lambda end: max(1, round((folder/(n+end)).stat().st_size/1000))
-    return ' &middot; '.join(f'<a href="{n}{end}" download>{what}</a> ({kb(end):,} kB)' for end,what in FILES.items())
+    kb = lambda end: max(1, round((folder / (n + end)).stat().st_size / 1000))
+    return ' &middot; '.join(f'<a href="{n}{end}" download>{what}</a> ({kb(end):,} kB)' for end, what in FILES.items())
 
-def _tape(item, r)->str: # HTML
+
+def _tape(item, r) -> str:  # HTML
     "What a tape measure finds in the prediction."
-    m = lambda a,b: f'{span_m(r.depth_m, r.camera, a, b):.2f} m'
-    return ''.join(f' By this prediction it is {m(a,b)} {what} ({usual}).' for what,a,b,usual in item.get('spans', ()))
+    m = lambda a, b: f'{span_m(r.depth_m, r.camera, a, b):.2f} m'
+    return ''.join(
+        f' By this prediction it is {m(a, b)} {what} ({usual}).' for what, a, b, usual in item.get('spans', ())
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c068_1
-def demo_photo(folder, item, r, e)->str: # HTML; writes the files it shows
+def demo_photo(folder, item, r, e) -> str:  # HTML; writes the files it shows
     "One photo's section of the page."
     from html import escape
     from dogdepth.cloud import room_figure
-    n,(h,w),(lo,hi) = item['name'], r.depth_m.shape, depth_range(r.depth_m)
-    _save(folder/f'{n}_page.jpg', item['image'])
-    _save(folder/f'{n}_depth_page.png', painted(r.depth_m, lo, hi))
+
+    n, (h, w), (lo, hi) = item['name'], r.depth_m.shape, depth_range(r.depth_m)
+    _save(folder / f'{n}_page.jpg', item['image'])
+    _save(folder / f'{n}_depth_page.png', painted(r.depth_m, lo, hi))
     write_prediction(folder, n, r, ply=True, glb=True)
     fig = _filled(room_figure(r, points=25_000, height=320), r.camera)
     shape = dict(aspect=f'{w} / {h}', width=w, height=h)
-    return _fill('demo_photo.html', id=n, title=escape(item.get('title') or n.replace('_',' ').capitalize()),
-                 about=escape(item['about']+_tape(item, r)), alt=escape(item['alt']), photo=f'{n}_page.jpg',
-                 depth=f'{n}_depth_page.png', near=f'{lo:.1f}', far=f'{hi:.1f}', points=len(fig.data[0].x),
-                 depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'), files=_file_links(folder, n), grid=_grid(r.depth_m),
-                 truth=demo_truth(folder, item, r, e, lo, hi, shape), figure=fig.to_json().replace('<','\\u003c'), **shape)
+    return _fill(
+        'demo_photo.html',
+        id=n,
+        title=escape(item.get('title') or n.replace('_', ' ').capitalize()),
+        about=escape(item['about'] + _tape(item, r)),
+        alt=escape(item['alt']),
+        photo=f'{n}_page.jpg',
+        depth=f'{n}_depth_page.png',
+        near=f'{lo:.1f}',
+        far=f'{hi:.1f}',
+        points=len(fig.data[0].x),
+        depth_bar=colour_bar(f'{lo:.1f} m', f'{hi:.1f} m'),
+        files=_file_links(folder, n),
+        grid=_grid(r.depth_m),
+        truth=demo_truth(folder, item, r, e, lo, hi, shape),
+        figure=fig.to_json().replace('<', '\\u003c'),
+        **shape,
+    )
 
 # %% ../nbs/workshop/cli.ipynb #c069
-def _row(item, r, s, e)->str: # HTML
+def _row(item, r, s, e) -> str:  # HTML
     "One photo's row of the table."
     from html import escape
-    h,w = r.depth_m.shape
-    near,far = depth_range(r.depth_m)
+
+    h, w = r.depth_m.shape
+    near, far = depth_range(r.depth_m)
     off = (f"{e['abs_rel']:.3f}", f"{e['median_m']:.2f} m") if e else ('&ndash;', '&ndash;')
     cells = [f'{w} &times; {h}', f'{r.camera.fov_deg:.0f}&deg;', f'{near:.1f} to {far:.1f} m', f'{s:.2f} s', *off]
     head = f'<th scope="row"><a href="#{item["name"]}">{escape(item["name"])}</a></th>'
     return f"<tr>{head}{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
 
-def demo_page(folder, shown, title='From one photograph to a room in metres', command='dogdepth demo', note='')->Path:
+# %% ../nbs/workshop/cli.ipynb #c069_1
+def demo_page(folder, shown, title='From one photograph to a room in metres', command='dogdepth demo', note='') -> Path:
     "Write index.html and the files it shows; `shown` is a list of (item, Prediction, seconds)."
     from html import escape
     from dogdepth import __version__
     from dogdepth.cloud import plotly_js
-    folder,rows,photos = Path(folder),[],[]
-    for item,r,s in shown:
+
+    folder, rows, photos = Path(folder), [], []
+    for item, r, s in shown:
         e = errors(r.depth_m, item['depth'])
         photos.append(demo_photo(folder, item, r, e))
         rows.append(_row(item, r, s, e))
     plotly_js(folder)
-    text = lambda name: (ASSETS/name).read_text(encoding='utf-8')
-    page = _fill('demo.html', title=escape(title), rows='\n'.join(rows), photos='\n'.join(photos), note=note, command=f'{escape(command)}</code> (version {__version__})<code>',
-                 style=text('demo.css'), script=text('demo.js'))
-    (folder/'index.html').write_text(page, encoding='utf-8', errors='backslashreplace')
-    return folder/'index.html'
+    text = lambda name: (ASSETS / name).read_text(encoding='utf-8')
+    page = _fill(
+        'demo.html',
+        title=escape(title),
+        rows='\n'.join(rows),
+        photos='\n'.join(photos),
+        note=note,
+        command=f'{escape(command)}</code> (version {__version__})<code>',
+        style=text('demo.css'),
+        script=text('demo.js'),
+    )
+    (folder / 'index.html').write_text(page, encoding='utf-8', errors='backslashreplace')
+    return folder / 'index.html'
 
 # %% ../nbs/workshop/cli.ipynb #c070
 def demo_flags(p):
     p.add_argument('--out', default='out', metavar='DIR', help='folder for the page (default out)')
     model_flags(p)
 
-def _demo_line(item, r, s)->str:
+
+def _demo_line(item, r, s) -> str:
     "What is printed of one photo."
     e = errors(r.depth_m, item['depth'])
-    h,w = r.depth_m.shape
+    h, w = r.depth_m.shape
     head = f"{item['name']:24} {w:4}x{h:<4} {s:5.2f} s   "
-    if not e: return head+"nobody measured this one"
+    if not e:
+        return head + "nobody measured this one"
     p = by_published(item, r)
     also = '' if p is None else f" ({p:.3f} by the published scale)"
     return f"{head}AbsRel {e['abs_rel']:.3f}{also}, median error {e['median_m']:.2f} m (truth: {item['truth']})"
 
+# %% ../nbs/workshop/cli.ipynb #c070_1
 def do_demo(a):
     start = time.perf_counter()
     from dogdepth.predict import Predictor
-    model,items,shown,lost = Predictor(a.weights, a.device), demo_items(), [], None
-    model.predict(items[0]['image'], items[0]['camera']) # warm up
+
+    model, items, shown, lost = Predictor(a.weights, a.device), demo_items(), [], None
+    model.predict(items[0]['image'], items[0]['camera'])  # warm up
     for it in items:
         t = time.perf_counter()
         r = model.predict(it['image'], it['camera'])
-        shown.append((it, r, time.perf_counter()-t))
+        shown.append((it, r, time.perf_counter() - t))
         lost = say(_demo_line(*shown[-1])) or lost
-    with staged(a.out) as tmp: demo_page(tmp, shown, note=f"Weights: {model.weights}, on the {model.device.type}.")
+    with staged(a.out) as tmp:
+        demo_page(tmp, shown, note=f"Weights: {model.weights}, on the {model.device.type}.")
     files = [f for f in Path(a.out).iterdir() if f.is_file()]
-    print(f"\n{Path(a.out)}: {len(files)} files, {sum(f.stat().st_size for f in files)/1e6:.0f} MB, {time.perf_counter()-start:.0f} s in all.\n"
-          f"Open {Path(a.out)/'index.html'} in a browser: photo, depth, and the room to turn. No network is needed.", flush=True)
-    if lost: raise lost
+    print(
+        f"\n{Path(a.out)}: {len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, "
+        f"{time.perf_counter() - start:.0f} s in all.\n"
+        f"Open {Path(a.out) / 'index.html'} in a browser: photo, depth, and the room to turn. No network is needed.",
+        flush=True,
+    )
+    if lost:
+        raise lost
 
 # %% ../nbs/workshop/cli.ipynb #c072
 def serve_flags(p):
-    p.add_argument('--host', default='127.0.0.1', metavar='H', help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)')
+    p.add_argument(
+        '--host',
+        default='127.0.0.1',
+        metavar='H',
+        help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)',
+    )
     p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
-    p.add_argument('--name', action='append', default=[], metavar='NAME',
-                   help="a host name the page may be called by, besides localhost, --host, this machine's name and bare addresses; may be given again")
-    p.add_argument('--https', action='store_true', help='a proxy in front speaks https: the cookie travels by nothing else')
-    p.add_argument('--proxy', action='append', metavar='ADDRESS',
-                   help='a proxy whose X-Forwarded headers are believed: its address or network; may be given again (default: this machine, with --name, --https or --prefix)')
-    p.add_argument('--prefix', default='', metavar='PATH', help='the path the page lives under at the proxy, such as /depth')
-    p.add_argument('--data-dir', metavar='DIR', help="folder for visitors' files while the server runs (default: in the system's temporary folder)")
+    p.add_argument(
+        '--name',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help="a host name the page may be called by, besides localhost, --host, this machine's name and bare addresses; may be given again",
+    )
+    p.add_argument(
+        '--https', action='store_true', help='a proxy in front speaks https: the cookie travels by nothing else'
+    )
+    p.add_argument(
+        '--proxy',
+        action='append',
+        metavar='ADDRESS',
+        help='a proxy whose X-Forwarded headers are believed: its address or network; may be given again (default: this machine, with --name, --https or --prefix)',
+    )
+    p.add_argument(
+        '--prefix', default='', metavar='PATH', help='the path the page lives under at the proxy, such as /depth'
+    )
+    p.add_argument(
+        '--data-dir',
+        metavar='DIR',
+        help="folder for visitors' files while the server runs (default: in the system's temporary folder)",
+    )
     model_flags(p)
     from dogdepth.uploads import Limits
+
     add_fields(p.add_argument_group('limits'), Limits)
 
+# %% ../nbs/workshop/cli.ipynb #c072_1
 def do_serve(a):
     from dataclasses import fields
     from functools import partial
@@ -884,88 +1384,189 @@ def do_serve(a):
     from dogdepth.app import create_app
     from dogdepth.server import serve
     from dogdepth.predict import Predictor
-    if not 0<=a.port<=65535: raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
-    limits = Limits(**{f.name:getattr(a,f.name) for f in fields(Limits) if hasattr(a,f.name)})
-    app = create_app(partial(Predictor, a.weights, a.device), a.data_dir, limits, names=a.name, https=a.https, proxy=a.proxy, prefix=a.prefix)
-    try: serve(app, a.host, a.port, ready=lambda url: print(f"{url}  Ctrl-C stops it and deletes what visitors left", flush=True))
-    except OSError as e: raise ValueError(f"cannot listen on {a.host} port {a.port} ({e.strerror}): choose another --port or --host") from None
+
+    if not 0 <= a.port <= 65535:
+        raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
+    limits = Limits(**{f.name: getattr(a, f.name) for f in fields(Limits) if hasattr(a, f.name)})
+    app = create_app(
+        partial(Predictor, a.weights, a.device),
+        a.data_dir,
+        limits,
+        names=a.name,
+        https=a.https,
+        proxy=a.proxy,
+        prefix=a.prefix,
+    )
+    try:
+        serve(
+            app,
+            a.host,
+            a.port,
+            ready=lambda url: print(f"{url}  Ctrl-C stops it and deletes what visitors left", flush=True),
+        )
+    except OSError as e:
+        raise ValueError(
+            f"cannot listen on {a.host} port {a.port} ({e.strerror}): choose another --port or --host"
+        ) from None
 
 # %% ../nbs/workshop/cli.ipynb #c075
 VERBS = {
-    'predict':  ('a photo becomes depth in metres, and 3D files', 'dogdepth predict room.jpg --out rooms --fov 70 --glb', predict_flags, do_predict),
-    'evaluate': ('score weights on a data set with known depth', 'dogdepth evaluate data/nyu --split val --json scores.json', evaluate_flags, do_evaluate),
-    'train':    ('train, or go on training', 'dogdepth train --data data/nyu --out runs/mine --epochs 10 --no-dog', train_flags, do_train),
-    'data':     ('check, render, pack or fetch a data set', {
-        'check': ('name every defect of a data set (exit code 2 if there is one)', 'dogdepth data check data/nyu', check_flags, do_check),
-        'rooms': ('render a data set of rooms', 'dogdepth data rooms rooms --n 100', rooms_flags, do_rooms),
-        'pack':  ('one file for fast training', 'dogdepth data pack data/nyu nyu.h5 --size 240 320', pack_flags, do_pack),
-        'get':   ('fetch the official labelled file of NYU Depth V2, with resume and checksum', 'dogdepth data get labeled --to data', get_flags, do_get)}),
-    'export':   ('write the network as ONNX, for other programs', 'dogdepth export --onnx light.onnx', export_flags, do_export),
-    'demo':     ('photos that need no download become a page with rooms to turn', 'dogdepth demo --out out', demo_flags, do_demo),
-    'serve':    ('the page: photos in, rooms to turn out, for you or for others', 'dogdepth serve --port 8000', serve_flags, do_serve),
-    'bench':    ('time the filter, the network or the film on this machine', 'dogdepth bench model', bench_flags, do_bench)}
+    'predict': (
+        'a photo becomes depth in metres, and 3D files',
+        'dogdepth predict room.jpg --out rooms --fov 70 --glb',
+        predict_flags,
+        do_predict,
+    ),
+    'evaluate': (
+        'score weights on a data set with known depth',
+        'dogdepth evaluate data/nyu --split val --json scores.json',
+        evaluate_flags,
+        do_evaluate,
+    ),
+    'train': (
+        'train, or go on training',
+        'dogdepth train --data data/nyu --out runs/mine --epochs 10 --no-dog',
+        train_flags,
+        do_train,
+    ),
+    'data': (
+        'check, render, pack or fetch a data set',
+        {
+            'check': (
+                'name every defect of a data set (exit code 2 if there is one)',
+                'dogdepth data check data/nyu',
+                check_flags,
+                do_check,
+            ),
+            'rooms': ('render a data set of rooms', 'dogdepth data rooms rooms --n 100', rooms_flags, do_rooms),
+            'pack': (
+                'one file for fast training',
+                'dogdepth data pack data/nyu nyu.h5 --size 240 320',
+                pack_flags,
+                do_pack,
+            ),
+            'get': (
+                'fetch the official labelled file of NYU Depth V2, with resume and checksum',
+                'dogdepth data get labeled --to data',
+                get_flags,
+                do_get,
+            ),
+        },
+    ),
+    'export': (
+        'write the network as ONNX, for other programs',
+        'dogdepth export --onnx light.onnx',
+        export_flags,
+        do_export,
+    ),
+    'demo': (
+        'photos that need no download become a page with rooms to turn',
+        'dogdepth demo --out out',
+        demo_flags,
+        do_demo,
+    ),
+    'serve': (
+        'the page: photos in, rooms to turn out, for you or for others',
+        'dogdepth serve --port 8000',
+        serve_flags,
+        do_serve,
+    ),
+    'bench': (
+        'time the filter, the network or the film on this machine',
+        'dogdepth bench model',
+        bench_flags,
+        do_bench,
+    ),
+}
 
+# %% ../nbs/workshop/cli.ipynb #c075_1
 def _add_verbs(p, verbs, argv):
     "Sub-commands; only the one that was asked for builds its flags, because they may need an import."
     subs = p.add_subparsers(metavar='VERB', required=True, title='verbs', parser_class=Parser)
-    for name,v in verbs.items():
-        asked = argv[:1]==[name]
-        q = subs.add_parser(name, help=v[0], description=v[0][0].upper()+v[0][1:]+'.')
-        if isinstance(v[1], dict): _add_verbs(q, v[1], argv[1:] if asked else []); continue
-        q.epilog = f'example:\n  {v[1]}'; q.set_defaults(run=v[3])
-        if asked: v[2](q)
+    for name, v in verbs.items():
+        asked = argv[:1] == [name]
+        q = subs.add_parser(name, help=v[0], description=v[0][0].upper() + v[0][1:] + '.')
+        if isinstance(v[1], dict):
+            _add_verbs(q, v[1], argv[1:] if asked else [])
+            continue
+        q.epilog = f'example:\n  {v[1]}'
+        q.set_defaults(run=v[3])
+        if asked:
+            v[2](q)
 
 # %% ../nbs/workshop/cli.ipynb #c076a
-def verb_of(argv)->str: # 'dogdepth data check'
+def verb_of(argv) -> str:  # 'dogdepth data check'
     "The part of a command line that names the verb."
-    words,verbs = ['dogdepth'],VERBS
+    words, verbs = ['dogdepth'], VERBS
     for a in argv:
-        if not isinstance(verbs, dict) or a not in verbs: break
-        words.append(a); verbs = verbs[a][1]
+        if not isinstance(verbs, dict) or a not in verbs:
+            break
+        words.append(a)
+        verbs = verbs[a][1]
     return ' '.join(words)
 
-def make_parser(argv=())->Parser:
+
+def make_parser(argv=()) -> Parser:
     "The parser for this command line."
     from dogdepth import __version__
-    p = Parser('dogdepth', description='From one photograph to a room in metres.', epilog=
-               'exit codes: 0 it worked, 2 bad usage or input, 1 it failed (or not for each photo), '
-               '130 stopped with Ctrl-C, 143 asked to stop.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where an error came from.')
+
+    p = Parser(
+        'dogdepth',
+        description='From one photograph to a room in metres.',
+        epilog='exit codes: 0 it worked, 2 bad usage or input, 1 it failed (or not for each photo), '
+        '130 stopped with Ctrl-C, 143 asked to stop.\nEvery verb has --help. --debug (or DOGDEPTH_DEBUG=1) shows where '
+        'an error came from.',
+    )
     p.add_argument('--version', action='version', version=f'dogdepth {__version__}')
-    _add_verbs(p, VERBS, list(argv)); p.who = verb_of(argv)
+    _add_verbs(p, VERBS, list(argv))
+    p.who = verb_of(argv)
     return p
 
+# %% ../nbs/workshop/cli.ipynb #c076a_1
 def _again(u):
     "A kill that fell into a callback, where Python throws exceptions away: raise it once more, a moment later."
     import signal
-    if not issubclass(u.exc_type, (SystemExit,KeyboardInterrupt)) or not hasattr(signal,'setitimer'): return sys.__unraisablehook__(u)
-    kind,args = u.exc_type,getattr(u.exc_value,'args',())
-    def raise_it(*_): raise kind(*args)
-    signal.signal(signal.SIGALRM, raise_it); signal.setitimer(signal.ITIMER_REAL, .02)
+
+    if not issubclass(u.exc_type, (SystemExit, KeyboardInterrupt)) or not hasattr(signal, 'setitimer'):
+        return sys.__unraisablehook__(u)
+    kind, args = u.exc_type, getattr(u.exc_value, 'args', ())
+
+    def raise_it(*_):
+        raise kind(*args)
+
+    signal.signal(signal.SIGALRM, raise_it)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 # %% ../nbs/workshop/cli.ipynb #c076
 def _own_process():
     "This process is ours: a polite kill cleans up like Ctrl-C, and a stream that the caller has closed leads nowhere."
     import signal
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.unraisablehook = _again
-    for name in ('stdout','stderr'):
-        if getattr(sys, name) is None: # else the next file that is opened would get its number
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # else the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, 'w'))
 
+
 def main(
-    argv=None, # the words after `dogdepth`; None: those of the command line
-)->int:        # exit code
+    argv=None,  # the words after `dogdepth`; None: those of the command line
+) -> int:  # exit code
     "The command `dogdepth`."
     if argv is None:
         _own_process()
         argv = sys.argv[1:]
-    debug = os.environ.get('DOGDEPTH_DEBUG','0') not in ('','0') or '--debug' in argv
-    hyphens = lambda a: re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_','-'), a) # --width_px is --width-px
-    argv = [hyphens(a) for a in argv if a!='--debug']
+    debug = os.environ.get('DOGDEPTH_DEBUG', '0') not in ('', '0') or '--debug' in argv
+    hyphens = lambda a: re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_', '-'), a)  # --width_px is --width-px
+    argv = [hyphens(a) for a in argv if a != '--debug']
     who = verb_of(argv)
+
     def run():
         a = make_parser(argv).parse_args(argv)
         return a.run(a)
+
     with any_console():
-        if debug: return guarded(run, who, debug)
-        with plain_warnings(lambda text: tell(f"{who}: {text}")): return guarded(run, who)
+        if debug:
+            return guarded(run, who, debug)
+        with plain_warnings(lambda text: tell(f"{who}: {text}")):
+            return guarded(run, who)

@@ -9,7 +9,8 @@ __all__ = ['point_cloud', 'mesh', 'normals', 'write_ply', 'write_glb', 'room_fig
 # %% ../nbs/14_cloud.ipynb #c002
 import re
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .atomic import atomic_write
 from .depth import valid_mask
 from .files3d import glb_bytes, ply_bytes, to_axes
@@ -17,191 +18,265 @@ from .film import orbit_video
 from .views import JUMP, MAX_ANGLE, UNSURE, _auto_stride, _grid, _only, _view
 
 # %% ../nbs/14_cloud.ipynb #w009
-_all_ = ['orbit_video'] # built in the workshop; importable from here as before
+_all_ = ['orbit_video']  # built in the workshop; importable from here as before
 
 # %% ../nbs/14_cloud.ipynb #c015
 def point_cloud(
-    pred,              # a Prediction, a data set's item, or depth (H,W) metres
-    camera=None,       # the camera, where `pred` is a bare depth map
-    image=None,        # (H,W,3) uint8 likewise
-    *, stride:int=1,   # take every n-th pixel in both directions
-    max_std=None,      # leave out pixels whose std_m exceeds this share of their depth, e.g. 0.2
-)->tuple:              # points (N,3) float32 metres (x right, y down, z forward), colors (N,3) uint8
-    "The coloured points a photo and its depth show; a pixel without a reading gives no point (Hartley & Zisserman 2004, ch. 6)."
-    d,cam,img = _grid(pred, camera, image, stride, max_std)
-    return cam.backproject(d)[d>0], img[d>0]
+    pred,  # a Prediction, a data set's item, or depth (H,W) metres
+    camera=None,  # the camera, where `pred` is a bare depth map
+    image=None,  # (H,W,3) uint8 likewise
+    *,
+    stride: int = 1,  # take every n-th pixel in both directions
+    max_std=None,  # leave out pixels whose std_m exceeds this share of their depth, e.g. 0.2
+) -> tuple:  # points (N,3) float32 metres (x right, y down, z forward), colors (N,3) uint8
+    """The coloured points a photo and its depth show; a pixel without a reading gives no point (Hartley & Zisserman
+    2004, ch. 6)."""
+    d, cam, img = _grid(pred, camera, image, stride, max_std)
+    return cam.backproject(d)[d > 0], img[d > 0]
 
 # %% ../nbs/14_cloud.ipynb #c052
 def _triangles(d):
-    "Two triangles for each square of four neighbours, split along the diagonal with the smaller depth step: (2(h-1)(w-1),3), front side towards the camera."
+    """Two triangles for each square of four neighbours, split along the diagonal with the smaller depth step:
+    (2(h-1)(w-1),3), front side towards the camera."""
     i = np.arange(d.size, dtype=np.int32).reshape(d.shape)
-    a,b,c,e = (i[y,x].ravel() for y in (slice(-1),slice(1,None)) for x in (slice(-1),slice(1,None)))
+    a, b, c, e = (i[y, x].ravel() for y in (slice(-1), slice(1, None)) for x in (slice(-1), slice(1, None)))
     z = d.ravel()
-    main = np.abs(z[a]-z[e]) < np.abs(z[b]-z[c])
-    return np.stack([np.stack([a, c, np.where(main,e,b)], -1), np.stack([np.where(main,a,c), e, b], -1)], 1).reshape(-1,3)
+    main = np.abs(z[a] - z[e]) < np.abs(z[b] - z[c])
+    return np.stack(
+        [np.stack([a, c, np.where(main, e, b)], -1), np.stack([np.where(main, a, c), e, b], -1)], 1
+    ).reshape(-1, 3)
+
 
 def _usual(depth, std):
     "The share of depth beyond which std_m is too much in this photo: never more than half of the pixels exceed it."
-    ok = valid_mask(depth, (0,np.inf)) & np.isfinite(std)
-    return max(UNSURE, 2*float(np.median(std[ok]/depth[ok]))) if ok.any() else None
+    ok = valid_mask(depth, (0, np.inf)) & np.isfinite(std)
+    return max(UNSURE, 2 * float(np.median(std[ok] / depth[ok]))) if ok.any() else None
+
 
 def _cut(faces, d, pts, jump, angle):
     "The faces that lie on one surface."
-    z = d.ravel()[faces]; near = z.min(1)
-    faces = faces[(near>0) & (z.max(1)-near<=jump*near if jump<np.inf else True)]
-    p = pts.reshape(-1,3)[faces]
-    n = np.cross(p[:,1]-p[:,0], p[:,2]-p[:,0]); c = p.mean(1)
-    cos = np.abs((n*c).sum(1)) / np.maximum(np.linalg.norm(n,axis=1)*np.linalg.norm(c,axis=1), 1e-20)
-    return faces[cos>=np.cos(np.radians(angle))]
+    z = d.ravel()[faces]
+    near = z.min(1)
+    faces = faces[(near > 0) & (z.max(1) - near <= jump * near if jump < np.inf else True)]
+    p = pts.reshape(-1, 3)[faces]
+    n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
+    c = p.mean(1)
+    cos = np.abs((n * c).sum(1)) / np.maximum(np.linalg.norm(n, axis=1) * np.linalg.norm(c, axis=1), 1e-20)
+    return faces[cos >= np.cos(np.radians(angle))]
 
 # %% ../nbs/14_cloud.ipynb #c053
 def mesh(
-    pred,               # a Prediction, a data set's item, or depth (H,W) metres
-    camera=None,        # the camera, where `pred` is a bare depth map
-    image=None,         # (H,W,3) uint8 likewise
-    *, jump:float=JUMP,   # cut a triangle whose corners differ by more than this share of the nearest depth (inf: never)
-    angle:float=MAX_ANGLE,# and one whose normal is further than this from the line of sight, degrees (90: never)
-    stride=None,        # take every n-th pixel; None: what keeps it under 80 000 vertices (2 at 480x640)
-    max_std='auto',     # leave out pixels whose std_m exceeds this share of their depth; 'auto': `UNSURE`, or twice what is usual in this photo if that is more; None: keep all
-)->tuple:               # vertices (V,3) float32 metres in the camera frame, faces (F,3) uint32, colors (V,3) uint8
+    pred,  # a Prediction, a data set's item, or depth (H,W) metres
+    camera=None,  # the camera, where `pred` is a bare depth map
+    image=None,  # (H,W,3) uint8 likewise
+    *,
+    jump: float = JUMP,  # cut a triangle whose corners differ by more than this share of the nearest depth (inf: never)
+    angle: float = MAX_ANGLE,  # and one whose normal is further than this from the line of sight, degrees (90: never)
+    stride=None,  # take every n-th pixel; None: what keeps it under 80 000 vertices (2 at 480x640)
+    max_std='auto',  # leave out pixels whose std_m exceeds this share of their depth; 'auto': `UNSURE`, or twice what is usual in this photo if that is more; None: keep all
+) -> tuple:  # vertices (V,3) float32 metres in the camera frame, faces (F,3) uint32, colors (V,3) uint8
     "The visible surface as triangles, cut where depth jumps: no triangle spans two things, and every vertex is used."
-    if not jump>0: raise ValueError(f"jump should be a positive share of the depth such as {JUMP}, got {jump}")
-    if not 0<angle<=90: raise ValueError(f"angle should be in (0, 90] degrees, got {angle}")
-    depth,_,_,std = _view(pred, camera, image)
-    if stride is None: stride = _auto_stride(depth.shape, 80_000)
-    if isinstance(max_std, str) and max_std=='auto': max_std = None if std is None else _usual(depth, std)
-    d,cam,img = _grid(pred, camera, image, stride, max_std)
+    if not jump > 0:
+        raise ValueError(f"jump should be a positive share of the depth such as {JUMP}, got {jump}")
+    if not 0 < angle <= 90:
+        raise ValueError(f"angle should be in (0, 90] degrees, got {angle}")
+    depth, _, _, std = _view(pred, camera, image)
+    if stride is None:
+        stride = _auto_stride(depth.shape, 80_000)
+    if isinstance(max_std, str) and max_std == 'auto':
+        max_std = None if std is None else _usual(depth, std)
+    d, cam, img = _grid(pred, camera, image, stride, max_std)
     pts = cam.backproject(d)
     faces = _cut(_triangles(d), d, pts, jump, angle)
-    used = np.zeros(d.size, bool); used[faces] = True
-    if not len(faces): raise ValueError(f"every triangle was cut (jump={jump}, angle={angle}, stride={stride}): allow more, or write the points instead")
-    return pts.reshape(-1,3)[used], (np.cumsum(used)-1)[faces].astype(np.uint32), img.reshape(-1,3)[used]
+    used = np.zeros(d.size, bool)
+    used[faces] = True
+    if not len(faces):
+        raise ValueError(
+            f"every triangle was cut (jump={jump}, angle={angle}, stride={stride}): allow more, or write the points "
+            "instead"
+        )
+    return pts.reshape(-1, 3)[used], (np.cumsum(used) - 1)[faces].astype(np.uint32), img.reshape(-1, 3)[used]
 
 # %% ../nbs/14_cloud.ipynb #c066
 def normals(
-    vertices:np.ndarray, # (V,3) metres
-    faces:np.ndarray,    # (F,3) from `mesh`
-)->np.ndarray:           # (V,3) float32, unit length, towards the camera; 0 for a vertex in no face
-    "The direction each vertex faces: the mean of its triangles' normals, the larger counting more (Max 1999 compares weights)."
+    vertices: np.ndarray,  # (V,3) metres
+    faces: np.ndarray,  # (F,3) from `mesh`
+) -> np.ndarray:  # (V,3) float32, unit length, towards the camera; 0 for a vertex in no face
+    """The direction each vertex faces: the mean of its triangles' normals, the larger counting more (Max 1999 compares
+    weights)."""
     p = vertices[faces]
-    n = np.cross(p[:,1]-p[:,0], p[:,2]-p[:,0])
-    v = np.stack([np.bincount(faces.ravel(), np.repeat(n[:,k],3), len(vertices)) for k in range(3)], -1)
-    return (v/np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-20)).astype(np.float32)
+    n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
+    v = np.stack([np.bincount(faces.ravel(), np.repeat(n[:, k], 3), len(vertices)) for k in range(3)], -1)
+    return (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-20)).astype(np.float32)
 
 # %% ../nbs/14_cloud.ipynb #c076
 def write_ply(
-    path,             # where to
-    pred,             # a Prediction or item (its points are written), or vertices (N,3) metres in the camera frame
-    faces=None,       # (F,3), for a mesh
-    colors=None,      # (N,3) uint8
-    normals=None,     # (N,3) in the camera frame
-    axes:str='y_up',  # a key of `AXES`; 'z_up' stands upright in Blender without asking
-    **how,            # for a Prediction: stride, max_std of `point_cloud`
+    path,  # where to
+    pred,  # a Prediction or item (its points are written), or vertices (N,3) metres in the camera frame
+    faces=None,  # (F,3), for a mesh
+    colors=None,  # (N,3) uint8
+    normals=None,  # (N,3) in the camera frame
+    axes: str = 'y_up',  # a key of `AXES`; 'z_up' stands upright in Blender without asking
+    **how,  # for a Prediction: stride, max_std of `point_cloud`
 ):
     "Points or a mesh as binary little-endian PLY, in metres (Turk 1994); all or nothing."
-    if isinstance(pred, tuple): raise ValueError("pred should be a Prediction, an item, or vertices (N,3); what `mesh` and `point_cloud` give goes in piece by piece: vertices,faces,colors = mesh(p), then write_ply(path, vertices, faces, colors)")
-    if not isinstance(pred, (np.ndarray,list)):
+    if isinstance(pred, tuple):
+        raise ValueError(
+            "pred should be a Prediction, an item, or vertices (N,3); what `mesh` and `point_cloud` give goes in piece "
+            "by piece: vertices,faces,colors = mesh(p), then write_ply(path, vertices, faces, colors)"
+        )
+    if not isinstance(pred, (np.ndarray, list)):
         _only(faces=faces, colors=colors, normals=normals)
         how.setdefault('stride', _auto_stride(_view(pred)[0].shape, 1_000_000))
-        pred,colors = point_cloud(pred, **how)
-    elif how: raise ValueError(f"{sorted(how)} belong to `point_cloud` and `mesh`; arrays are written as they are")
+        pred, colors = point_cloud(pred, **how)
+    elif how:
+        raise ValueError(f"{sorted(how)} belong to `point_cloud` and `mesh`; arrays are written as they are")
     atomic_write(path, ply_bytes(pred, faces, colors, normals, axes))
 
 # %% ../nbs/14_cloud.ipynb #c085
 def write_glb(
-    path,             # where to
-    pred,             # a Prediction or item (its mesh is written, the photo as its texture), or vertices (N,3) metres in the camera frame
-    faces=None,       # (F,3); without them, points are written
-    colors=None,      # (N,3) uint8
-    *, quality:int=90,# of the JPEG
-    **how,            # for a Prediction: jump, angle, stride, max_std of `mesh`
+    path,  # where to
+    pred,  # a Prediction or item (its mesh is written, the photo as its texture), or vertices (N,3) metres in the camera frame
+    faces=None,  # (F,3); without them, points are written
+    colors=None,  # (N,3) uint8
+    *,
+    quality: int = 90,  # of the JPEG
+    **how,  # for a Prediction: jump, angle, stride, max_std of `mesh`
 ):
-    "A room as glTF 2.0 binary: metres, y up, z towards the viewer, unlit, the photographer's camera inside; all or nothing (Khronos glTF 2.0)."
+    """A room as glTF 2.0 binary: metres, y up, z towards the viewer, unlit, the photographer's camera inside; all or
+    nothing (Khronos glTF 2.0)."""
     uv = cam = img = None
-    if not isinstance(pred, (np.ndarray,list)):
+    if not isinstance(pred, (np.ndarray, list)):
         _only(faces=faces, colors=colors)
-        _,cam,img,_ = _view(pred)
-        pred,faces,_ = mesh(pred, **how)
-        uv = ((cam.project(pred.astype(np.float64))+.5)/(cam.width,cam.height)).astype(np.float32)
-    elif how: raise ValueError(f"{sorted(how)} belong to `mesh`; arrays are written as they are")
+        _, cam, img, _ = _view(pred)
+        pred, faces, _ = mesh(pred, **how)
+        uv = ((cam.project(pred.astype(np.float64)) + 0.5) / (cam.width, cam.height)).astype(np.float32)
+    elif how:
+        raise ValueError(f"{sorted(how)} belong to `mesh`; arrays are written as they are")
     atomic_write(path, glb_bytes(pred, faces, colors, uv=uv, photo=img, quality=quality, camera=cam))
 
 # %% ../nbs/14_cloud.ipynb #c093
 def _palette(img, n=128):
     "The picture in `n` colours: index (H,W) uint8 and a Plotly colour scale in which index k is exactly colour k."
     from PIL import Image
+
     q = Image.fromarray(img).quantize(n, method=Image.Quantize.MEDIANCUT, kmeans=2)
-    rgb = np.array(q.getpalette(), np.uint8).reshape(-1,3)
-    n = max(2, len(rgb)); rgb = np.resize(rgb, (n,3))
-    return np.asarray(q, np.uint8), [[k/(n-1), 'rgb(%d,%d,%d)'%tuple(c)] for k,c in enumerate(rgb.tolist())]
+    rgb = np.array(q.getpalette(), np.uint8).reshape(-1, 3)
+    n = max(2, len(rgb))
+    rgb = np.resize(rgb, (n, 3))
+    return np.asarray(q, np.uint8), [[k / (n - 1), 'rgb(%d,%d,%d)' % tuple(c)] for k, c in enumerate(rgb.tolist())]
+
 
 def _eye(lo, hi, target):
     "Plotly's camera at the photographer's place (the origin), looking at `target`, in a box drawn in true proportion."
-    mid,k = (lo+hi)/2, 1/(hi-lo).max()
-    at = lambda p: dict(zip('xyz', ((p-mid)*k).tolist()))
-    return dict(aspectmode='manual', aspectratio=dict(zip('xyz', ((hi-lo)*k).tolist())),
-                camera=dict(eye=at(np.zeros(3)), center=at(target), up=dict(x=0,y=0,z=1)))
+    mid, k = (lo + hi) / 2, 1 / (hi - lo).max()
+    at = lambda p: dict(zip('xyz', ((p - mid) * k).tolist()))
+    return dict(
+        aspectmode='manual',
+        aspectratio=dict(zip('xyz', ((hi - lo) * k).tolist())),
+        camera=dict(eye=at(np.zeros(3)), center=at(target), up=dict(x=0, y=0, z=1)),
+    )
 
 # %% ../nbs/14_cloud.ipynb #c096
 def room_figure(
-    pred,                  # a Prediction, a data set's item, or depth (H,W) metres
-    camera=None,           # the camera, where `pred` is a bare depth map
-    image=None,            # (H,W,3) uint8 likewise
-    *, points:int=13_000,  # at most so many: 13 000 make a figure of 230 to 290 KB
-    height:int=440,        # pixels on the page
-    max_std=None,          # leave out pixels whose std_m exceeds this share of their depth
-):                         # plotly Figure
+    pred,  # a Prediction, a data set's item, or depth (H,W) metres
+    camera=None,  # the camera, where `pred` is a bare depth map
+    image=None,  # (H,W,3) uint8 likewise
+    *,
+    points: int = 13_000,  # at most so many: 13 000 make a figure of 230 to 290 KB
+    height: int = 440,  # pixels on the page
+    max_std=None,  # leave out pixels whose std_m exceeds this share of their depth
+):  # plotly Figure
     "The room as coloured points that turn, in metres, first seen from where the photographer stood."
     import plotly.graph_objects as go
-    if not (isinstance(points, (int,float,np.number)) and points>=1): raise ValueError(f"points should be a number of points, 1 or more, got {points!r}")
-    d,cam,img = _grid(pred, camera, image, 1, max_std)
-    s = max(1, np.sqrt(d.size/points)); h,w = (max(1,int(n/s)) for n in d.shape)
-    y,x = (((np.arange(n)+.5)*N/n).astype(int) for n,N in zip((h,w),d.shape)) # the middles of n equal parts
-    ok = d[np.ix_(y,x)]>0
-    if not ok.any(): raise ValueError(f"none of the {h}x{w} pixels drawn holds a reading: raise points={points}")
-    p = to_axes(cam.backproject(d)[np.ix_(y,x)][ok], 'z_up')
-    color,scale = _palette(cv2.resize(img, (w,h), interpolation=cv2.INTER_AREA))
-    size = 1.25*s/cam.focal*height*1.207 # Plotly looks with a field of view of 45 degrees: 1.207 = 1/(2 tan 22.5)
-    dots = go.Scatter3d(x=p[:,0], y=p[:,1], z=p[:,2], mode='markers', hovertemplate='%{y:.2f} m away<br>%{x:.2f} m right<br>%{z:.2f} m up<extra></extra>',
-        marker=dict(size=round(float(np.clip(size,1.5,12)),1), symbol='square', color=color[ok], colorscale=scale, cmin=0, cmax=len(scale)-1, line_width=0))
-    lo,hi = np.minimum(p.min(0),-.05), np.maximum(p.max(0),.05)
-    axis = lambda name,k: dict(title=f'{name} (m)', range=[float(lo[k]),float(hi[k])], gridcolor='#ddd', zeroline=False)
-    scene = dict(xaxis=axis('right',0), yaxis=axis('away',1), zaxis=axis('up',2), dragmode='turntable', **_eye(lo, hi, np.array([0,np.median(p[:,1]),0])))
-    return go.Figure(dots, dict(template='none', scene=scene, height=height, margin=dict(l=0,r=0,t=0,b=0), showlegend=False))
+
+    if not (isinstance(points, (int, float, np.number)) and points >= 1):
+        raise ValueError(f"points should be a number of points, 1 or more, got {points!r}")
+    d, cam, img = _grid(pred, camera, image, 1, max_std)
+    s = max(1, np.sqrt(d.size / points))
+    h, w = (max(1, int(n / s)) for n in d.shape)
+    y, x = (((np.arange(n) + 0.5) * N / n).astype(int) for n, N in zip((h, w), d.shape))  # the middles of n equal parts
+    ok = d[np.ix_(y, x)] > 0
+    if not ok.any():
+        raise ValueError(f"none of the {h}x{w} pixels drawn holds a reading: raise points={points}")
+    p = to_axes(cam.backproject(d)[np.ix_(y, x)][ok], 'z_up')
+    color, scale = _palette(cv2.resize(img, (w, h), interpolation=cv2.INTER_AREA))
+    size = (
+        1.25 * s / cam.focal * height * 1.207
+    )  # Plotly looks with a field of view of 45 degrees: 1.207 = 1/(2 tan 22.5)
+    dots = go.Scatter3d(
+        x=p[:, 0],
+        y=p[:, 1],
+        z=p[:, 2],
+        mode='markers',
+        hovertemplate='%{y:.2f} m away<br>%{x:.2f} m right<br>%{z:.2f} m up<extra></extra>',
+        marker=dict(
+            size=round(float(np.clip(size, 1.5, 12)), 1),
+            symbol='square',
+            color=color[ok],
+            colorscale=scale,
+            cmin=0,
+            cmax=len(scale) - 1,
+            line_width=0,
+        ),
+    )
+    lo, hi = np.minimum(p.min(0), -0.05), np.maximum(p.max(0), 0.05)
+    axis = lambda name, k: dict(
+        title=f'{name} (m)', range=[float(lo[k]), float(hi[k])], gridcolor='#ddd', zeroline=False
+    )
+    scene = dict(
+        xaxis=axis('right', 0),
+        yaxis=axis('away', 1),
+        zaxis=axis('up', 2),
+        dragmode='turntable',
+        **_eye(lo, hi, np.array([0, np.median(p[:, 1]), 0])),
+    )
+    return go.Figure(
+        dots, dict(template='none', scene=scene, height=height, margin=dict(l=0, r=0, t=0, b=0), showlegend=False)
+    )
 
 # %% ../nbs/14_cloud.ipynb #c102
 def figure_html(
-    fig,              # a plotly Figure
-    name:str='room',  # id of its <div>, unlike any other on the page
-)->str:               # HTML that asks nothing of the network
+    fig,  # a plotly Figure
+    name: str = 'room',  # id of its <div>, unlike any other on the page
+) -> str:  # HTML that asks nothing of the network
     "A figure's `<div>` and data; the page must load one local `plotly.min.js` before it (`plotly_js`)."
-    if not re.fullmatch(r'[A-Za-z][\w-]*', name): raise ValueError(f"name should be letters, digits, - and _, and begin with a letter, got {name!r}")
-    data = fig.to_json().replace('<','\\u003c')
+    if not re.fullmatch(r'[A-Za-z][\w-]*', name):
+        raise ValueError(f"name should be letters, digits, - and _, and begin with a letter, got {name!r}")
+    data = fig.to_json().replace('<', '\\u003c')
     draw = f"(n=>{{const f=JSON.parse(document.getElementById(n+'-data').textContent);Plotly.newPlot(n,f.data,f.layout,{{responsive:true,displaylogo:false}})}})('{name}')"
     return f'<div id="{name}" class="room"></div>\n<script type="application/json" id="{name}-data">{data}</script>\n<script>{draw}</script>\n'
 
+
 def plotly_js(
-    folder=None, # put `plotly.min.js` here; None: inside the page
-)->str:          # the <script> to put in the page's <head>
+    folder=None,  # put `plotly.min.js` here; None: inside the page
+) -> str:  # the <script> to put in the page's <head>
     "Plotly itself, copied from the installed package: no CDN, and one file however many figures."
     from plotly.offline import get_plotlyjs
-    if folder is None: return f'<script>{get_plotlyjs()}</script>'
-    js = get_plotlyjs().encode(); to = Path(folder)/'plotly.min.js'
-    if not to.exists() or to.stat().st_size!=len(js): atomic_write(to, js)
+
+    if folder is None:
+        return f'<script>{get_plotlyjs()}</script>'
+    js = get_plotlyjs().encode()
+    to = Path(folder) / 'plotly.min.js'
+    if not to.exists() or to.stat().st_size != len(js):
+        atomic_write(to, js)
     return '<script src="plotly.min.js"></script>'
 
 # %% ../nbs/14_cloud.ipynb #c103
 def save_html(
-    path,               # the page
-    figs,               # a Figure, a Prediction, or a list of them
-    title:str='A room', # of the page; what is no text in it (a byte of a file's name) is shown escaped
-    alone:bool=False,   # True: plotly inside (4.9 MB more), so that the page travels alone; False: plotly.min.js beside it
+    path,  # the page
+    figs,  # a Figure, a Prediction, or a list of them
+    title: str = 'A room',  # of the page; what is no text in it (a byte of a file's name) is shown escaped
+    alone: bool = False,  # True: plotly inside (4.9 MB more), so that the page travels alone; False: plotly.min.js beside it
 ):
     "Rooms on a page that opens from disk without a network."
     from html import escape
-    figs = [f if hasattr(f,'to_json') else room_figure(f) for f in (figs if isinstance(figs,(list,tuple)) else [figs])]
+
+    figs = [
+        f if hasattr(f, 'to_json') else room_figure(f) for f in (figs if isinstance(figs, (list, tuple)) else [figs])
+    ]
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>\n'
     style = '<style>body{font-family:sans-serif;max-width:60em;margin:auto;padding:1em}.room{margin:1em 0}</style>'
-    body = '\n'.join(figure_html(f, f'room-{k+1}') for k,f in enumerate(figs))
+    body = '\n'.join(figure_html(f, f'room-{k + 1}') for k, f in enumerate(figs))
     page = f'{head}{style}\n{plotly_js(None if alone else Path(path).parent)}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n'
     atomic_write(path, page.encode('utf-8', 'backslashreplace'))

@@ -14,68 +14,96 @@ from .metrics import _np, counted
 # %% ../nbs/workshop/confidence.ipynb #c120
 def check_level(level):
     "Refuse a share that is none: 0.95, not 95."
-    if not 0<level<1: raise ValueError(f"level should lie between 0 and 1, got {level}"+(f": {level:g} % is {level/100:g}" if 1<level<100 else ''))
+    if not 0 < level < 1:
+        raise ValueError(
+            f"level should lie between 0 and 1, got {level}"
+            + (f": {level:g} % is {level / 100:g}" if 1 < level < 100 else '')
+        )
+
 
 def half_width(
-    level:float=.9,       # share that the central interval promises to hold
-    law:str='laplace',    # 'laplace' or 'gaussian'
-)->float:                 # in standard deviations
+    level: float = 0.9,  # share that the central interval promises to hold
+    law: str = 'laplace',  # 'laplace' or 'gaussian'
+) -> float:  # in standard deviations
     "How many standard deviations to either side of the prediction hold `level` of the truth."
-    if law not in ('laplace','gaussian'): raise ValueError(f"law should be 'laplace' or 'gaussian', got {law!r}")
+    if law not in ('laplace', 'gaussian'):
+        raise ValueError(f"law should be 'laplace' or 'gaussian', got {law!r}")
     check_level(level)
-    return -math.log(1-level)/2**.5 if law=='laplace' else NormalDist().inv_cdf((1+level)/2)
+    return -math.log(1 - level) / 2**0.5 if law == 'laplace' else NormalDist().inv_cdf((1 + level) / 2)
 
 # %% ../nbs/workshop/confidence.ipynb #c123
-def _claims(pred, std, target, mask=None)->tuple: # (n,) |p - t|, (n,) std
+def _claims(pred, std, target, mask=None) -> tuple:  # (n,) |p - t|, (n,) std
     "Errors and claimed standard deviations at the pixels that count."
-    p,t = counted(pred, target, mask); s,_ = counted(std, target, mask)
-    if not (np.isfinite(s).all() and (s>0).all()): raise ValueError(f"std should be metres above 0, got {(~(s>0)|~np.isfinite(s)).sum()} values that are not, of {len(s)}")
-    return abs(p-t),s
+    p, t = counted(pred, target, mask)
+    s, _ = counted(std, target, mask)
+    if not (np.isfinite(s).all() and (s > 0).all()):
+        raise ValueError(
+            f"std should be metres above 0, got {(~(s > 0) | ~np.isfinite(s)).sum()} values that are not, of {len(s)}"
+        )
+    return abs(p - t), s
 
-def coverage(pred, std, target, mask=None, level=.9, law='laplace')->float:
+
+def coverage(pred, std, target, mask=None, level=0.9, law='laplace') -> float:
     "Share of pixels whose truth lies in the central interval that promises `level`."
-    e,s = _claims(pred, std, target, mask)
-    return float(np.mean(e<=half_width(level, law)*s))
+    e, s = _claims(pred, std, target, mask)
+    return float(np.mean(e <= half_width(level, law) * s))
 
 # %% ../nbs/workshop/confidence.ipynb #c126
-def nll(pred, std, target, mask=None, law='laplace')->float:
-    "Mean of -ln of the density at the truth, in nats, of a Laplace or Gaussian law around the prediction: lower is better."
-    e,s = _claims(pred, std, target, mask); half_width(.9, law)
-    if law=='gaussian': return float(np.mean(np.log(s)+.5*math.log(2*math.pi)+.5*(e/s)**2))
-    b = s/2**.5
-    return float(np.mean(np.log(2*b)+e/b))
+def nll(pred, std, target, mask=None, law='laplace') -> float:
+    """Mean of -ln of the density at the truth, in nats, of a Laplace or Gaussian law around the prediction: lower is
+    better."""
+    e, s = _claims(pred, std, target, mask)
+    half_width(0.9, law)
+    if law == 'gaussian':
+        return float(np.mean(np.log(s) + 0.5 * math.log(2 * math.pi) + 0.5 * (e / s) ** 2))
+    b = s / 2**0.5
+    return float(np.mean(np.log(2 * b) + e / b))
 
-def constant_std(pred, target, mask=None, law='laplace', relative=False)->float: # metres; or, if `relative`, a share of the prediction
+
+def constant_std(
+    pred, target, mask=None, law='laplace', relative=False
+) -> float:  # metres; or, if `relative`, a share of the prediction
     "The one standard deviation that makes the truth likeliest: what a per-pixel one has to beat."
-    p,t = counted(pred, target, mask); half_width(.9, law)
-    e = abs(p-t)/(p if relative else 1)
-    return float(2**.5*e.mean() if law=='laplace' else (e**2).mean()**.5)
+    p, t = counted(pred, target, mask)
+    half_width(0.9, law)
+    e = abs(p - t) / (p if relative else 1)
+    return float(2**0.5 * e.mean() if law == 'laplace' else (e**2).mean() ** 0.5)
 
 # %% ../nbs/workshop/confidence.ipynb #c129
 def sparsification(
-    error,     # (n,) one error each, 0 or more
-    doubt,     # (n,) a standard deviation, or anything that grows with doubt
-    steps=100, # points of the curve
-)->np.ndarray: # (steps,) mean error of what is left after the most doubtful 0, 1/steps, 2/steps ... are gone
-    "The sparsification curve (Ilg et al. 2018, §4); equal doubts leave in random order, so their errors count as their mean."
-    e,d = (np.asarray(_np(x), float).ravel() for x in (error,doubt))
-    if len(e)!=len(d) or not len(e): raise ValueError(f"error and doubt should be of one length, 1 or more, got {len(e)} and {len(d)}")
-    if bad := int((~(np.isfinite(e)&(e>=0)&np.isfinite(d))).sum()): raise ValueError(f"errors should be 0 or more, and both finite: {bad} of {len(e)} pairs are not; pass the pixels that count, as `counted` picks them")
-    _,at,n = np.unique(d, return_inverse=True, return_counts=True)
-    tied = np.bincount(at, e)/n                          # mean error at each doubt, surest first
+    error,  # (n,) one error each, 0 or more
+    doubt,  # (n,) a standard deviation, or anything that grows with doubt
+    steps=100,  # points of the curve
+) -> np.ndarray:  # (steps,) mean error of what is left after the most doubtful 0, 1/steps, 2/steps ... are gone
+    """The sparsification curve (Ilg et al. 2018, §4); equal doubts leave in random order, so their errors count as
+    their mean."""
+    e, d = (np.asarray(_np(x), float).ravel() for x in (error, doubt))
+    if len(e) != len(d) or not len(e):
+        raise ValueError(f"error and doubt should be of one length, 1 or more, got {len(e)} and {len(d)}")
+    if bad := int((~(np.isfinite(e) & (e >= 0) & np.isfinite(d))).sum()):
+        raise ValueError(
+            f"errors should be 0 or more, and both finite: {bad} of {len(e)} pairs are not; pass the pixels that "
+            "count, as `counted` picks them"
+        )
+    _, at, n = np.unique(d, return_inverse=True, return_counts=True)
+    tied = np.bincount(at, e) / n  # mean error at each doubt, surest first
     total = np.r_[0, np.cumsum(np.repeat(tied, n))]
-    left = np.maximum(np.rint(len(e)*(1-np.arange(steps)/steps)).astype(int), 1)
-    return total[left]/left
+    left = np.maximum(np.rint(len(e) * (1 - np.arange(steps) / steps)).astype(int), 1)
+    return total[left] / left
 
-def ause(error, doubt, steps=100)->float:
-    "Area between the sparsification curve and the best possible one, all pixels in one heap, in shares of the mean error: 0 is perfect order (Ilg et al. 2018)."
-    mine,best = (sparsification(error, x, steps) for x in (doubt,error))
-    return float((mine-best).mean()/mine[0]) if mine[0]>0 else 0.
+
+def ause(error, doubt, steps=100) -> float:
+    """Area between the sparsification curve and the best possible one, all pixels in one heap, in shares of the mean
+    error: 0 is perfect order (Ilg et al. 2018)."""
+    mine, best = (sparsification(error, x, steps) for x in (doubt, error))
+    return float((mine - best).mean() / mine[0]) if mine[0] > 0 else 0.0
 
 # %% ../nbs/workshop/confidence.ipynb #c137
-def calibrate(pred, std, target, mask=None, level=.9, law='laplace')->float:
-    "The factor on `std` with which exactly `level` of these pixels are covered: fit it on some rooms, use it on others (split conformal prediction: Vovk et al. 2005; Angelopoulos & Bates 2023)."
-    e,s = _claims(pred, std, target, mask)
-    if not len(e): raise ValueError("no pixel counts: there is nothing to calibrate on")
+def calibrate(pred, std, target, mask=None, level=0.9, law='laplace') -> float:
+    """The factor on `std` with which exactly `level` of these pixels are covered: fit it on some rooms, use it on
+    others (split conformal prediction: Vovk et al. 2005; Angelopoulos & Bates 2023)."""
+    e, s = _claims(pred, std, target, mask)
+    if not len(e):
+        raise ValueError("no pixel counts: there is nothing to calibrate on")
     width = half_width(level, law)
-    return float(np.quantile(e/s, level, method='inverted_cdf')/width)
+    return float(np.quantile(e / s, level, method='inverted_cdf') / width)

@@ -14,58 +14,95 @@ from torch.utils.flop_counter import flop_registry
 
 # %% ../nbs/workshop/cost.ipynb #c052
 class Ledger(TorchDispatchMode):
-    "Writes down every operation that runs inside it: kind, operations (a multiply-add is 2), bytes read and written. Works on device `meta` too, where nothing is computed."
-    def __init__(self): super().__init__(); self.ops = []
+    """Writes down every operation that runs inside it: kind, operations (a multiply-add is 2), bytes read and written.
+    Works on device `meta` too, where nothing is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}; out = func(*args, **kwargs)
-        if func.is_view or func.overloadpacket.__name__.startswith('empty'): return out # nothing is read or written
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.is_view or func.overloadpacket.__name__.startswith('empty'):
+            return out  # nothing is read or written
         count = flop_registry.get(func.overloadpacket, lambda *a, **k: 0)
-        tensors = [t for t in torch.utils._pytree.tree_leaves((args,kwargs,out)) if isinstance(t, Tensor)]
-        self.ops.append(dict(kind=func.overloadpacket.__name__, flop=count(*args, **kwargs, out_val=out), bytes=sum(t.numel()*t.element_size() for t in tensors)))
+        tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        self.ops.append(
+            dict(
+                kind=func.overloadpacket.__name__,
+                flop=count(*args, **kwargs, out_val=out),
+                bytes=sum(t.numel() * t.element_size() for t in tensors),
+            )
+        )
         return out
 
 # %% ../nbs/workshop/cost.ipynb #c056
 class Kept(torch.autograd.graph.saved_tensors_hooks):
-    "Within: the bytes that autograd keeps for the way back, each piece of memory once; weights and other tensors of `model` do not count."
-    def __init__(self, model:nn.Module):
-        self.own,self.pieces = {t.untyped_storage()._cdata for t in (*model.parameters(),*model.buffers())},{}
+    """Within: the bytes that autograd keeps for the way back, each piece of memory once; weights and other tensors of
+    `model` do not count."""
+
+    def __init__(self, model: nn.Module):
+        self.own, self.pieces = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}, {}
         super().__init__(self.pack, lambda t: t)
-    def __enter__(self): super().__enter__(); return self
+
+    def __enter__(self):
+        super().__enter__()
+        return self
+
     def pack(self, t):
         s = t.untyped_storage()
-        if s._cdata not in self.own: self.pieces[s._cdata] = s # held, so that its address is given to nobody else
+        if s._cdata not in self.own:
+            self.pieces[s._cdata] = s  # held, so that its address is given to nobody else
         return t
+
     @property
-    def bytes(self)->int: return sum(s.nbytes() for s in self.pieces.values())
+    def bytes(self) -> int:
+        return sum(s.nbytes() for s in self.pieces.values())
 
 # %% ../nbs/workshop/cost.ipynb #c057
 def network_cost(
-    net:nn.Module, # left as it is
-    *shape:int,    # of one input: channels, height, width
-)->dict:           # params; flop and moved (bytes) of one forward pass; kept (bytes for the way back); ops, one by one
+    net: nn.Module,  # left as it is
+    *shape: int,  # of one input: channels, height, width
+) -> dict:  # params; flop and moved (bytes) of one forward pass; kept (bytes for the way back); ops, one by one
     "What a network costs for one picture, counted on device `meta`: exact, instant, the same on every machine."
-    net = copy.deepcopy(net).to('meta'); x = torch.zeros(2,*shape, device='meta')
-    with Kept(net) as kept: net.train()(x)
-    with torch.no_grad(), Ledger() as ledger: net.eval()(x[:1])
-    return dict(params=sum(p.numel() for p in net.parameters()), flop=sum(o['flop'] for o in ledger.ops), moved=sum(o['bytes'] for o in ledger.ops),
-                kept=kept.bytes//2, ops=ledger.ops)
+    net = copy.deepcopy(net).to('meta')
+    x = torch.zeros(2, *shape, device='meta')
+    with Kept(net) as kept:
+        net.train()(x)
+    with torch.no_grad(), Ledger() as ledger:
+        net.eval()(x[:1])
+    return dict(
+        params=sum(p.numel() for p in net.parameters()),
+        flop=sum(o['flop'] for o in ledger.ops),
+        moved=sum(o['bytes'] for o in ledger.ops),
+        kept=kept.bytes // 2,
+        ops=ledger.ops,
+    )
 
 # %% ../nbs/workshop/cost.ipynb #c065
 def machine_rates(
-    n:int=1024,        # side of the matrices
-    megabytes:int=128, # of the copy: more than any cache holds
-    clock:str='wall',  # as in `bench`
-    dtype=torch.float32, # of the matrices
-)->dict:               # flop_s, byte_s: operations and bytes a second, the best of many tries
+    n: int = 1024,  # side of the matrices
+    megabytes: int = 128,  # of the copy: more than any cache holds
+    clock: str = 'wall',  # as in `bench`
+    dtype=torch.float32,  # of the matrices
+) -> dict:  # flop_s, byte_s: operations and bytes a second, the best of many tries
     "What this machine can do at most with torch's present threads: a matrix product and a copy."
     from dogdepth.timing import bench
-    a,s = torch.rand(n,n).to(dtype),torch.rand(megabytes<<18); d = torch.empty_like(s); out = torch.empty_like(a)
-    best = lambda fn: bench(fn, seconds=.25, clock=clock).at(0)/1e3
-    return dict(flop_s=2*n**3/best(lambda: torch.mm(a, a, out=out)), byte_s=2*4*s.numel()/best(lambda: d.copy_(s)))
+
+    a, s = torch.rand(n, n).to(dtype), torch.rand(megabytes << 18)
+    d = torch.empty_like(s)
+    out = torch.empty_like(a)
+    best = lambda fn: bench(fn, seconds=0.25, clock=clock).at(0) / 1e3
+    return dict(
+        flop_s=2 * n**3 / best(lambda: torch.mm(a, a, out=out)), byte_s=2 * 4 * s.numel() / best(lambda: d.copy_(s))
+    )
+
 
 def least_ms(
-    cost:dict,  # of `network_cost`
-    rates:dict, # of `machine_rates`
-)->float:       # milliseconds
-    "The least time for one forward pass, operation by operation: the longer of multiplying and moving (Williams et al. 2009, the roofline)."
-    return 1e3*sum(max(o['flop']/rates['flop_s'], o['bytes']/rates['byte_s']) for o in cost['ops'])
+    cost: dict,  # of `network_cost`
+    rates: dict,  # of `machine_rates`
+) -> float:  # milliseconds
+    """The least time for one forward pass, operation by operation: the longer of multiplying and moving (Williams et
+    al. 2009, the roofline)."""
+    return 1e3 * sum(max(o['flop'] / rates['flop_s'], o['bytes'] / rates['byte_s']) for o in cost['ops'])

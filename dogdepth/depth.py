@@ -14,136 +14,195 @@ from .checks import _check_camera, _check_fov, check_metres
 from .files import read_depth, write_depth
 
 # %% ../nbs/00_depth.ipynb #w009
-_all_ = ['read_depth', 'write_depth'] # built in the workshop; importable from here as before
+_all_ = ['read_depth', 'write_depth']  # built in the workshop; importable from here as before
 
 # %% ../nbs/00_depth.ipynb #c016
-MOTORCYCLE = dict(fx=994.978, cx=311.193, cy=254.877, doffs_px=31.086, baseline_m=.193001) # Middlebury 2014 (Scharstein et al.), calib.txt at this size
+MOTORCYCLE = dict(
+    fx=994.978, cx=311.193, cy=254.877, doffs_px=31.086, baseline_m=0.193001
+)  # Middlebury 2014 (Scharstein et al.), calib.txt at this size
 
-def motorcycle()->tuple: # (500,741,3) uint8 RGB, (500,741) float32 metres, 0 = no reading
+
+def motorcycle() -> tuple:  # (500,741,3) uint8 RGB, (500,741) float32 metres, 0 = no reading
     "scikit-image's stereo photo and its depth: focal length * baseline / (disparity + offset)."
     from skimage import data
-    img,_,d = data.stereo_motorcycle(); m,seen = MOTORCYCLE,np.isfinite(d)
-    return img, np.where(seen, m['fx']*m['baseline_m']/(np.where(seen,d,0)+m['doffs_px']), 0).astype(np.float32)
+
+    img, _, d = data.stereo_motorcycle()
+    m, seen = MOTORCYCLE, np.isfinite(d)
+    return img, np.where(seen, m['fx'] * m['baseline_m'] / (np.where(seen, d, 0) + m['doffs_px']), 0).astype(np.float32)
 
 # %% ../nbs/00_depth.ipynb #c028
-DEPTH_CAP = (1e-3, 10.) # metres: the range in which NYU is scored
+DEPTH_CAP = (1e-3, 10.0)  # metres: the range in which NYU is scored
+
 
 def valid_mask(
-    depth,         # numpy or torch, any shape, metres
-    cap=DEPTH_CAP, # (low, high] in metres; (0, inf) keeps every reading
-):                 # bool, shaped like depth
+    depth,  # numpy or torch, any shape, metres
+    cap=DEPTH_CAP,  # (low, high] in metres; (0, inf) keeps every reading
+):  # bool, shaped like depth
     "Where `depth` holds a reading that counts: finite, above `cap[0]`, at most `cap[1]` metres."
-    return (depth>cap[0]) & (depth<=cap[1]) & (depth<float('inf'))
+    return (depth > cap[0]) & (depth <= cap[1]) & (depth < float('inf'))
 
 # %% ../nbs/00_depth.ipynb #c029
 def show_depth(
-    depth,                # (H,W) metres, or a list of maps and RGB images (H,W,3) to stand in a row
-    titles=None,          # one for each
-    vmin=None, vmax=None, # metres; default: 2nd and 98th percentile of all readings in the row
-    cmap:str='turbo',     # near is blue, far is red
-    size:float=3.2,       # inches of height
-):                        # the matplotlib Figure
-    "Depth maps on one scale in metres with a colour bar; pixels without a reading are grey, RGB images are shown as they are."
+    depth,  # (H,W) metres, or a list of maps and RGB images (H,W,3) to stand in a row
+    titles=None,  # one for each
+    vmin=None,
+    vmax=None,  # metres; default: 2nd and 98th percentile of all readings in the row
+    cmap: str = 'turbo',  # near is blue, far is red
+    size: float = 3.2,  # inches of height
+):  # the matplotlib Figure
+    """Depth maps on one scale in metres with a colour bar; pixels without a reading are grey, RGB images are shown as
+    they are."""
     import matplotlib.pyplot as plt
-    ims = depth if isinstance(depth,(list,tuple)) else [depth]
-    ims = [np.asarray(i).squeeze() if getattr(i,'ndim',2)!=3 or np.asarray(i).shape[-1]!=3 else np.asarray(i) for i in ims]
-    vals = [i[valid_mask(i,(0,np.inf))] for i in ims if i.ndim==2]
+
+    ims = depth if isinstance(depth, (list, tuple)) else [depth]
+    ims = [
+        np.asarray(i).squeeze() if getattr(i, 'ndim', 2) != 3 or np.asarray(i).shape[-1] != 3 else np.asarray(i)
+        for i in ims
+    ]
+    vals = [i[valid_mask(i, (0, np.inf))] for i in ims if i.ndim == 2]
     vals = np.concatenate(vals) if vals else np.array([])
-    lo,hi = np.percentile(vals,(2,98)) if len(vals) else (0,10)
-    vmin,vmax = lo if vmin is None else vmin, hi if vmax is None else vmax
+    lo, hi = np.percentile(vals, (2, 98)) if len(vals) else (0, 10)
+    vmin, vmax = lo if vmin is None else vmin, hi if vmax is None else vmax
     cm = plt.get_cmap(cmap).with_extremes(bad='0.6')
-    w = min(sum(i.shape[1]/i.shape[0] for i in ims)*size, 30) # inches: a strip of 9x5000 pixels would be 45 metres wide
-    fig,axs = plt.subplots(1, len(ims), figsize=(w+.9,size+.2), squeeze=False, layout='constrained')
-    for k,(ax,i) in enumerate(zip(axs[0],ims)):
-        if i.ndim==3: ax.imshow(i)
-        else: m = ax.imshow(np.where(valid_mask(i,(0,np.inf)),i,np.nan), cmap=cm, vmin=vmin, vmax=vmax, interpolation='nearest')
-        if titles: ax.set_title(titles[k], fontsize=10)
+    w = min(
+        sum(i.shape[1] / i.shape[0] for i in ims) * size, 30
+    )  # inches: a strip of 9x5000 pixels would be 45 metres wide
+    fig, axs = plt.subplots(1, len(ims), figsize=(w + 0.9, size + 0.2), squeeze=False, layout='constrained')
+    for k, (ax, i) in enumerate(zip(axs[0], ims)):
+        if i.ndim == 3:
+            ax.imshow(i)
+        else:
+            m = ax.imshow(
+                np.where(valid_mask(i, (0, np.inf)), i, np.nan), cmap=cm, vmin=vmin, vmax=vmax, interpolation='nearest'
+            )
+        if titles:
+            ax.set_title(titles[k], fontsize=10)
         ax.axis('off')
-    if len(vals): fig.colorbar(m, ax=axs[0].tolist(), label='depth (m)', shrink=.9, pad=.01)
+    if len(vals):
+        fig.colorbar(m, ax=axs[0].tolist(), label='depth (m)', shrink=0.9, pad=0.01)
     plt.close(fig)
     return fig
 
 # %% ../nbs/00_depth.ipynb #c046
 @dataclass(frozen=True)
 class Intrinsics:
-    "The numbers of a pinhole camera, in pixels of *this* image size; resizing, cropping or mirroring the image changes them."
-    fx:float     # focal length in pixels, horizontally
-    fy:float     # and vertically
-    cx:float     # the principal point, in pixels
-    cy:float
-    height:int   # the image it belongs to
-    width:int
-    source:str=field(default='given', compare=False, repr=False) # where the lens was learned: 'given', 'exif' or 'assumed'
+    """The numbers of a pinhole camera, in pixels of *this* image size; resizing, cropping or mirroring the image
+    changes them."""
 
-    def __post_init__(self): _check_camera(self)
+    fx: float  # focal length in pixels, horizontally
+    fy: float  # and vertically
+    cx: float  # the principal point, in pixels
+    cy: float
+    height: int  # the image it belongs to
+    width: int
+    source: str = field(
+        default='given', compare=False, repr=False
+    )  # where the lens was learned: 'given', 'exif' or 'assumed'
+
+    def __post_init__(self):
+        _check_camera(self)
+
     @classmethod
-    def from_fov(cls, fov_deg:float, height:int, width:int)->Self:
+    def from_fov(cls, fov_deg: float, height: int, width: int) -> Self:
         "A camera whose image is `fov_deg` wide, with square pixels and its axis through the middle."
         _check_fov(fov_deg)
-        f = width/2/np.tan(np.radians(fov_deg)/2)
-        return cls(float(f), float(f), (width-1)/2, (height-1)/2, height, width)
+        f = width / 2 / np.tan(np.radians(fov_deg) / 2)
+        return cls(float(f), float(f), (width - 1) / 2, (height - 1) / 2, height, width)
+
     @property
-    def fov_deg(self)->float: return float(2*np.degrees(np.arctan(self.width/2/self.fx)))
+    def fov_deg(self) -> float:
+        return float(2 * np.degrees(np.arctan(self.width / 2 / self.fx)))
+
     @property
-    def focal(self)->float: return float(np.sqrt(self.fx*self.fy)) # one number for both axes, in pixels
+    def focal(self) -> float:
+        return float(np.sqrt(self.fx * self.fy))  # one number for both axes, in pixels
+
     @property
-    def K(self)->np.ndarray: return np.array([[self.fx,0,self.cx],[0,self.fy,self.cy],[0,0,1.]]) # (3,3)
-    def resize(self, h:int, w:int)->Self:
+    def K(self) -> np.ndarray:
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1.0]])  # (3,3)
+
+    def resize(self, h: int, w: int) -> Self:
         "The camera of the same picture at (h,w) pixels."
-        sy,sx = h/self.height, w/self.width
-        return replace(self, fx=self.fx*sx, fy=self.fy*sy, cx=(self.cx+.5)*sx-.5, cy=(self.cy+.5)*sy-.5, height=h, width=w)
-    def crop(self, top:int, left:int, h:int, w:int)->Self:
+        sy, sx = h / self.height, w / self.width
+        return replace(
+            self,
+            fx=self.fx * sx,
+            fy=self.fy * sy,
+            cx=(self.cx + 0.5) * sx - 0.5,
+            cy=(self.cy + 0.5) * sy - 0.5,
+            height=h,
+            width=w,
+        )
+
+    def crop(self, top: int, left: int, h: int, w: int) -> Self:
         "The camera of `image[top:top+h, left:left+w]`."
-        return replace(self, cx=self.cx-left, cy=self.cy-top, height=h, width=w)
-    def flip(self)->Self:
+        return replace(self, cx=self.cx - left, cy=self.cy - top, height=h, width=w)
+
+    def flip(self) -> Self:
         "The camera of the mirrored picture, `image[:, ::-1]`."
-        return replace(self, cx=self.width-1-self.cx)
+        return replace(self, cx=self.width - 1 - self.cx)
 
 # %% ../nbs/00_depth.ipynb #c048
 def _ns(x):
     "numpy or torch, whichever `x` belongs to."
-    if isinstance(x, np.ndarray): return np
+    if isinstance(x, np.ndarray):
+        return np
     import torch
+
     return torch
 
 # %% ../nbs/00_depth.ipynb #c049
 class Camera(Intrinsics):
     "A pinhole camera (x right, y down, z forward; (0,0) is the centre of the top-left pixel)."
+
     def _check(self, depth):
         shape = depth.shape[-2:]
         check_metres(depth)
-        if tuple(shape)!=(self.height,self.width):
-            raise ValueError(f"this camera belongs to {self.height}x{self.width} pixels, the depth map has {shape[0]}x{shape[1]}: pass the image's resize or crop through the camera too (`camera.resize(h,w)`)")
+        if tuple(shape) != (self.height, self.width):
+            raise ValueError(
+                f"this camera belongs to {self.height}x{self.width} pixels, the depth map has {shape[0]}x{shape[1]}: "
+                "pass the image's resize or crop through the camera too (`camera.resize(h,w)`)"
+            )
+
     def rays(self, like=None):
         "(H,W,3): for every pixel, the direction whose z is 1."
         xp = np if like is None else _ns(like)
         kw = {} if xp is np else dict(device=like.device, dtype=like.dtype)
-        x = (xp.arange(self.width, **kw)-self.cx)/self.fx
-        y = (xp.arange(self.height, **kw)-self.cy)/self.fy
-        y,x = xp.meshgrid(y, x, indexing='ij')
+        x = (xp.arange(self.width, **kw) - self.cx) / self.fx
+        y = (xp.arange(self.height, **kw) - self.cy) / self.fy
+        y, x = xp.meshgrid(y, x, indexing='ij')
         return xp.stack([x, y, xp.ones_like(x)], -1)
+
     def backproject(self, depth):
-        "The 3D point seen by every pixel, in metres: (H,W) -> (H,W,3), torch (B,1,H,W) -> (B,H,W,3) (Hartley & Zisserman 2004, ch. 6)."
+        """The 3D point seen by every pixel, in metres: (H,W) -> (H,W,3), torch (B,1,H,W) -> (B,H,W,3) (Hartley &
+        Zisserman 2004, ch. 6)."""
         self._check(depth)
-        if depth.ndim==4: depth = depth[:,0]
+        if depth.ndim == 4:
+            depth = depth[:, 0]
         r = self.rays(depth)
-        return (r*depth[...,None]).astype(depth.dtype) if _ns(depth) is np else r*depth[...,None]
+        return (r * depth[..., None]).astype(depth.dtype) if _ns(depth) is np else r * depth[..., None]
+
     def project(self, points):
         "The pixel (x, y) where each point (…,3) is seen; nan behind the camera."
-        points = points if hasattr(points,'shape') else np.asarray(points)
-        if points.shape[-1:]!=(3,): raise ValueError(f"points should be (…,3) metres, x y z last, got {tuple(points.shape)}")
-        if 'float' not in str(points.dtype): points = points*1. # whole numbers cannot hold nan
+        points = points if hasattr(points, 'shape') else np.asarray(points)
+        if points.shape[-1:] != (3,):
+            raise ValueError(f"points should be (…,3) metres, x y z last, got {tuple(points.shape)}")
+        if 'float' not in str(points.dtype):
+            points = points * 1.0  # whole numbers cannot hold nan
         xp = _ns(points)
-        x,y,z = points[...,0],points[...,1],points[...,2]
-        z = xp.where(z>0, z, xp.full_like(z, float('nan')))
-        return xp.stack([self.fx*x/z+self.cx, self.fy*y/z+self.cy], -1)
+        x, y, z = points[..., 0], points[..., 1], points[..., 2]
+        z = xp.where(z > 0, z, xp.full_like(z, float('nan')))
+        return xp.stack([self.fx * x / z + self.cx, self.fy * y / z + self.cy], -1)
 
-NYU_CAMERA = Camera(518.85790117, 519.46961112, 325.58244941, 253.73616633, 480, 640) # Silberman et al. 2012, toolbox
+# %% ../nbs/00_depth.ipynb #c049_1
+NYU_CAMERA = Camera(518.85790117, 519.46961112, 325.58244941, 253.73616633, 480, 640)  # Silberman et al. 2012, toolbox
 MOTORCYCLE_CAMERA = Camera(MOTORCYCLE['fx'], MOTORCYCLE['fx'], MOTORCYCLE['cx'], MOTORCYCLE['cy'], 500, 741)
 
 # %% ../nbs/00_depth.ipynb #c070b
-def default_camera(height:int, width:int)->Camera:
-    "The camera assumed of a photo that does not say: NYU's on 4:3 pictures, else NYU's field of view (63 degrees) along the longer side."
-    if 4*height==3*width: return replace(NYU_CAMERA.resize(height, width), source='assumed')
-    f = NYU_CAMERA.fx/NYU_CAMERA.width*max(height, width)
-    return Camera(f, f, (width-1)/2, (height-1)/2, height, width, source='assumed')
+def default_camera(height: int, width: int) -> Camera:
+    """The camera assumed of a photo that does not say: NYU's on 4:3 pictures, else NYU's field of view (63 degrees)
+    along the longer side."""
+    if 4 * height == 3 * width:
+        return replace(NYU_CAMERA.resize(height, width), source='assumed')
+    f = NYU_CAMERA.fx / NYU_CAMERA.width * max(height, width)
+    return Camera(f, f, (width - 1) / 2, (height - 1) / 2, height, width, source='assumed')

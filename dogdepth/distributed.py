@@ -10,7 +10,8 @@ import os
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-import numpy as np, torch
+import numpy as np
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -18,40 +19,59 @@ from .attention import DepthUNet
 from .lite import MBConv
 
 # %% ../nbs/workshop/distributed.ipynb #c078
-def team()->tuple: # this process's number, how many there are
+def team() -> tuple:  # this process's number, how many there are
     "One of one, unless torchrun started us."
-    return int(os.environ.get('RANK', 0)),int(os.environ.get('WORLD_SIZE', 1))
+    return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
-def join(device:str):
+
+def join(device: str):
     "Meet the other processes: over NCCL on graphics cards, one card each, over gloo on processors."
-    if team()[1]==1 or dist.is_initialized(): return
-    if device=='cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-    dist.init_process_group('nccl' if device=='cuda' else 'gloo', timeout=timedelta(hours=2)) # rank 0 validates, the others wait
+    if team()[1] == 1 or dist.is_initialized():
+        return
+    if device == 'cuda':
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
+    dist.init_process_group(
+        'nccl' if device == 'cuda' else 'gloo', timeout=timedelta(hours=2)
+    )  # rank 0 validates, the others wait
+
 
 def leave():
     "Wait for the other processes, then part: one that just ends while another still works can abort."
-    if dist.is_initialized(): dist.barrier(); dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
-def mean_of_all(d:dict)->dict:
+
+def mean_of_all(d: dict) -> dict:
     "The mean of each number over all processes that have any."
     if not dist.is_initialized():
         return d
-    every = [None]*team()[1]
+    every = [None] * team()[1]
     dist.all_gather_object(every, d)
     every = [e for e in every if e]
-    return {k:float(np.mean([e[k] for e in every])) for k in every[0]} if every else {}
+    return {k: float(np.mean([e[k] for e in every])) for k in every[0]} if every else {}
 
 # %% ../nbs/workshop/distributed.ipynb #c080
 @contextmanager
-def looking_again(block:nn.Module):
+def looking_again(block: nn.Module):
     "Within: the BatchNorms of `block` leave their running averages alone."
-    bns = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]; old = [(m.momentum,m.num_batches_tracked) for m in bns]
-    for m in bns: m.momentum,m.num_batches_tracked = 0.,None
-    try: yield
+    bns = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    old = [(m.momentum, m.num_batches_tracked) for m in bns]
+    for m in bns:
+        m.momentum, m.num_batches_tracked = 0.0, None
+    try:
+        yield
     finally:
-        for m,o in zip(bns, old): m.momentum,m.num_batches_tracked = o
+        for m, o in zip(bns, old):
+            m.momentum, m.num_batches_tracked = o
 
-def recompute_blocks(model:DepthUNet):
+
+def recompute_blocks(model: DepthUNet):
     "Keep what enters each block and compute its inside again on the way back (Chen et al. 2016, arXiv 1604.06174)."
-    blocks = [m for m in model.unet.children() if isinstance(m, nn.Sequential)]+[m for m in model.modules() if isinstance(m, MBConv)]
-    for b in blocks: b.forward = partial(checkpoint, b.forward, use_reentrant=False, context_fn=lambda b=b: (nullcontext(),looking_again(b)))
+    blocks = [m for m in model.unet.children() if isinstance(m, nn.Sequential)] + [
+        m for m in model.modules() if isinstance(m, MBConv)
+    ]
+    for b in blocks:
+        b.forward = partial(
+            checkpoint, b.forward, use_reentrant=False, context_fn=lambda b=b: (nullcontext(), looking_again(b))
+        )

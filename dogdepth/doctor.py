@@ -6,207 +6,322 @@
 __all__ = ['DEFECTS', 'SAME_PICTURE', 'PLAUSIBLE_M', 'Defect', 'DatasetReport', 'fingerprint', 'check_dataset']
 
 # %% ../nbs/workshop/doctor.ipynb #w002
-import hashlib, os, re
+import hashlib
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .files import read_depth, read_image
 from .layout import LISTS, _bar, _find_root, _frame, _near, _row_fault, _rows, place, val_places
 
 # %% ../nbs/workshop/doctor.ipynb #c097
-DEFECTS = { # kind: what it means
-    'missing-list':      "neither list is there, or a folder of frames has no list",
-    'bad-row':           "a row is not 'photo,depth'",
-    'missing-file':      "a row names a file that is not there",
-    'empty-file':        "a file of 0 bytes",
-    'unreadable':        "a file that is no image, is cut short or damaged",
-    'not-a-photo':       "the photo column names a depth map",
-    'not-a-depth-map':   "the depth column names a colour picture",
-    'wrong-pair':        "photo and depth carry different frame numbers",
-    'blank-photo':       "a photo of one colour",
-    'size-mismatch':     "photo and depth differ in size",
-    'odd-size':          "a frame of another size than the rest",
-    'unit-mix-up':       "16-bit depth in the training list, or 8-bit depth in the test list",
+DEFECTS = {  # kind: what it means
+    'missing-list': "neither list is there, or a folder of frames has no list",
+    'bad-row': "a row is not 'photo,depth'",
+    'missing-file': "a row names a file that is not there",
+    'empty-file': "a file of 0 bytes",
+    'unreadable': "a file that is no image, is cut short or damaged",
+    'not-a-photo': "the photo column names a depth map",
+    'not-a-depth-map': "the depth column names a colour picture",
+    'wrong-pair': "photo and depth carry different frame numbers",
+    'blank-photo': "a photo of one colour",
+    'size-mismatch': "photo and depth differ in size",
+    'odd-size': "a frame of another size than the rest",
+    'unit-mix-up': "16-bit depth in the training list, or 8-bit depth in the test list",
     'implausible-depth': "metres no room has: the unit is another one",
-    'all-holes':         "a depth map without one reading",
-    'many-holes':        "more holes than `max_holes` allows",
-    'constant-depth':    "every reading is the same",
-    'duplicate-row':     "a frame is listed twice",
-    'duplicate-photo':   "two frames of one split are the same file under two names",
-    'frame-leak':        "the same picture in two splits",
-    'scene-leak':        "the same room in the training and the test list",
+    'all-holes': "a depth map without one reading",
+    'many-holes': "more holes than `max_holes` allows",
+    'constant-depth': "every reading is the same",
+    'duplicate-row': "a frame is listed twice",
+    'duplicate-photo': "two frames of one split are the same file under two names",
+    'frame-leak': "the same picture in two splits",
+    'scene-leak': "the same room in the training and the test list",
     'unknown-val-scene': "val_scenes.txt names a room that the training list lacks",
-    'empty-split':       "no room is left to train on, or none to validate on",
+    'empty-split': "no room is left to train on, or none to validate on",
 }
 
 # %% ../nbs/workshop/doctor.ipynb #c098
 class Defect(NamedTuple):
     "One thing that is wrong."
-    kind:str     # a key of `DEFECTS`
-    file:str     # relative to the folder that was checked
-    message:str  # what is wrong with it
 
+    kind: str  # a key of `DEFECTS`
+    file: str  # relative to the folder that was checked
+    message: str  # what is wrong with it
+
+# %% ../nbs/workshop/doctor.ipynb #c098_1
 @dataclass
 class DatasetReport:
     "What `check_dataset` found."
-    root:Path
-    frames:int    # rows that name a pair
-    scenes:int
-    defects:list = field(default_factory=list) # of `Defect`
-    notes:list = field(default_factory=list)   # worth knowing, but no defect
+
+    root: Path
+    frames: int  # rows that name a pair
+    scenes: int
+    defects: list = field(default_factory=list)  # of `Defect`
+    notes: list = field(default_factory=list)  # worth knowing, but no defect
+
     @property
-    def ok(self)->bool: return not self.defects
+    def ok(self) -> bool:
+        return not self.defects
+
     @property
-    def kinds(self)->dict: return {k:n for k in DEFECTS if (n:=sum(d.kind==k for d in self.defects))}
+    def kinds(self) -> dict:
+        return {k: n for k in DEFECTS if (n := sum(d.kind == k for d in self.defects))}
+
     @property
-    def head(self)->str:
-        n,found = len(self.defects),', '.join(f'{n} {k}' for k,n in self.kinds.items())
-        return f"{self.root.resolve().name}: {self.frames} frames, {self.scenes} scenes, " + (f"{n} defect{'s'*(n>1)} ({found})" if n else "no defect")
+    def head(self) -> str:
+        n, found = len(self.defects), ', '.join(f'{n} {k}' for k, n in self.kinds.items())
+        return f"{self.root.resolve().name}: {self.frames} frames, {self.scenes} scenes, " + (
+            f"{n} defect{'s' * (n > 1)} ({found})" if n else "no defect"
+        )
+
     def __str__(self, most=50):
-        more = [f"  ... and {len(self.defects)-most} more in .defects"]*(len(self.defects)>most)
-        return '\n'.join([self.head]+[f"  {d.kind:17} {d.file}: {d.message}" for d in self.defects[:most]]+more+[f"  note: {n}" for n in self.notes])
+        more = [f"  ... and {len(self.defects) - most} more in .defects"] * (len(self.defects) > most)
+        return '\n'.join(
+            [self.head]
+            + [f"  {d.kind:17} {d.file}: {d.message}" for d in self.defects[:most]]
+            + more
+            + [f"  note: {n}" for n in self.notes]
+        )
+
     __repr__ = __str__
+
     def _repr_html_(self, most=50):
         from html import escape as e
-        rows = ''.join(f'<tr><td><b>{e(d.kind)}</b></td><td>{e(d.file)}</td><td style="text-align:left">{e(d.message)}</td></tr>' for d in self.defects[:most])
-        table = f'<table><thead><tr><th>kind</th><th>file</th><th>what is wrong</th></tr></thead><tbody>{rows}</tbody></table>' if rows else ''
-        more = [f"... and {len(self.defects)-most} more in .defects"]*(len(self.defects)>most)
-        return f'<p>{e(self.head)}</p>{table}' + ''.join(f'<p>{e(n)}</p>' for n in more+[f'note: {n}' for n in self.notes])
+
+        rows = ''.join(
+            f'<tr><td><b>{e(d.kind)}</b></td><td>{e(d.file)}</td><td style="text-align:left">{e(d.message)}</td></tr>'
+            for d in self.defects[:most]
+        )
+        table = (
+            '<table><thead><tr><th>kind</th><th>file</th><th>what is '
+            f'wrong</th></tr></thead><tbody>{rows}</tbody></table>'
+            if rows
+            else ''
+        )
+        more = [f"... and {len(self.defects) - most} more in .defects"] * (len(self.defects) > most)
+        return f'<p>{e(self.head)}</p>{table}' + ''.join(
+            f'<p>{e(n)}</p>' for n in more + [f'note: {n}' for n in self.notes]
+        )
 
 # %% ../nbs/workshop/doctor.ipynb #c100
 def fingerprint(
-    image,     # (H,W,3) uint8 RGB, at least 17x18
-)->np.ndarray: # (4,) uint64: 256 bits
-    "A picture's difference hash, without the rim: copies differ in a few bits whatever their file format, other pictures in about 128 (Krawetz 2013)."
-    h,w = image.shape[:2]
-    grey = cv2.cvtColor(image[h//30:h-h//30, w//30:w-w//30], cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (17,16), interpolation=cv2.INTER_AREA).astype(int)
-    return np.packbits(small[:,1:]>small[:,:-1]).view(np.uint64)
+    image,  # (H,W,3) uint8 RGB, at least 17x18
+) -> np.ndarray:  # (4,) uint64: 256 bits
+    """A picture's difference hash, without the rim: copies differ in a few bits whatever their file format, other
+    pictures in about 128 (Krawetz 2013)."""
+    h, w = image.shape[:2]
+    grey = cv2.cvtColor(image[h // 30 : h - h // 30, w // 30 : w - w // 30], cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA).astype(int)
+    return np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)
 
-SAME_PICTURE = 12 # bits of 256. Ten NYU frames stored again as PNG differ from their JPEGs in 0 to 2, two stills of one room or of two splits in 69 or more
+
+# bits of 256. Ten NYU frames stored again as PNG differ from their JPEGs in 0 to 2, two stills of one room or of two
+# splits in 69 or more
+SAME_PICTURE = 12
+
 
 def _copies(a, b, step=256):
     "(i, j) for every fingerprint in `a` that has a copy in `b`."
     for k in range(0, len(a), step):
-        bits = np.bitwise_count(a[k:k+step,None]^b[None]).sum(-1)
-        for i in np.flatnonzero(bits.min(1)<=SAME_PICTURE): yield k+i, bits[i].argmin()
+        bits = np.bitwise_count(a[k : k + step, None] ^ b[None]).sum(-1)
+        for i in np.flatnonzero(bits.min(1) <= SAME_PICTURE):
+            yield k + i, bits[i].argmin()
 
 # %% ../nbs/workshop/doctor.ipynb #c103
-PLAUSIBLE_M = (.4, 10.5) # metres: where the median of an indoor depth map lies (NYU's 795 maps: 0.96 to 6.13)
+PLAUSIBLE_M = (0.4, 10.5)  # metres: where the median of an indoor depth map lies (NYU's 795 maps: 0.96 to 6.13)
+
 
 def _open_frame(path, reader):
     "(defect kind, message, None), or ('', '', array)."
-    try: return '', '', reader(path)
-    except FileNotFoundError: return 'missing-file', "is not there", None
+    try:
+        return '', '', reader(path)
+    except FileNotFoundError:
+        return 'missing-file', "is not there", None
     except ValueError as e:
-        if path.is_file() and not path.stat().st_size: return 'empty-file', "is empty (0 bytes)", None
+        if path.is_file() and not path.stat().st_size:
+            return 'empty-file', "is empty (0 bytes)", None
         text = str(e).replace(f'{path} ', '').replace(str(path), path.name)
-        return 'not-a-photo' if '16 bits or more' in text else 'not-a-depth-map' if 'has shape' in text else 'unreadable', text, None
+        return (
+            'not-a-photo' if '16 bits or more' in text else 'not-a-depth-map' if 'has shape' in text else 'unreadable',
+            text,
+            None,
+        )
+
 
 def _bits(path):
     from PIL import Image
-    with Image.open(path) as im: return {'1':1,'L':8,'P':8,'F':32}.get(im.mode, 16)
 
+    with Image.open(path) as im:
+        return {'1': 1, 'L': 8, 'P': 8, 'F': 32}.get(im.mode, 16)
+
+# %% ../nbs/workshop/doctor.ipynb #c103_1
 def _judge_depth(f, d, split, max_holes):
     "(kind, message) for each defect in a depth map's values."
-    (name,want,unit),bits,seen = dict(train=('training',8,'levels of 3.92 cm'),test=('test',16,'millimetres'))[split],_bits(f.depth),d[d>0]
-    if bits!=want: yield 'unit-mix-up', f"has {bits} bits; the {name} list's depth has {want}, {unit}"
-    if not seen.size: yield 'all-holes', "has no reading at all (every value is 0)"; return
-    holes,m = 1-seen.size/d.size,float(np.median(seen[::max(1,seen.size//20_000)]))
-    if holes>max_holes: yield 'many-holes', f"{holes:.0%} of it are holes (limit {max_holes:.0%})"
-    if seen.min()==seen.max(): yield 'constant-depth', f"is {m:.2f} m everywhere"
-    if bits==want and not PLAUSIBLE_M[0]<=m<=PLAUSIBLE_M[1]: yield 'implausible-depth', f"its median is {m:.3g} m, a room's is {PLAUSIBLE_M[0]} to {PLAUSIBLE_M[1]} m: is it in another unit?"
+    (name, want, unit), bits, seen = (
+        dict(train=('training', 8, 'levels of 3.92 cm'), test=('test', 16, 'millimetres'))[split],
+        _bits(f.depth),
+        d[d > 0],
+    )
+    if bits != want:
+        yield 'unit-mix-up', f"has {bits} bits; the {name} list's depth has {want}, {unit}"
+    if not seen.size:
+        yield 'all-holes', "has no reading at all (every value is 0)"
+        return
+    holes, m = 1 - seen.size / d.size, float(np.median(seen[:: max(1, seen.size // 20_000)]))
+    if holes > max_holes:
+        yield 'many-holes', f"{holes:.0%} of it are holes (limit {max_holes:.0%})"
+    if seen.min() == seen.max():
+        yield 'constant-depth', f"is {m:.2f} m everywhere"
+    if bits == want and not PLAUSIBLE_M[0] <= m <= PLAUSIBLE_M[1]:
+        yield (
+            'implausible-depth',
+            f"its median is {m:.3g} m, a room's is {PLAUSIBLE_M[0]} to {PLAUSIBLE_M[1]} m: is it in another unit?",
+        )
 
 # %% ../nbs/workshop/doctor.ipynb #c104
 def _inspect(f, split, max_holes):
-    "(defects as (kind, path, message), size, fingerprint, hash of the photo's bytes) of one frame; None for what could not be had."
-    n = [re.findall(r'\d+', p.stem)[-1:] for p in (f.rgb,f.depth)]
-    found = [('wrong-pair', f.rgb, f"is listed with {f.depth.name}")] if n[0]!=n[1] else []
-    (k1,m1,image),(k2,m2,depth) = _open_frame(f.rgb,read_image),_open_frame(f.depth,lambda p: read_depth(p, 'nyu'))
-    found += [(k,p,m) for k,p,m in ((k1,f.rgb,m1),(k2,f.depth,m2)) if k]
-    if depth is not None: found += [(k,f.depth,m) for k,m in _judge_depth(f,depth,split,max_holes)]
-    if image is None: return found,None,None,None
-    blank,size = max(image[...,c].std() for c in range(3))<1 if np.ptp(image[::8,::8])<16 else False,image.shape[:2]
-    if blank: found.append(('blank-photo', f.rgb, "is one colour everywhere"))
-    if depth is not None and size!=depth.shape: found.append(('size-mismatch', f.rgb, "is {}x{}, its depth {}x{}".format(*size,*depth.shape))); size = None
-    return found, size, None if blank or min(image.shape[:2])<18 else fingerprint(image), hashlib.md5(f.rgb.read_bytes(), usedforsecurity=False).hexdigest()
+    """(defects as (kind, path, message), size, fingerprint, hash of the photo's bytes) of one frame; None for what
+    could not be had."""
+    n = [re.findall(r'\d+', p.stem)[-1:] for p in (f.rgb, f.depth)]
+    found = [('wrong-pair', f.rgb, f"is listed with {f.depth.name}")] if n[0] != n[1] else []
+    (k1, m1, image), (k2, m2, depth) = (
+        _open_frame(f.rgb, read_image),
+        _open_frame(f.depth, lambda p: read_depth(p, 'nyu')),
+    )
+    found += [(k, p, m) for k, p, m in ((k1, f.rgb, m1), (k2, f.depth, m2)) if k]
+    if depth is not None:
+        found += [(k, f.depth, m) for k, m in _judge_depth(f, depth, split, max_holes)]
+    if image is None:
+        return found, None, None, None
+    blank, size = (
+        max(image[..., c].std() for c in range(3)) < 1 if np.ptp(image[::8, ::8]) < 16 else False,
+        image.shape[:2],
+    )
+    if blank:
+        found.append(('blank-photo', f.rgb, "is one colour everywhere"))
+    if depth is not None and size != depth.shape:
+        found.append(('size-mismatch', f.rgb, "is {}x{}, its depth {}x{}".format(*size, *depth.shape)))
+        size = None
+    return (
+        found,
+        size,
+        None if blank or min(image.shape[:2]) < 18 else fingerprint(image),
+        hashlib.md5(f.rgb.read_bytes(), usedforsecurity=False).hexdigest(),
+    )
 
 # %% ../nbs/workshop/doctor.ipynb #c105
 def _check_lists(root, report):
     "The good rows of both lists: {'train': frames, 'test': frames}."
     lists = {}
-    for split,name in LISTS.items():
-        path = root/name
+    for split, name in LISTS.items():
+        path = root / name
         if not path.is_file():
-            if path.with_suffix('').is_dir(): report('missing-list', path, f"is not there, but the folder {name[:-4]}/ is")
+            if path.with_suffix('').is_dir():
+                report('missing-list', path, f"is not there, but the folder {name[:-4]}/ is")
             continue
-        try: rows = _rows(path)
-        except ValueError: report('bad-row', path, "is not a text file"); continue
-        if not rows: report('bad-row', path, "lists no frame")
-        for i,row in rows:
-            if fault:=_row_fault(row): report('bad-row', path, f"line {i} {fault}: {','.join(row)[:80]!r}")
-        lists[split] = [_frame(root, *row, f'{path.name}:{i}') for i,row in rows if not _row_fault(row)]
-    if not lists and not any((root/n[:-4]).is_dir() for n in LISTS.values()): report('missing-list', root, f"holds neither {LISTS['train']} nor {LISTS['test']}")
+        try:
+            rows = _rows(path)
+        except ValueError:
+            report('bad-row', path, "is not a text file")
+            continue
+        if not rows:
+            report('bad-row', path, "lists no frame")
+        for i, row in rows:
+            if fault := _row_fault(row):
+                report('bad-row', path, f"line {i} {fault}: {','.join(row)[:80]!r}")
+        lists[split] = [_frame(root, *row, f'{path.name}:{i}') for i, row in rows if not _row_fault(row)]
+    if not lists and not any((root / n[:-4]).is_dir() for n in LISTS.values()):
+        report('missing-list', root, f"holds neither {LISTS['train']} nor {LISTS['test']}")
     return lists
 
+# %% ../nbs/workshop/doctor.ipynb #c105_1
 def _check_splits(root, lists, report):
     "Rooms on two sides, and names in val_scenes.txt that mean nothing. Returns the places to validate on."
-    train,test = ({place(f.scene) for f in lists.get(s,()) if f.scene} for s in ('train','test'))
-    for r in sorted(train&test): report('scene-leak', root/LISTS['test'], f"{r} is in the training list too")
-    file = root/'val_scenes.txt'
-    if 'train' not in lists or not file.is_file(): return val_places(train)
+    train, test = ({place(f.scene) for f in lists.get(s, ()) if f.scene} for s in ('train', 'test'))
+    for r in sorted(train & test):
+        report('scene-leak', root / LISTS['test'], f"{r} is in the training list too")
+    file = root / 'val_scenes.txt'
+    if 'train' not in lists or not file.is_file():
+        return val_places(train)
     val = val_places((), file)
-    for r in sorted(val-train): report('unknown-val-scene', file, f"{r} is not in the training list"+(", but in the test list" if r in test else ''))
-    if not val&train: report('empty-split', file, "leaves no room to validate on")
-    elif train<=val: report('empty-split', file, "leaves no room to train on")
+    for r in sorted(val - train):
+        report(
+            'unknown-val-scene',
+            file,
+            f"{r} is not in the training list" + (", but in the test list" if r in test else ''),
+        )
+    if not val & train:
+        report('empty-split', file, "leaves no room to validate on")
+    elif train <= val:
+        report('empty-split', file, "leaves no room to train on")
     return val
 
 # %% ../nbs/workshop/doctor.ipynb #c106
 def _check_copies(frames, sides, prints, sums, report):
     "Frames listed twice, photos that are the same file, and pictures on two sides of a split."
-    rows,files = {},{}
-    for f,s,h in zip(frames, sides, sums):
-        if (old:=rows.setdefault((s=='test',f.rgb,f.depth), f)) is not f: report('duplicate-row', f.rgb, f"is listed at {old.at} and again at {f.at}")
-        elif h and (old:=files.setdefault((s,h), f)).rgb!=f.rgb: report('duplicate-photo', f.rgb, f"is the same file as {old.name} ({old.at})")
-    at = {s:[i for i,p in enumerate(prints) if p is not None and sides[i]==s] for s in ('train','val','test')}
-    for a,b in (('val','train'),('test','train'),('test','val')):
-        if not at[a] or not at[b]: continue
-        for i,j in _copies(*(np.stack([prints[k] for k in at[s]]) for s in (a,b))):
+    rows, files = {}, {}
+    for f, s, h in zip(frames, sides, sums):
+        if (old := rows.setdefault((s == 'test', f.rgb, f.depth), f)) is not f:
+            report('duplicate-row', f.rgb, f"is listed at {old.at} and again at {f.at}")
+        elif h and (old := files.setdefault((s, h), f)).rgb != f.rgb:
+            report('duplicate-photo', f.rgb, f"is the same file as {old.name} ({old.at})")
+    at = {s: [i for i, p in enumerate(prints) if p is not None and sides[i] == s] for s in ('train', 'val', 'test')}
+    for a, b in (('val', 'train'), ('test', 'train'), ('test', 'val')):
+        if not at[a] or not at[b]:
+            continue
+        for i, j in _copies(*(np.stack([prints[k] for k in at[s]]) for s in (a, b))):
             report('frame-leak', frames[at[a][i]].rgb, f"({a}) is the same picture as {frames[at[b][j]].name} ({b})")
+
 
 def _notes(root, lists, usual):
     missing = [s for s in LISTS if lists and s not in lists]
     notes = [f"no {LISTS[s]}: split={s!r} will not open" for s in missing]
-    if usual and usual!=(480,640): notes.append("frames are {}x{}, not NYU's 480x640: NYU's camera is resized to fit".format(*usual))
+    if usual and usual != (480, 640):
+        notes.append("frames are {}x{}, not NYU's 480x640: NYU's camera is resized to fit".format(*usual))
     listed = {f.rgb for fs in lists.values() for f in fs}
-    loose = sum(p not in listed for s in lists for p in (root/LISTS[s][:-4]).rglob('*.jpg'))
-    return notes + [f"{loose} photo{'s'*(loose>1)} on disk in no list"]*(loose>0)
+    loose = sum(p not in listed for s in lists for p in (root / LISTS[s][:-4]).rglob('*.jpg'))
+    return notes + [f"{loose} photo{'s' * (loose > 1)} on disk in no list"] * (loose > 0)
 
 # %% ../nbs/workshop/doctor.ipynb #c107
 def check_dataset(
-    root,           # a folder in the Kaggle edition's layout
-    max_holes=.5,   # the share of a depth map without reading that is still fine
-    progress=False, # a bar on stderr
-    workers=None,   # threads that decode; None: one per core, at most 4
-)->DatasetReport:
+    root,  # a folder in the Kaggle edition's layout
+    max_holes=0.5,  # the share of a depth map without reading that is still fine
+    progress=False,  # a bar on stderr
+    workers=None,  # threads that decode; None: one per core, at most 4
+) -> DatasetReport:
     "Read every list and every file of a data set, and name each defect (the kinds are the keys of `DEFECTS`)."
     from concurrent.futures import ThreadPoolExecutor
-    if not Path(root).is_dir(): _find_root(root)
-    root = next((r for r in _near(root) if any((r/f).is_file() or (r/f[:-4]).is_dir() for f in LISTS.values())), Path(root))
+
+    if not Path(root).is_dir():
+        _find_root(root)
+    root = next(
+        (r for r in _near(root) if any((r / f).is_file() or (r / f[:-4]).is_dir() for f in LISTS.values())), Path(root)
+    )
     defects = []
-    def report(kind, path, message): defects.append(Defect(kind, Path(path).relative_to(root).as_posix(), message))
+
+    def report(kind, path, message):
+        defects.append(Defect(kind, Path(path).relative_to(root).as_posix(), message))
+
     lists = _check_lists(root, report)
     val = _check_splits(root, lists, report)
-    frames = [(f,s) for s,fs in lists.items() for f in fs]
-    bar,seen = _bar('check', len(frames), 'frames', progress),[]
+    frames = [(f, s) for s, fs in lists.items() for f in fs]
+    bar, seen = _bar('check', len(frames), 'frames', progress), []
     with ThreadPoolExecutor(workers or min(4, os.cpu_count())) as pool:
-        for r in pool.map(lambda fs: _inspect(*fs, max_holes), frames): seen.append(r); bar(len(seen))
-    for r in seen: [report(*d) for d in r[0]]
-    usual = max(sizes, key=sizes.get) if (sizes:=Counter(r[1] for r in seen if r[1])) else None
-    for (f,_),r in zip(frames, seen):
-        if r[1] and r[1]!=usual: report('odd-size', f.rgb, "is {}x{}, most frames are {}x{}".format(*r[1],*usual))
-    sides = ['val' if s=='train' and f.scene and place(f.scene) in val else s for f,s in frames]
-    _check_copies([f for f,_ in frames], sides, [r[2] for r in seen], [r[3] for r in seen], report)
-    return DatasetReport(root, len(frames), len({f.scene for f,_ in frames if f.scene}), defects, _notes(root, lists, usual))
+        for r in pool.map(lambda fs: _inspect(*fs, max_holes), frames):
+            seen.append(r)
+            bar(len(seen))
+    for r in seen:
+        [report(*d) for d in r[0]]
+    usual = max(sizes, key=sizes.get) if (sizes := Counter(r[1] for r in seen if r[1])) else None
+    for (f, _), r in zip(frames, seen):
+        if r[1] and r[1] != usual:
+            report('odd-size', f.rgb, "is {}x{}, most frames are {}x{}".format(*r[1], *usual))
+    sides = ['val' if s == 'train' and f.scene and place(f.scene) in val else s for f, s in frames]
+    _check_copies([f for f, _ in frames], sides, [r[2] for r in seen], [r[3] for r in seen], report)
+    return DatasetReport(
+        root, len(frames), len({f.scene for f, _ in frames if f.scene}), defects, _notes(root, lists, usual)
+    )

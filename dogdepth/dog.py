@@ -10,250 +10,330 @@ __all__ = ['MEASURES', 'focus_points', 'to_grey', 'literal_scores', 'disc', 'foc
 from functools import lru_cache
 from math import pi, sqrt
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .blur import LEAST, TIE, _rounded_blur, _scratch
 
 # %% ../nbs/03_dog.ipynb #c008
 def focus_points(
-    height,       # rows H; or an image, or its (H,W)
-    width=None,   # columns W
-    *more,        # `grid` by position, from 5 on; an image goes in whole, not as `*img.shape`
-    grid:int=6,   # lines each way, the rim's included
-)->np.ndarray:    # ((grid-2)**2, 2) int, (x, y) row by row
+    height,  # rows H; or an image, or its (H,W)
+    width=None,  # columns W
+    *more,  # `grid` by position, from 5 on; an image goes in whole, not as `*img.shape`
+    grid: int = 6,  # lines each way, the rim's included
+) -> np.ndarray:  # ((grid-2)**2, 2) int, (x, y) row by row
     "The inner crossings of a `grid` x `grid` lattice over the frame: 16 of them (report §2.2)."
-    if len(more)==1 and more[0]>4: grid,more = more[0],() # no number of channels
-    if more: raise ValueError(f"focus_points takes a height and a width, got {more} as well: pass the image itself instead of *img.shape, and the grid by name (grid=...)")
-    size = (height,width) if width is not None else np.shape(height) if np.ndim(height)>1 else tuple(np.ravel(height))
-    if len(size)==3 and size[2] in (1,3,4): size = size[:2]
-    if len(size)!=2 or not all(isinstance(n, (int,float,np.number)) and n>=1 and n%1==0 for n in size):
-        raise ValueError(f"a picture has a whole height and width, 1 or more ((H,W) or (H,W,3), channels last), got {size}")
-    if not grid>=3: raise ValueError(f"grid should be at least 3 lines (the rim is dropped), got {grid}")
-    y,x = (np.linspace(0, n-1, grid).astype(int)[1:-1] for n in size)
+    if len(more) == 1 and more[0] > 4:
+        grid, more = more[0], ()  # no number of channels
+    if more:
+        raise ValueError(
+            f"focus_points takes a height and a width, got {more} as well: pass the image itself instead of "
+            "*img.shape, and the grid by name (grid=...)"
+        )
+    size = (
+        (height, width) if width is not None else np.shape(height) if np.ndim(height) > 1 else tuple(np.ravel(height))
+    )
+    if len(size) == 3 and size[2] in (1, 3, 4):
+        size = size[:2]
+    if len(size) != 2 or not all(isinstance(n, (int, float, np.number)) and n >= 1 and n % 1 == 0 for n in size):
+        raise ValueError(
+            f"a picture has a whole height and width, 1 or more ((H,W) or (H,W,3), channels last), got {size}"
+        )
+    if not grid >= 3:
+        raise ValueError(f"grid should be at least 3 lines (the rim is dropped), got {grid}")
+    y, x = (np.linspace(0, n - 1, grid).astype(int)[1:-1] for n in size)
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 # %% ../nbs/03_dog.ipynb #c012
 def to_grey(
-    img,          # (H,W,3) RGB or (H,W) grey, uint8
-    out=None,     # (H,W) uint8 to write into, where `img` is RGB
-)->np.ndarray:    # (H,W) uint8
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    out=None,  # (H,W) uint8 to write into, where `img` is RGB
+) -> np.ndarray:  # (H,W) uint8
     "The picture in grey levels, by OpenCV's integer weights (0.299, 0.587, 0.114)."
     img = np.asarray(img)
-    if img.dtype!=np.uint8: raise ValueError(f"img should be uint8 levels 0..255, got {img.dtype}. Floats in [0,1]: pass `(255*img).round().astype('uint8')`.")
-    if img.ndim==3 and img.shape[2]==1: img = img[...,0]
-    if img.ndim not in (2,3) or img.ndim==3 and img.shape[2]!=3 or 0 in img.shape:
-        raise ValueError(f"img should be (H,W,3) RGB or (H,W) grey with at least one pixel, got {img.shape}. A batch goes to `modified_dog_batch`.")
+    if img.dtype != np.uint8:
+        raise ValueError(
+            f"img should be uint8 levels 0..255, got {img.dtype}. Floats in [0,1]: pass "
+            "`(255*img).round().astype('uint8')`."
+        )
+    if img.ndim == 3 and img.shape[2] == 1:
+        img = img[..., 0]
+    if img.ndim not in (2, 3) or img.ndim == 3 and img.shape[2] != 3 or 0 in img.shape:
+        raise ValueError(
+            f"img should be (H,W,3) RGB or (H,W) grey with at least one pixel, got {img.shape}. A batch goes to "
+            "`modified_dog_batch`."
+        )
     img = np.ascontiguousarray(img)
-    return img if img.ndim==2 else cv2.cvtColor(img, cv2.COLOR_RGB2GRAY, dst=out)
+    return img if img.ndim == 2 else cv2.cvtColor(img, cv2.COLOR_RGB2GRAY, dst=out)
 
 # %% ../nbs/03_dog.ipynb #c017
-def literal_scores(img)->np.ndarray: # (16,) row by row
+def literal_scores(img) -> np.ndarray:  # (16,) row by row
     "The program's own way, for tests and timing: sixteen full frames, each masked, filtered and summed (report §2.2)."
-    g,s = to_grey(img),[]
-    for x,y in focus_points(g).tolist():
-        mask = cv2.circle(np.zeros_like(g), (x,y), 10, 255, -1)
+    g, s = to_grey(img), []
+    for x, y in focus_points(g).tolist():
+        mask = cv2.circle(np.zeros_like(g), (x, y), 10, 255, -1)
         s.append(cv2.Laplacian(cv2.bitwise_and(g, g, mask=mask), cv2.CV_64F).var())
     return np.array(s)
 
 # %% ../nbs/03_dog.ipynb #c039
 def _reflect(i, n):
     "Index `i` mirrored into 0..n-1 without repeating the rim (reflect-101)."
-    p = 2*(n-1)
+    p = 2 * (n - 1)
     i = np.abs(i) % max(p, 1)
-    return np.minimum(i, p-i)
+    return np.minimum(i, p - i)
+
 
 def disc(
-    radius:int=10, # px
-)->np.ndarray:     # (2*radius+1, 2*radius+1) uint8, 1 inside
+    radius: int = 10,  # px
+) -> np.ndarray:  # (2*radius+1, 2*radius+1) uint8, 1 inside
     "OpenCV's filled circle, as the report's program draws it."
-    m = np.zeros((2*radius+1,)*2, np.uint8)
-    return cv2.circle(m, (radius,radius), radius, 1, -1)
+    m = np.zeros((2 * radius + 1,) * 2, np.uint8)
+    return cv2.circle(m, (radius, radius), radius, 1, -1)
+
 
 _points = lru_cache(64)(focus_points)
 
+
 @lru_cache(64)
 def _windows(height, width, grid=6, radius=10):
-    "Where each disc looks: flat indices and mask (n,k,k) uint8, 255 in the disc, with k = 2*radius+5; and which of those n*k*k pixels lie outside the frame."
-    r = np.arange(-radius-2, radius+3)
-    x,y = focus_points(height, width, grid=grid).T[...,None]
-    xs,ys = _reflect(x+r, width),_reflect(y+r, height)
-    mask = np.pad(255*disc(radius), 2)[(ys-y+radius+2)[:,:,None], (xs-x+radius+2)[:,None]]
-    rows,cols = (y+r>=0)&(y+r<height), (x+r>=0)&(x+r<width)
-    inside = np.pad(rows[:,1:-1,None] & cols[:,None,1:-1], ((0,0),(1,1),(1,1)))
+    """Where each disc looks: flat indices and mask (n,k,k) uint8, 255 in the disc, with k = 2*radius+5; and which of
+    those n*k*k pixels lie outside the frame."""
+    r = np.arange(-radius - 2, radius + 3)
+    x, y = focus_points(height, width, grid=grid).T[..., None]
+    xs, ys = _reflect(x + r, width), _reflect(y + r, height)
+    mask = np.pad(255 * disc(radius), 2)[(ys - y + radius + 2)[:, :, None], (xs - x + radius + 2)[:, None]]
+    rows, cols = (y + r >= 0) & (y + r < height), (x + r >= 0) & (x + r < width)
+    inside = np.pad(rows[:, 1:-1, None] & cols[:, None, 1:-1], ((0, 0), (1, 1), (1, 1)))
     out = [] if rows.all() and cols.all() else np.flatnonzero(~inside)
-    return ys[:,:,None]*width+xs[:,None], mask, np.array(out, int)
+    return ys[:, :, None] * width + xs[:, None], mask, np.array(out, int)
 
 # %% ../nbs/03_dog.ipynb #c042
-MEASURES = ('laplacian','intensity') # the program's reading of "local variance", and the report's words taken literally
+MEASURES = (
+    'laplacian',
+    'intensity',
+)  # the program's reading of "local variance", and the report's words taken literally
+
 
 @lru_cache(64)
 def _disc_sizes(*args):
     "How many pixels of each disc lie in the frame."
-    mask,out = _windows(*args)[1:]
-    m = mask.ravel()>0
+    mask, out = _windows(*args)[1:]
+    m = mask.ravel() > 0
     m[out] = False
     return m.reshape(len(mask), -1).sum(1, dtype=float)
 
+# %% ../nbs/03_dog.ipynb #c042_1
 def focus_scores(
-    img,                      # (H,W,3) RGB or (H,W) grey, uint8
-    measure:str='laplacian',  # or 'intensity': plain variance of the grey levels in the disc
-    grid:int=6,               # lines of the lattice
-    radius:int=10,            # of the disc, px
-)->np.ndarray:                # (16,) float64, row by row
-    "How much the picture changes around each focus point (report §2.2; variance of the masked frame's Laplacian, as its program has it)."
-    if measure not in MEASURES: raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
-    if radius<1: raise ValueError(f"radius should be at least 1 px, got {radius}")
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    measure: str = 'laplacian',  # or 'intensity': plain variance of the grey levels in the disc
+    grid: int = 6,  # lines of the lattice
+    radius: int = 10,  # of the disc, px
+) -> np.ndarray:  # (16,) float64, row by row
+    """How much the picture changes around each focus point (report §2.2; variance of the masked frame's Laplacian, as
+    its program has it)."""
+    if measure not in MEASURES:
+        raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
+    if radius < 1:
+        raise ValueError(f"radius should be at least 1 px, got {radius}")
     g = to_grey(img)
-    idx,mask,out = _windows(*g.shape, grid, radius)
-    n,k,_ = idx.shape
+    idx, mask, out = _windows(*g.shape, grid, radius)
+    n, k, _ = idx.shape
     p = g.ravel().take(idx, mode='clip') & mask
-    v = cv2.Laplacian(p.reshape(n*k, k), cv2.CV_64F) if measure=='laplacian' else p.astype(float)
+    v = cv2.Laplacian(p.reshape(n * k, k), cv2.CV_64F) if measure == 'laplacian' else p.astype(float)
     v.ravel()[out] = 0
     v = v.reshape(n, -1)
-    N = g.size if measure=='laplacian' else _disc_sizes(*g.shape, grid, radius)
+    N = g.size if measure == 'laplacian' else _disc_sizes(*g.shape, grid, radius)
     s = v.sum(1)
-    return (N*np.einsum('ij,ij->i', v, v)-s*s)/(1.*N*N)
+    return (N * np.einsum('ij,ij->i', v, v) - s * s) / (1.0 * N * N)
 
 # %% ../nbs/03_dog.ipynb #c045
 def focus_sigma(
-    img,                     # (H,W,3) RGB or (H,W) grey, uint8
-    measure:str='laplacian', # or 'intensity'
-    fallback:float=2.,       # the sigma to use where the difference is below 1
-    grid:int=6,              # lines of the lattice
-    radius:int=10,           # of the discs, px
-)->tuple:                    # (x,y) of the highest score, (x,y) of the second, sigma in px
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    measure: str = 'laplacian',  # or 'intensity'
+    fallback: float = 2.0,  # the sigma to use where the difference is below 1
+    grid: int = 6,  # lines of the lattice
+    radius: int = 10,  # of the discs, px
+) -> tuple:  # (x,y) of the highest score, (x,y) of the second, sigma in px
     "The two highest-scoring focus points and the difference of their scores, which becomes a blur (report §2.2)."
-    if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
+    if not fallback > 0:
+        raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
     g = to_grey(img)
-    s,p = focus_scores(g, measure, grid, radius), _points(*g.shape, grid=grid)
-    a,b = np.argsort(-s, kind='stable')[[0,min(1,len(s)-1)]] # stable: ties go to the first in order
-    d = float(s[a]-s[b])
-    return tuple(p[a].tolist()), tuple(p[b].tolist()), d if d>=1 else float(fallback)
+    s, p = focus_scores(g, measure, grid, radius), _points(*g.shape, grid=grid)
+    a, b = np.argsort(-s, kind='stable')[[0, min(1, len(s) - 1)]]  # stable: ties go to the first in order
+    d = float(s[a] - s[b])
+    return tuple(p[a].tolist()), tuple(p[b].tolist()), d if d >= 1 else float(fallback)
 
 # %% ../nbs/03_dog.ipynb #c074
 def modified_dog(
-    img,                     # (H,W,3) RGB or (H,W) grey, uint8
-    measure:str='laplacian', # how points are scored, see `focus_scores`
-    fallback:float=2.,       # sigma where the two best scores differ by less than 1
-    saturate:bool=True,      # False keeps the negative half
-    sigma:float|None=None,   # px; overrides the focus points
-)->np.ndarray:               # (H,W) uint8; int16 where not saturated
-    "The report's blur image: a Gaussian blur minus one ten times narrower, its width set by the two best focus points (report §2.2)."
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    measure: str = 'laplacian',  # how points are scored, see `focus_scores`
+    fallback: float = 2.0,  # sigma where the two best scores differ by less than 1
+    saturate: bool = True,  # False keeps the negative half
+    sigma: float | None = None,  # px; overrides the focus points
+) -> np.ndarray:  # (H,W) uint8; int16 where not saturated
+    """The report's blur image: a Gaussian blur minus one ten times narrower, its width set by the two best focus points
+    (report §2.2)."""
     g = to_grey(img, out=_scratch('grey', np.shape(img)[:2]))
-    if sigma is None: sigma = focus_sigma(g, measure, fallback)[2]
-    if not 0<sigma<float('inf'): raise ValueError(f"sigma should be a positive number of pixels, got {sigma}")
-    wide,fine = _rounded_blur(g, float(sigma), 'wide'),_rounded_blur(g, sigma/10, 'fine')
+    if sigma is None:
+        sigma = focus_sigma(g, measure, fallback)[2]
+    if not 0 < sigma < float('inf'):
+        raise ValueError(f"sigma should be a positive number of pixels, got {sigma}")
+    wide, fine = _rounded_blur(g, float(sigma), 'wide'), _rounded_blur(g, sigma / 10, 'fine')
     return cv2.subtract(wide, fine) if saturate else cv2.subtract(wide, fine, dtype=cv2.CV_16S)
 
 # %% ../nbs/03_dog.ipynb #c088
 def stack_dog(
-    img,          # (H,W,3) RGB or (H,W) grey, uint8
-    **kwargs,     # passed to `modified_dog`
-)->np.ndarray:    # (H,W,6) uint8: R, G, B and the blur image three times; int16 with saturate=False
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    **kwargs,  # passed to `modified_dog`
+) -> np.ndarray:  # (H,W,6) uint8: R, G, B and the blur image three times; int16 with saturate=False
     "The network's input: the photo and its blur image repeated (report §2.4)."
     d = modified_dog(img, **kwargs)
     img = np.asarray(img).astype(d.dtype, copy=False)
-    return cv2.merge(((img,) if img.ndim==3 and img.shape[2]==3 else (img,)*3)+(d,d,d))
+    return cv2.merge(((img,) if img.ndim == 3 and img.shape[2] == 3 else (img,) * 3) + (d, d, d))
 
 # %% ../nbs/03_dog.ipynb #c092
 def network_planes(
-    img:np.ndarray,  # (H,W,3) uint8 RGB
-    dog:bool=True,   # append the blur image three times; False: the photo alone
-    bgr:bool=False,  # colour order of the report's published program
-)->np.ndarray:       # (6 or 3,H,W) float32 in [0,1]
+    img: np.ndarray,  # (H,W,3) uint8 RGB
+    dog: bool = True,  # append the blur image three times; False: the photo alone
+    bgr: bool = False,  # colour order of the report's published program
+) -> np.ndarray:  # (6 or 3,H,W) float32 in [0,1]
     "What a network sees of a photo, as an array (report §2.4)."
-    if getattr(img,'dtype',None)!=np.uint8 or np.ndim(img)!=3 or img.shape[2]!=3:
-        raise ValueError(f"img should be (H,W,3) RGB, uint8, got {getattr(img,'shape',type(img).__name__)} {getattr(img,'dtype','')}: `read_image` reads a file so, and np.stack([grey]*3, -1) makes colours of a grey picture")
+    if getattr(img, 'dtype', None) != np.uint8 or np.ndim(img) != 3 or img.shape[2] != 3:
+        raise ValueError(
+            f"img should be (H,W,3) RGB, uint8, got {getattr(img, 'shape', type(img).__name__)} "
+            f"{getattr(img, 'dtype', '')}: `read_image` reads a file so, and np.stack([grey]*3, -1) makes colours of a "
+            "grey picture"
+        )
     x = np.empty((6 if dog else 3, *img.shape[:2]), np.float32)
-    for to,c in zip(x, cv2.split(img)[::-1 if bgr else 1]): np.divide(c, 255, out=to, dtype=np.float32)
-    if dog: x[3:] = modified_dog(img)/np.float32(255)
+    for to, c in zip(x, cv2.split(img)[:: -1 if bgr else 1]):
+        np.divide(c, 255, out=to, dtype=np.float32)
+    if dog:
+        x[3:] = modified_dog(img) / np.float32(255)
     return x
 
 # %% ../nbs/03_dog.ipynb #c149a
 def results_file(
-    name:str='',  # a file of `results/`, as 'focus-depth.csv'; '' for the folder
-)->Path:
-    "Where a stored result lies: in the installed package, or in the repository's `results/`. Raises `FileNotFoundError`."
+    name: str = '',  # a file of `results/`, as 'focus-depth.csv'; '' for the folder
+) -> Path:
+    """Where a stored result lies: in the installed package, or in the repository's `results/`. Raises
+    `FileNotFoundError`."""
     import dogdepth
+
     package = Path(dogdepth.__file__).resolve().parent
-    folders = (package/'results', package.parent/'results')
+    folders = (package / 'results', package.parent / 'results')
     for f in folders:
-        if (f/'focus-depth.csv').is_file() and (f/name).exists(): return f/name
-    raise FileNotFoundError(f"no stored result {name!r} in {' or '.join(map(str, folders))}: the repository keeps them in `results/`")
+        if (f / 'focus-depth.csv').is_file() and (f / name).exists():
+            return f / name
+    raise FileNotFoundError(
+        f"no stored result {name!r} in {' or '.join(map(str, folders))}: the repository keeps them in `results/`"
+    )
 
 # %% ../nbs/03_dog.ipynb #c156
 def _blur_matrix(n, sigma):
     "(B,n,n): row i is the Gaussian around pixel i, folded back at the borders (reflect-101); `sigma` torch (B,) px."
     import torch
-    if n==1: return torch.ones(len(sigma), 1, 1, device=sigma.device)
-    i,p = torch.arange(n, device=sigma.device),2*(n-1)                     # the mirrored signal repeats after p samples
-    d = torch.arange(p, device=sigma.device)+p*torch.arange(-3, 4, device=sigma.device)[:,None]
-    k = torch.exp(-.5*(d/sigma.clamp(1e-3, 1.5*n)[:,None,None])**2).sum(1) # beyond 1.5 n every blur is flat
-    narrow = (sigma<2.8)[:,None]
-    k = k*~(narrow & (k<LEAST*(sigma*sqrt(2*pi)).clamp(min=1)[:,None]))    # the same taps as in `_rounded_blur`
-    k = k/k.sum(1, keepdim=True)
-    A = k[:,(i[:,None]-i)%p]+k[:,(i[:,None]+i)%p]
-    A[:,:,[0,-1]] /= 2                                                     # first and last sample have no mirror image
+
+    if n == 1:
+        return torch.ones(len(sigma), 1, 1, device=sigma.device)
+    i, p = torch.arange(n, device=sigma.device), 2 * (n - 1)  # the mirrored signal repeats after p samples
+    d = torch.arange(p, device=sigma.device) + p * torch.arange(-3, 4, device=sigma.device)[:, None]
+    k = torch.exp(-0.5 * (d / sigma.clamp(1e-3, 1.5 * n)[:, None, None]) ** 2).sum(1)  # beyond 1.5 n every blur is flat
+    narrow = (sigma < 2.8)[:, None]
+    k = k * ~(
+        narrow & (k < LEAST * (sigma * sqrt(2 * pi)).clamp(min=1)[:, None])
+    )  # the same taps as in `_rounded_blur`
+    k = k / k.sum(1, keepdim=True)
+    A = k[:, (i[:, None] - i) % p] + k[:, (i[:, None] + i) % p]
+    A[:, :, [0, -1]] /= 2  # first and last sample have no mirror image
     return A
 
 # %% ../nbs/03_dog.ipynb #c158
 def _batch_sigma(g, measure, fallback):
     "`focus_sigma` of integer grey levels, torch (B,H,W) -> (B,) float32."
     import torch
-    B,H,W = g.shape
-    idx,mask,out = (torch.as_tensor(a, device=g.device) for a in _windows(H, W))
-    c = g.reshape(B,-1)[:,idx]*(mask>0)
-    v = c if measure=='intensity' else sum(c.roll(s, d) for s in (1,-1) for d in (-1,-2))-4*c
+
+    B, H, W = g.shape
+    idx, mask, out = (torch.as_tensor(a, device=g.device) for a in _windows(H, W))
+    c = g.reshape(B, -1)[:, idx] * (mask > 0)
+    v = c if measure == 'intensity' else sum(c.roll(s, d) for s in (1, -1) for d in (-1, -2)) - 4 * c
     v = v.reshape(B, -1).long()
-    v[:,out] = 0
+    v[:, out] = 0
     v = v.reshape(B, len(idx), -1)
-    n = H*W if measure=='laplacian' else torch.as_tensor(_disc_sizes(H, W)).long().to(g.device)
-    real = torch.float32 if g.device.type=='mps' else torch.float64 # Apple's GPUs have no doubles
-    top = ((n*(v*v).sum(-1)-v.sum(-1)**2).to(real)/n/n).topk(2).values
-    d = top[:,0]-top[:,1]
-    return torch.where(d>=1, d, fallback).float()
+    n = H * W if measure == 'laplacian' else torch.as_tensor(_disc_sizes(H, W)).long().to(g.device)
+    real = torch.float32 if g.device.type == 'mps' else torch.float64  # Apple's GPUs have no doubles
+    top = ((n * (v * v).sum(-1) - v.sum(-1) ** 2).to(real) / n / n).topk(2).values
+    d = top[:, 0] - top[:, 1]
+    return torch.where(d >= 1, d, fallback).float()
+
 
 def _batch_dog(c, measure, fallback):
     "The signed filter on levels `c`, torch int (B,1 or 3,H,W), by matrices alone: for GPUs."
-    g = c[:,0] if c.shape[1]==1 else (9798*c[:,0]+19235*c[:,1]+3735*c[:,2]+16384)>>15 # OpenCV's grey
+    g = (
+        c[:, 0] if c.shape[1] == 1 else (9798 * c[:, 0] + 19235 * c[:, 1] + 3735 * c[:, 2] + 16384) >> 15
+    )  # OpenCV's grey
     sigma = _batch_sigma(g, measure, fallback)
-    wide,fine = ((_blur_matrix(c.shape[2], q)@g.float()@_blur_matrix(c.shape[3], q).mT+TIE).round() for q in (sigma,sigma/10))
-    return wide-fine
+    wide, fine = (
+        (_blur_matrix(c.shape[2], q) @ g.float() @ _blur_matrix(c.shape[3], q).mT + TIE).round()
+        for q in (sigma, sigma / 10)
+    )
+    return wide - fine
 
 # %% ../nbs/03_dog.ipynb #c160
 def _photo(x):
     "One image of a batch, (C,H,W) float in [0,1], as (H,W,C) uint8."
-    low,high = x.aminmax()
-    if high>2: raise ValueError(f"x should be in [0,1], got values up to {high:g}: divide levels 0..255 by 255")
-    x = (x.clamp(min=0) if low<0 else x).float()
-    hwc = x.permute(1, 2, 0)                                    # a photo seen as a tensor is one already
-    return cv2.convertScaleAbs(hwc.numpy(), alpha=255) if hwc.is_contiguous() else cv2.merge([cv2.convertScaleAbs(c, alpha=255) for c in x.numpy()])
+    low, high = x.aminmax()
+    if high > 2:
+        raise ValueError(f"x should be in [0,1], got values up to {high:g}: divide levels 0..255 by 255")
+    x = (x.clamp(min=0) if low < 0 else x).float()
+    hwc = x.permute(1, 2, 0)  # a photo seen as a tensor is one already
+    return (
+        cv2.convertScaleAbs(hwc.numpy(), alpha=255)
+        if hwc.is_contiguous()
+        else cv2.merge([cv2.convertScaleAbs(c, alpha=255) for c in x.numpy()])
+    )
 
+# %% ../nbs/03_dog.ipynb #c160_1
 def modified_dog_batch(
-    x,                       # torch (B,3,H,W) RGB or (B,1,H,W) grey, float in [0,1], any device
-    measure:str='laplacian', # as in `modified_dog`
-    fallback:float=2.,       # px
-    saturate:bool=True,      # False keeps the negative half
-):                           # (B,1,H,W) float32 in [0,1] ([-1,1] where not saturated); carries no gradient
-    "`modified_dog` for a batch, on any device: the same picture within one grey level (on GPUs and above sigma 28, two at a few pixels in ten thousand)."
+    x,  # torch (B,3,H,W) RGB or (B,1,H,W) grey, float in [0,1], any device
+    measure: str = 'laplacian',  # as in `modified_dog`
+    fallback: float = 2.0,  # px
+    saturate: bool = True,  # False keeps the negative half
+):  # (B,1,H,W) float32 in [0,1] ([-1,1] where not saturated); carries no gradient
+    """`modified_dog` for a batch, on any device: the same picture within one grey level (on GPUs and above sigma 28,
+    two at a few pixels in ten thousand)."""
     import torch
-    if not torch.is_tensor(x): raise ValueError(f"x should be a torch tensor (B,3,H,W) in [0,1], got {type(x).__name__}: pass `torch.from_numpy(x)`. One uint8 image goes to `modified_dog`.")
-    if x.ndim!=4 or x.shape[1] not in (1,3) or not x.is_floating_point(): raise ValueError(f"x should be (B,3,H,W) float in [0,1], got {tuple(x.shape)} {x.dtype}. One uint8 image goes to `modified_dog`.")
-    if measure not in MEASURES: raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
-    if not fallback>0: raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
-    if len(x)==0: return x[:,:1].detach().float()
+
+    if not torch.is_tensor(x):
+        raise ValueError(
+            f"x should be a torch tensor (B,3,H,W) in [0,1], got {type(x).__name__}: pass `torch.from_numpy(x)`. One "
+            "uint8 image goes to `modified_dog`."
+        )
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+        raise ValueError(
+            f"x should be (B,3,H,W) float in [0,1], got {tuple(x.shape)} {x.dtype}. One uint8 image goes to "
+            "`modified_dog`."
+        )
+    if measure not in MEASURES:
+        raise ValueError(f"measure should be one of {MEASURES}, got {measure!r}")
+    if not fallback > 0:
+        raise ValueError(f"fallback is a blur in pixels and should be above 0, got {fallback}")
+    if len(x) == 0:
+        return x[:, :1].detach().float()
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        if x.device.type!='cpu': d = _batch_dog((x.float()*255).round().clamp(0, 255).int(), measure, fallback)
-        else: d = [torch.from_numpy(modified_dog(_photo(i), measure, fallback, saturate)) for i in x.detach()]
-        d = (d if torch.is_tensor(d) else torch.stack(d))[:,None]/255
+        if x.device.type != 'cpu':
+            d = _batch_dog((x.float() * 255).round().clamp(0, 255).int(), measure, fallback)
+        else:
+            d = [torch.from_numpy(modified_dog(_photo(i), measure, fallback, saturate)) for i in x.detach()]
+        d = (d if torch.is_tensor(d) else torch.stack(d))[:, None] / 255
         return d.clamp(min=0) if saturate else d
 
 # %% ../nbs/03_dog.ipynb #c163
 def literal_dog(
-    img,               # (H,W,3) RGB or (H,W) grey, uint8
-    fallback:float=2., # as in `modified_dog`; the report's program has 1
-)->np.ndarray:         # (H,W) uint8
-    "The whole filter the program's way, for tests and timing: `literal_scores`, two of OpenCV's 8-bit blurs, a saturated difference."
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    fallback: float = 2.0,  # as in `modified_dog`; the report's program has 1
+) -> np.ndarray:  # (H,W) uint8
+    """The whole filter the program's way, for tests and timing: `literal_scores`, two of OpenCV's 8-bit blurs, a
+    saturated difference."""
     g = to_grey(img)
-    b,a = np.sort(literal_scores(g))[-2:]
-    sigma = a-b if a-b>=1 else fallback
-    return cv2.subtract(cv2.GaussianBlur(g, (0,0), sigma), cv2.GaussianBlur(g, (0,0), sigma/10))
+    b, a = np.sort(literal_scores(g))[-2:]
+    sigma = a - b if a - b >= 1 else fallback
+    return cv2.subtract(cv2.GaussianBlur(g, (0, 0), sigma), cv2.GaussianBlur(g, (0, 0), sigma / 10))

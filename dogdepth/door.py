@@ -7,7 +7,16 @@ __all__ = ['PORTS', 'FORWARDED', 'Here', 'Desk', 'desk', 'language', 'host_name'
            'visitor_of_key', 'origin_parts', 'check_origin', 'own_names', 'networks', 'under', 'Proxied']
 
 # %% ../nbs/workshop/door.ipynb #w002
-import hashlib, hmac, ipaddress, os, queue, re, secrets, socket, threading, weakref
+import hashlib
+import hmac
+import ipaddress
+import os
+import queue
+import re
+import secrets
+import socket
+import threading
+import weakref
 from dataclasses import asdict
 from urllib.parse import urlsplit
 import flask
@@ -19,170 +28,235 @@ from .uploads import LANGUAGES, Limits, Refused
 # %% ../nbs/workshop/door.ipynb #c079
 _desks = weakref.WeakSet()
 
+# %% ../nbs/workshop/door.ipynb #c079_1
 class Here:
     """What one app holds in this process; a forked process gets a shelf, a bench and decoders of its own."""
+
     def _open(self, beside=None):
         "Nothing here starts a thread or a process: that waits for the first request."
         self._shelf = Shelf(self.limits, self.data_dir, beside)
         self._bench = Bench(self._shelf, Helper('set_up_predictor', self.predictor))
         self._decoders = queue.Queue()
-        for _ in range(self.n_decoders): self._decoders.put(Helper('set_up_decoder', asdict(self.limits)))
-        self._waiters,self.pid = threading.Semaphore(6),os.getpid()
+        for _ in range(self.n_decoders):
+            self._decoders.put(Helper('set_up_decoder', asdict(self.limits)))
+        self._waiters, self.pid = threading.Semaphore(6), os.getpid()
 
     def here(self):
         "This desk, in this process."
-        if self.pid!=os.getpid():
+        if self.pid != os.getpid():
             with self.lock:
-                if self.pid!=os.getpid():
+                if self.pid != os.getpid():
                     self._shelf.leave()
                     self._open(beside=self._shelf)
         return self
+
     @property
-    def shelf(self): return self.here()._shelf
+    def shelf(self):
+        return self.here()._shelf
+
     @property
-    def bench(self): return self.here()._bench
+    def bench(self):
+        return self.here()._bench
+
     @property
-    def decoders(self): return self.here()._decoders
+    def decoders(self):
+        return self.here()._decoders
+
     @property
-    def waiters(self): return self.here()._waiters
+    def waiters(self):
+        return self.here()._waiters
 
 # %% ../nbs/workshop/door.ipynb #c079a
 class Desk(Here):
     "What one app holds: `current_app.extensions['dogdepth']`."
-    def __init__(self, limits:Limits, predictor=None, data_dir=None, decoders:int=2, names=(), https:bool=False):
-        self.limits,self.predictor,self.data_dir,self.n_decoders,self.https = limits,predictor,data_dir,decoders,https
-        self.secret,self.names = secrets.token_bytes(32),{host_name(n) for n in names}
+
+    def __init__(self, limits: Limits, predictor=None, data_dir=None, decoders: int = 2, names=(), https: bool = False):
+        self.limits, self.predictor, self.data_dir, self.n_decoders, self.https = (
+            limits,
+            predictor,
+            data_dir,
+            decoders,
+            https,
+        )
+        self.secret, self.names = secrets.token_bytes(32), {host_name(n) for n in names}
         self.lock = threading.Lock()
         self._open()
         _desks.add(self)
 
     def warm(self):
         "Start the decoders, so that the first upload need not wait for one."
-        def start(h):
-            with h.lock: h.pid or h.start()
-        for h in list(self.decoders.queue): threading.Thread(target=start, args=(h,), daemon=True).start()
 
-    def sign(self, text:str)->str: return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()[:32]
+        def start(h):
+            with h.lock:
+                h.pid or h.start()
+
+        for h in list(self.decoders.queue):
+            threading.Thread(target=start, args=(h,), daemon=True).start()
+
+    def sign(self, text: str) -> str:
+        return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def close(self):
-        if self.pid!=os.getpid(): return # all of it belongs to the process that this one was forked from
+        if self.pid != os.getpid():
+            return  # all of it belongs to the process that this one was forked from
         self._bench.close()
-        while not self._decoders.empty(): self._decoders.get().kill()
+        while not self._decoders.empty():
+            self._decoders.get().kill()
         self._shelf.close()
 
+# %% ../nbs/workshop/door.ipynb #c079a_1
 def _after_fork():
-    for d in list(_desks): d.lock = threading.Lock() # a thread that is no more may have held the old one
+    for d in list(_desks):
+        d.lock = threading.Lock()  # a thread that is no more may have held the old one
+
 
 os.register_at_fork(after_in_child=_after_fork)
 
-def desk()->Desk: return flask.current_app.extensions['dogdepth']
+
+def desk() -> Desk:
+    return flask.current_app.extensions['dogdepth']
 
 # %% ../nbs/workshop/door.ipynb #c081
-def language()->str:
+def language() -> str:
     "English or Korean: as asked for by ?lang=, else by the browser."
     asked = flask.request.args.get('lang')
     return asked if asked in LANGUAGES else flask.request.accept_languages.best_match(LANGUAGES, 'en')
 
-def host_name(text:str)->str:
+
+def host_name(text: str) -> str:
     "A host's name as browsers send it, from a name, a name with a port, or an address of a page."
-    try: name = urlsplit(text if '://' in text else '//'+text).hostname
-    except ValueError: name = None
-    if not name: raise ValueError(f"a host name is something like depth.example, got {text!r}")
+    try:
+        name = urlsplit(text if '://' in text else '//' + text).hostname
+    except ValueError:
+        name = None
+    if not name:
+        raise ValueError(f"a host name is something like depth.example, got {text!r}")
     name = name.rstrip('.')
     return name if name.isascii() else name.encode('idna').decode()
 
-def bare_address(name:str)->bool:
-    try: return bool(ipaddress.ip_address(name.strip('[]')))
-    except ValueError: return False
 
-def known_name(host:str)->bool:
+def bare_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name.strip('[]')))
+    except ValueError:
+        return False
+
+
+def known_name(host: str) -> bool:
     """Is this a name of ours? A page elsewhere can point its own name at our address (DNS rebinding);
     it cannot do that to a bare address."""
-    try: name = host_name(host)
-    except ValueError: return False # UnicodeError is one too
+    try:
+        name = host_name(host)
+    except ValueError:
+        return False  # UnicodeError is one too
     return name in desk().names or bare_address(name)
 
-def key_for(visitor:str)->str: return f'{visitor}.{desk().sign("key"+visitor)}'
+# %% ../nbs/workshop/door.ipynb #c081_1
+def key_for(visitor: str) -> str:
+    return f'{visitor}.{desk().sign("key" + visitor)}'
 
-def visitor_of_key(key:str)->str:
-    visitor,_,mark = key.rpartition('.')
-    if not hmac.compare_digest(mark.encode(), desk().sign('key'+visitor).encode()): raise Refused(401, 'bad_key')
+
+def visitor_of_key(key: str) -> str:
+    visitor, _, mark = key.rpartition('.')
+    if not hmac.compare_digest(mark.encode(), desk().sign('key' + visitor).encode()):
+        raise Refused(401, 'bad_key')
     return visitor
 
 # %% ../nbs/workshop/door.ipynb #c082a
 PORTS = dict(http=80, https=443)
 
-def origin_parts(url:str)->tuple: # (scheme, host, port); ('','',0) for what is no origin
+
+def origin_parts(url: str) -> tuple:  # (scheme, host, port); ('','',0) for what is no origin
     "An origin, however it is written: `https://depth.example:443` is `https://depth.example`."
     try:
         u = urlsplit(url)
         return u.scheme, host_name(url), u.port or PORTS.get(u.scheme, 0)
-    except ValueError: return '','',0
+    except ValueError:
+        return '', '', 0
+
 
 def check_origin(r):
     "Refuse what a page elsewhere made a browser send."
     site = r.headers.get('Sec-Fetch-Site', 'same-origin')
-    if site not in ('same-origin','none'): raise Refused(403, 'elsewhere')
-    if 'Origin' not in r.headers: return
-    theirs,d = origin_parts(r.headers['Origin']),desk()
+    if site not in ('same-origin', 'none'):
+        raise Refused(403, 'elsewhere')
+    if 'Origin' not in r.headers:
+        return
+    theirs, d = origin_parts(r.headers['Origin']), desk()
     ours = [origin_parts(f'{scheme}://{r.host}') for scheme in {r.scheme, 'https' if d.https else r.scheme}]
-    if theirs in ours: return
-    if theirs[1]!=ours[0][1]: raise Refused(403, 'elsewhere')
+    if theirs in ours:
+        return
+    if theirs[1] != ours[0][1]:
+        raise Refused(403, 'elsewhere')
     # a proxy may have changed scheme or port; then the browser's own word counts
-    if 'Sec-Fetch-Site' in r.headers and r.environ.get('dogdepth.proxied'): return
+    if 'Sec-Fetch-Site' in r.headers and r.environ.get('dogdepth.proxied'):
+        return
     raise Refused(403, 'other_address', theirs=r.headers['Origin'][:200], ours=r.host_url.rstrip('/'))
 
 # %% ../nbs/workshop/door.ipynb #c083k
-def own_names()->set:
+def own_names() -> set:
     "What this machine is called: a page may be opened by each of these."
     me = socket.gethostname().lower()
     short = me.partition('.')[0]
-    return {'localhost', *(n for n in (me, short, short+'.local') if re.fullmatch(r'[\w-][\w.-]*', n))}
+    return {'localhost', *(n for n in (me, short, short + '.local') if re.fullmatch(r'[\w-][\w.-]*', n))}
 
-FORWARDED = dict( # what each may look like
-    PROTO='https?', HOST=r'[\w.:\[\]-]+', PORT=r'\d{1,5}', PREFIX=r'(/[\w.~-]+)+/?')
 
-def networks(proxy:str)->list:
+FORWARDED = dict(  # what each may look like
+    PROTO='https?', HOST=r'[\w.:\[\]-]+', PORT=r'\d{1,5}', PREFIX=r'(/[\w.~-]+)+/?'
+)
+
+
+def networks(proxy: str) -> list:
     "The addresses that a proxy may have, from an address, a network or `localhost`."
-    names = ('127.0.0.0/8','::1') if proxy=='localhost' else (proxy,)
-    try: return [ipaddress.ip_network(n, strict=False) for n in names]
+    names = ('127.0.0.0/8', '::1') if proxy == 'localhost' else (proxy,)
+    try:
+        return [ipaddress.ip_network(n, strict=False) for n in names]
     except ValueError:
-        raise ValueError("a proxy is known by its address or network, such as 10.0.0.2 or 172.18.0.0/16, "
-                         f"got {proxy!r}") from None
+        raise ValueError(
+            f"a proxy is known by its address or network, such as 10.0.0.2 or 172.18.0.0/16, got {proxy!r}"
+        ) from None
 
-def under(environ, prefix:str):
+
+def under(environ, prefix: str):
     "Move `prefix` from the path to where WSGI keeps it; a proxy may have taken it off the path already."
-    if not prefix: return
-    environ['SCRIPT_NAME'] = environ.get('SCRIPT_NAME', '').rstrip('/')+prefix
+    if not prefix:
+        return
+    environ['SCRIPT_NAME'] = environ.get('SCRIPT_NAME', '').rstrip('/') + prefix
     path = environ.get('PATH_INFO', '')
-    if (path+'/').startswith(prefix+'/') and not re.match('/(api|static)/', path):
-        environ['PATH_INFO'] = path[len(prefix):] or '/'
+    if (path + '/').startswith(prefix + '/') and not re.match('/(api|static)/', path):
+        environ['PATH_INFO'] = path[len(prefix) :] or '/'
 
 # %% ../nbs/workshop/door.ipynb #c083n
 class Proxied:
     """WSGI: what a proxy we trust says of the world outside is believed (werkzeug's ProxyFix);
     what anyone else says of it is not heard."""
+
     def __init__(self, app, proxies=(), prefix=''):
-        self.app,self.fixed = app,ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1)
+        self.app, self.fixed = app, ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1)
         self.networks = [n for p in ([proxies] if isinstance(proxies, str) else proxies) for n in networks(p)]
-        self.prefix = '/'+prefix.strip('/') if prefix.strip('/') else ''
+        self.prefix = '/' + prefix.strip('/') if prefix.strip('/') else ''
         if self.prefix and not re.fullmatch(FORWARDED['PREFIX'], self.prefix):
             raise ValueError(f"prefix is a path such as /depth, got {prefix!r}")
         if re.match('/(api|static)(/|$)', self.prefix):
-            raise ValueError(f"the page has addresses of its own under the prefix {self.prefix}: choose another, such as /depth")
+            raise ValueError(
+                f"the page has addresses of its own under the prefix {self.prefix}: choose another, such as /depth"
+            )
 
-    def trusts(self, address:str)->bool:
-        try: ip = ipaddress.ip_address(address.partition('%')[0] or '127.0.0.1') # a Unix socket has no address
-        except ValueError: return False
+    def trusts(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address.partition('%')[0] or '127.0.0.1')  # a Unix socket has no address
+        except ValueError:
+            return False
         ip = getattr(ip, 'ipv4_mapped', None) or ip
         return any(ip in n for n in self.networks)
 
     def __call__(self, environ, start_response):
         trusted = self.trusts(environ.get('REMOTE_ADDR', ''))
-        for part,form in FORWARDED.items(): # of several values the last is our own proxy's
+        for part, form in FORWARDED.items():  # of several values the last is our own proxy's
             key = f'HTTP_X_FORWARDED_{part}'
             said = environ.pop(key, '').rpartition(',')[2].strip()
-            if trusted and re.fullmatch(form, said): environ[key] = said
+            if trusted and re.fullmatch(form, said):
+                environ[key] = said
         environ['dogdepth.proxied'] = trusted and any(k.startswith('HTTP_X_FORWARDED_') for k in environ)
         under(environ, self.prefix or environ.get('HTTP_X_FORWARDED_PREFIX', '').rstrip('/'))
         return (self.fixed if trusted else self.app)(environ, start_response)

@@ -6,64 +6,94 @@
 __all__ = ['LABELED', 'SPLITS', 'fetch', 'fetch_labeled']
 
 # %% ../nbs/workshop/download.ipynb #w002
-import errno, hashlib, os, shutil, time
+import errno
+import hashlib
+import os
+import shutil
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from .layout import _bar
 
 # %% ../nbs/workshop/download.ipynb #c081
-LABELED = dict(url='http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat', size=2_972_037_809,
-               sha256='2d724b0c0ab358aa1ce5df855e5bd14a2279ab7202efe22f32a30d612dcb86aa')
-SPLITS  = dict(url='http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat', md5='08e3c3aea27130ac7c01ffd739a4535f')
+LABELED = dict(
+    url='http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat',
+    size=2_972_037_809,
+    sha256='2d724b0c0ab358aa1ce5df855e5bd14a2279ab7202efe22f32a30d612dcb86aa',
+)
+SPLITS = dict(
+    url='http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat', md5='08e3c3aea27130ac7c01ffd739a4535f'
+)
+
 
 def _fault(path, size=None, sha256=None, md5=None):
     "How a file differs from what was promised, or ''."
-    if size is not None and path.stat().st_size!=size: return f"has {path.stat().st_size:,} bytes instead of {size:,}"
-    for algo,want in (('sha256',sha256),('md5',md5)):
-        if want is None: continue
-        with open(path,'rb') as f: got = hashlib.file_digest(f, algo).hexdigest()
-        if got!=want: return f"has {algo} {got} instead of {want}"
+    if size is not None and path.stat().st_size != size:
+        return f"has {path.stat().st_size:,} bytes instead of {size:,}"
+    for algo, want in (('sha256', sha256), ('md5', md5)):
+        if want is None:
+            continue
+        with open(path, 'rb') as f:
+            got = hashlib.file_digest(f, algo).hexdigest()
+        if got != want:
+            return f"has {algo} {got} instead of {want}"
     return ''
 
 # %% ../nbs/workshop/download.ipynb #c082
 def _pull(url, part, size, bar):
     "Append to `part` what it lacks (HTTP Range, RFC 9110 §14); True once the server has sent all."
     from urllib.request import Request, urlopen
+
     have = part.stat().st_size if part.exists() else 0
-    with urlopen(Request(url, headers={'User-Agent':'dogdepth'}|({'Range':f'bytes={have}-'} if have else {})), timeout=30) as r:
-        if r.status!=206: have = 0 # the server sends the file from its start
-        elif not r.headers.get('Content-Range','').startswith(f'bytes {have}-'): raise OSError(f"{url} answered with the wrong part: {r.headers.get('Content-Range')}")
+    with urlopen(
+        Request(url, headers={'User-Agent': 'dogdepth'} | ({'Range': f'bytes={have}-'} if have else {})), timeout=30
+    ) as r:
+        if r.status != 206:
+            have = 0  # the server sends the file from its start
+        elif not r.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
+            raise OSError(f"{url} answered with the wrong part: {r.headers.get('Content-Range')}")
         length = r.headers.get('Content-Length')
-        total = have+int(length) if length else size
-        if size is not None and total!=size: raise ValueError(f"{url} is {total:,} bytes long; {size:,} were expected: it is not the file we know")
-        if total and (free:=shutil.disk_usage(part.parent).free)<total-have: raise OSError(errno.ENOSPC, f"{part.parent} has {free/1e9:.1f} GB free, {(total-have)/1e9:.1f} GB are needed")
+        total = have + int(length) if length else size
+        if size is not None and total != size:
+            raise ValueError(f"{url} is {total:,} bytes long; {size:,} were expected: it is not the file we know")
+        if total and (free := shutil.disk_usage(part.parent).free) < total - have:
+            raise OSError(
+                errno.ENOSPC, f"{part.parent} has {free / 1e9:.1f} GB free, {(total - have) / 1e9:.1f} GB are needed"
+            )
         with open(part, 'ab' if have else 'wb') as f:
-            while chunk:=r.read(1<<18):
+            while chunk := r.read(1 << 18):
                 f.write(chunk)
                 have += len(chunk)
                 bar(have)
-    return total is None or have==total
+    return total is None or have == total
 
 # %% ../nbs/workshop/download.ipynb #c083
 def _attempt(url, part, size, bar):
     "Pull once. '' when all is there, else why not; raises where another attempt would not help."
     from http.client import HTTPException
     from urllib.error import HTTPError
-    try: return '' if _pull(url, part, size, bar) else 'the connection was cut'
+
+    try:
+        return '' if _pull(url, part, size, bar) else 'the connection was cut'
     except HTTPError as e:
-        if e.code==416: part.unlink(missing_ok=True) # what we hold is no beginning of that file
-        elif e.code<500: raise OSError(f"{url} answered {e.code} {e.reason}") from None
+        if e.code == 416:
+            part.unlink(missing_ok=True)  # what we hold is no beginning of that file
+        elif e.code < 500:
+            raise OSError(f"{url} answered {e.code} {e.reason}") from None
         return f'{e.code} {e.reason}'
-    except (OSError,HTTPException) as e:
-        if getattr(e,'errno',None)==errno.ENOSPC: raise
+    except (OSError, HTTPException) as e:
+        if getattr(e, 'errno', None) == errno.ENOSPC:
+            raise
         return str(e) or type(e).__name__
 
 # %% ../nbs/workshop/download.ipynb #c084
 @contextmanager
 def _one_at_a_time(folder):
-    "One download into a folder at a time, over threads and processes; where folders cannot be locked (Windows, some network disks) nobody waits."
+    """One download into a folder at a time, over threads and processes; where folders cannot be locked (Windows, some
+    network disks) nobody waits."""
     try:
         import fcntl
+
         fd = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         yield
@@ -73,24 +103,27 @@ def _one_at_a_time(folder):
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(fd) # and the lock goes
+        os.close(fd)  # and the lock goes
 
 # %% ../nbs/workshop/download.ipynb #c084_1
 def fetch(
-    url:str,
-    path,                             # where the file shall be
-    size=None, sha256=None, md5=None, # what it must be, as far as known
-    tries:int=5,                      # attempts in a row that bring nothing
-    wait:float=2.,                    # seconds before the second attempt; doubles
-    progress=True,                    # a bar on stderr
-)->Path:
-    "Download one file, all or nothing: `path.part` grows, survives a cut and is resumed; it gets its name when size and checksum are right."
+    url: str,
+    path,  # where the file shall be
+    size=None,
+    sha256=None,
+    md5=None,  # what it must be, as far as known
+    tries: int = 5,  # attempts in a row that bring nothing
+    wait: float = 2.0,  # seconds before the second attempt; doubles
+    progress=True,  # a bar on stderr
+) -> Path:
+    """Download one file, all or nothing: `path.part` grows, survives a cut and is resumed; it gets its name when size
+    and checksum are right."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(path.parent):
         if not path.exists():
             return _fetch(url, path, dict(size=size, sha256=sha256, md5=md5), tries, wait, progress)
-    if fault:=_fault(path, size, sha256, md5):
+    if fault := _fault(path, size, sha256, md5):
         raise ValueError(f"{path} is there already but {fault}: move it away to fetch it again")
     return path
 
@@ -98,25 +131,25 @@ def fetch(
 def _fetch(url, path, promised, tries, wait, progress):
     size = promised['size']
     short = hashlib.md5(path.name.encode(), usedforsecurity=False).hexdigest()[:12]
-    part = path.with_name(f'{path.name}.part' if len(os.fsencode(path.name))<=250 else f'.{short}.part')
-    bar,failed = _bar(path.name, size or 0, 'bytes', progress and size),0
+    part = path.with_name(f'{path.name}.part' if len(os.fsencode(path.name)) <= 250 else f'.{short}.part')
+    bar, failed = _bar(path.name, size or 0, 'bytes', progress and size), 0
     while True:
         before = part.stat().st_size if part.exists() else 0
-        if size is not None and before>size:
+        if size is not None and before > size:
             part.unlink()
             before = 0
-        if size is not None and before==size:
+        if size is not None and before == size:
             break
         why = _attempt(url, part, size, bar)
         if not why:
             break
-        failed = 0 if part.exists() and part.stat().st_size>before else failed+1
-        if failed>=tries:
+        failed = 0 if part.exists() and part.stat().st_size > before else failed + 1
+        if failed >= tries:
             kept = f'What came is kept in {part}: run it again to go on from there' if part.exists() else 'Nothing came'
             raise OSError(f"{url} could not be fetched: {why} ({tries} times in a row). {kept}")
         if failed:
-            time.sleep(wait*2**(failed-1))
-    if fault:=_fault(part, **promised):
+            time.sleep(wait * 2 ** (failed - 1))
+    if fault := _fault(part, **promised):
         part.unlink()
         raise ValueError(f"{url} came in whole but {fault}: thrown away, as it is not the file we know")
     os.replace(part, path)
@@ -124,11 +157,17 @@ def _fetch(url, path, promised, tries, wait, progress):
 
 # %% ../nbs/workshop/download.ipynb #c085
 def fetch_labeled(
-    to='data',                          # folder
-    url=LABELED['url'], size=LABELED['size'], sha256=LABELED['sha256'],
-    splits_url=SPLITS['url'], splits_md5=SPLITS['md5'], # splits_url=None leaves splits.mat out
-    progress=True, **kw,                # of `fetch`
-)->Path:                                # of nyu_depth_v2_labeled.mat
-    "The official labelled NYU Depth V2 (2.97 GB) and its split into 795 and 654 frames. For research; its authors state no licence."
-    if splits_url: fetch(splits_url, Path(to)/'splits.mat', md5=splits_md5, progress=False, **kw)
-    return fetch(url, Path(to)/'nyu_depth_v2_labeled.mat', size, sha256, progress=progress, **kw)
+    to='data',  # folder
+    url=LABELED['url'],
+    size=LABELED['size'],
+    sha256=LABELED['sha256'],
+    splits_url=SPLITS['url'],
+    splits_md5=SPLITS['md5'],  # splits_url=None leaves splits.mat out
+    progress=True,
+    **kw,  # of `fetch`
+) -> Path:  # of nyu_depth_v2_labeled.mat
+    """The official labelled NYU Depth V2 (2.97 GB) and its split into 795 and 654 frames. For research; its authors
+    state no licence."""
+    if splits_url:
+        fetch(splits_url, Path(to) / 'splits.mat', md5=splits_md5, progress=False, **kw)
+    return fetch(url, Path(to) / 'nyu_depth_v2_labeled.mat', size, sha256, progress=progress, **kw)

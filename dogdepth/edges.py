@@ -9,7 +9,8 @@ __all__ = ['GUIDE_RADIUS', 'GUIDE_EPS', 'GAIN', 'STEP', 'WORK_AREA', 'PLANE_SIZE
 
 # %% ../nbs/workshop/edges.ipynb #c002
 import time
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .depth import valid_mask
 from .shape import boundary_f1
 from .metrics import image_metrics
@@ -18,95 +19,105 @@ from .metrics import image_metrics
 GUIDE_RADIUS = 3  # pixels of the network's map: windows of 7x7
 GUIDE_EPS = 5e-4  # variance of grey (0 to 1) below which the photo is taken for flat: a standard deviation of 0.022
 
+
 def _box(x, radius):
-    return cv2.boxFilter(x, -1, (2*radius+1, 2*radius+1), borderType=cv2.BORDER_REFLECT)
+    return cv2.boxFilter(x, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+
 
 def guide_fit(
-    guide,                    # (h,w) float32, grey from 0 to 1
-    x,                        # (h,w) float32, what is fitted to it
-    radius:int=GUIDE_RADIUS,  # of the windows, pixels
-    eps:float=GUIDE_EPS,      # variance of grey that counts as none
-)->tuple:                     # a, b: (h,w) float32 each; `a*guide + b` is x, drawn along the guide
+    guide,  # (h,w) float32, grey from 0 to 1
+    x,  # (h,w) float32, what is fitted to it
+    radius: int = GUIDE_RADIUS,  # of the windows, pixels
+    eps: float = GUIDE_EPS,  # variance of grey that counts as none
+) -> tuple:  # a, b: (h,w) float32 each; `a*guide + b` is x, drawn along the guide
     "The guided filter's line in each place (He et al. 2010, eq. 5, 6, 8)."
     mean_g, mean_x = _box(guide, radius), _box(x, radius)
-    a = (_box(guide*x, radius)-mean_g*mean_x)/(_box(guide*guide, radius)-mean_g**2+eps)
-    return _box(a, radius), _box(mean_x-a*mean_g, radius)
+    a = (_box(guide * x, radius) - mean_g * mean_x) / (_box(guide * guide, radius) - mean_g**2 + eps)
+    return _box(a, radius), _box(mean_x - a * mean_g, radius)
 
 # %% ../nbs/workshop/edges.ipynb #c016
-GAIN = 3.   # how many times steeper a border becomes
-STEP = .15  # ln of a factor of depth (16 %): windows that span less are hardly touched
+GAIN = 3.0  # how many times steeper a border becomes
+STEP = 0.15  # ln of a factor of depth (16 %): windows that span less are hardly touched
+
 
 def local_limits(
-    x,         # (h,w) float32
-    size:int,  # side of the window, pixels, odd
-)->tuple:      # (h,w), (h,w): the lowest and the highest value in the window around each pixel
+    x,  # (h,w) float32
+    size: int,  # side of the window, pixels, odd
+) -> tuple:  # (h,w), (h,w): the lowest and the highest value in the window around each pixel
     "Erosion and dilation: what the two sides of a border are."
     window = np.ones((size, size), np.uint8)
     return cv2.erode(x, window), cv2.dilate(x, window)
 
-def steepen_maps(
-    low, high,         # (h,w) from `local_limits`
-    gain:float=GAIN,   # far above `step`; 1 changes nothing
-    step:float=STEP,   # the span at which half of the extra gain is used
-)->tuple:              # slope, offset: (h,w) each; the steeper x is `slope*x + offset`, kept between low and high
-    "A line through the middle of the two sides, steep where they are far apart."
-    span = (high-low)**2
-    extra = (gain-1)*span/(span+step*step)
-    return 1+extra, -.5*extra*(low+high)
 
-def steepen(x, size:int, gain:float=GAIN, step:float=STEP):
+def steepen_maps(
+    low,
+    high,  # (h,w) from `local_limits`
+    gain: float = GAIN,  # far above `step`; 1 changes nothing
+    step: float = STEP,  # the span at which half of the extra gain is used
+) -> tuple:  # slope, offset: (h,w) each; the steeper x is `slope*x + offset`, kept between low and high
+    "A line through the middle of the two sides, steep where they are far apart."
+    span = (high - low) ** 2
+    extra = (gain - 1) * span / (span + step * step)
+    return 1 + extra, -0.5 * extra * (low + high)
+
+
+def steepen(x, size: int, gain: float = GAIN, step: float = STEP):
     "`x` (h,w) with borders made steep: each pixel moves to the side it is nearer to (after Kramer & Bruckner 1975)."
     low, high = local_limits(x, size)
     slope, offset = steepen_maps(low, high, gain, step)
-    return np.clip(slope*x+offset, low, high)
+    return np.clip(slope * x + offset, low, high)
 
 # %% ../nbs/workshop/edges.ipynb #c022
 def fill_nearest(
-    x,      # (h,w) float32
+    x,  # (h,w) float32
     valid,  # (h,w) bool, at least one pixel true
-)->np.ndarray:
+) -> np.ndarray:
     "`x`, and where it is not valid the value of the nearest pixel that is."
     if valid.all():
         return x
     holes = (~valid).astype(np.uint8)
     label = cv2.distanceTransformWithLabels(holes, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
-    value = np.zeros(label.max()+1, np.float32)
+    value = np.zeros(label.max() + 1, np.float32)
     value[label[valid]] = x[valid]
     return value[label]
 
 # %% ../nbs/workshop/edges.ipynb #c025
-WORK_AREA = 240*320  # pixels at which depth is fitted to the photo: the size of the network's map
+WORK_AREA = 240 * 320  # pixels at which depth is fitted to the photo: the size of the network's map
+
 
 def _check(depth, image):
     "Depth as (h,w) float32 and the photo, or an error that says what was expected."
     depth, image = np.asarray(depth), np.asarray(image)
-    if depth.dtype.kind not in 'uif' or image.dtype!=np.uint8:
+    if depth.dtype.kind not in 'uif' or image.dtype != np.uint8:
         kinds = f"{depth.dtype} and {image.dtype}"
         raise TypeError(f"depth should be numbers, in metres, and image uint8, from 0 to 255; got {kinds}")
-    if depth.ndim!=2 or 0 in depth.shape:
+    if depth.ndim != 2 or 0 in depth.shape:
         raise ValueError(f"depth should be one map (h,w) in metres, got shape {depth.shape}")
-    if image.ndim!=3 or image.shape[2]!=3 or 0 in image.shape:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image should be the photo, (H,W,3) RGB, got shape {image.shape}")
-    (h,w),(H,W) = depth.shape, image.shape[:2]
-    if not 2/3<(w*H)/(h*W)<3/2:
+    (h, w), (H, W) = depth.shape, image.shape[:2]
+    if not 2 / 3 < (w * H) / (h * W) < 3 / 2:
         sizes = f"{h}x{w} and {H}x{W}"
         raise ValueError(f"depth and photo should show the same view, got {sizes}: is one of them turned or cropped?")
     return depth.astype(np.float32, copy=False), image
 
-def work_size(
-    depth_shape, image_shape,  # (h,w), (H,W,...)
-    area:int=WORK_AREA,        # pixels, about
-)->tuple:                      # (h,w), each 1 or more
-    "Where the fit is made: no larger than either map, nor than `area`."
-    h,w = min(depth_shape[0], image_shape[0]), min(depth_shape[1], image_shape[1])
-    shrink = min((area/(h*w))**.5, 1)
-    return max(round(h*shrink), 1), max(round(w*shrink), 1)
 
+def work_size(
+    depth_shape,
+    image_shape,  # (h,w), (H,W,...)
+    area: int = WORK_AREA,  # pixels, about
+) -> tuple:  # (h,w), each 1 or more
+    "Where the fit is made: no larger than either map, nor than `area`."
+    h, w = min(depth_shape[0], image_shape[0]), min(depth_shape[1], image_shape[1])
+    shrink = min((area / (h * w)) ** 0.5, 1)
+    return max(round(h * shrink), 1), max(round(w * shrink), 1)
+
+# %% ../nbs/workshop/edges.ipynb #c025_1
 def _resize(x, size):
     "`x` at `size` (h,w): means where it shrinks, lines between pixels where it grows."
-    if x.shape==tuple(size):
+    if x.shape == tuple(size):
         return x
-    shrinks = size[0]<=x.shape[0] and size[1]<=x.shape[1]
+    shrinks = size[0] <= x.shape[0] and size[1] <= x.shape[1]
     return cv2.resize(x, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 # %% ../nbs/workshop/edges.ipynb #c027
@@ -114,8 +125,9 @@ def _small_maps(x, grey, radius, eps, gain, step):
     "On the small map: the line in grey, the steepening line, and the limits; (h,w) each."
     x = steepen(x, 9, gain, step)
     a, b = guide_fit(grey, x, radius, eps)
-    low, high = local_limits(np.clip(a*grey+b, x.min(), x.max()), 5)
+    low, high = local_limits(np.clip(a * grey + b, x.min(), x.max()), 5)
     return a, b, *steepen_maps(low, high, gain, step), low, high
+
 
 def _draw(maps, grey):
     "The small maps, enlarged one by one into the same memory, applied to the photo's grey (H,W), which is used up."
@@ -132,14 +144,14 @@ def _draw(maps, grey):
 
 # %% ../nbs/workshop/edges.ipynb #c029
 def sharpen(
-    depth,                    # (h,w) metres, the network's map or one of the photo's size; 0, nan, inf = no reading
-    image,                    # (H,W,3) uint8 RGB: the photo
-    radius:int=GUIDE_RADIUS,  # of the windows in which depth is fitted to grey, pixels of the small map
-    eps:float=GUIDE_EPS,      # variance of grey (0 to 1) that counts as none
-    gain:float=GAIN,          # how many times steeper a border becomes; 1: no steepening
-    step:float=STEP,          # ln of the factor of depth from which on something is a border
-    area:int=WORK_AREA,       # pixels of the small map
-)->np.ndarray:                # (H,W) float32 metres; 0 only where `depth` has no reading
+    depth,  # (h,w) metres, the network's map or one of the photo's size; 0, nan, inf = no reading
+    image,  # (H,W,3) uint8 RGB: the photo
+    radius: int = GUIDE_RADIUS,  # of the windows in which depth is fitted to grey, pixels of the small map
+    eps: float = GUIDE_EPS,  # variance of grey (0 to 1) that counts as none
+    gain: float = GAIN,  # how many times steeper a border becomes; 1: no steepening
+    step: float = STEP,  # ln of the factor of depth from which on something is a border
+    area: int = WORK_AREA,  # pixels of the small map
+) -> np.ndarray:  # (H,W) float32 metres; 0 only where `depth` has no reading
     "Depth at the photo's size with its borders where the photo has them. Raises TypeError or ValueError."
     depth, image = _check(depth, image)
     valid = valid_mask(depth, (0, np.inf))
@@ -148,51 +160,54 @@ def sharpen(
         return np.zeros(shape, np.float32)
     size = work_size(depth.shape, shape, area)
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    grey *= np.float32(1/255)
+    grey *= np.float32(1 / 255)
     x = _resize(cv2.log(np.ascontiguousarray(fill_nearest(depth, valid))), size)
     centre = x.mean()
-    y = _draw(_small_maps(x-centre, _resize(grey, size), radius, eps, gain, step), grey)
+    y = _draw(_small_maps(x - centre, _resize(grey, size), radius, eps, gain, step), grey)
     y += centre
     y = cv2.exp(y, dst=y)
     if not valid.all():
-        y[cv2.resize(valid.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)==0] = 0
+        y[cv2.resize(valid.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) == 0] = 0
     return y
 
 # %% ../nbs/workshop/edges.ipynb #c033
 PLANE_SIZE = 17  # pixels: side of the windows in which a plane is fitted
-PLANE_TOL = .002 # share of 1/depth: the truth may leave the plane by so much
+PLANE_TOL = 0.002  # share of 1/depth: the truth may leave the plane by so much
+
 
 def plane_residual(
-    depth,                # (H,W) metres, all above 0
-    size:int=PLANE_SIZE,  # odd
-)->np.ndarray:            # (H,W) a share: rms distance of 1/depth from its best plane in each window
+    depth,  # (H,W) metres, all above 0
+    size: int = PLANE_SIZE,  # odd
+) -> np.ndarray:  # (H,W) a share: rms distance of 1/depth from its best plane in each window
     "How uneven depth is in each window, slant not counted: least squares in closed form, by four filters."
-    x = 1/np.asarray(depth, np.float64)
-    k, one = np.arange(size)-(size-1)/2, np.full(size, 1/size)
+    x = 1 / np.asarray(depth, np.float64)
+    k, one = np.arange(size) - (size - 1) / 2, np.full(size, 1 / size)
     how = dict(borderType=cv2.BORDER_REFLECT)
-    mean, square = (cv2.boxFilter(v, cv2.CV_64F, (size,size), **how) for v in (x, x*x))
-    across, down = (cv2.sepFilter2D(x, cv2.CV_64F, *pair, **how) for pair in ((k/size, one), (one, k/size)))
-    left = square-mean**2-(across**2+down**2)*12/(size**2-1)
-    return np.sqrt(np.maximum(left, 0))/mean
+    mean, square = (cv2.boxFilter(v, cv2.CV_64F, (size, size), **how) for v in (x, x * x))
+    across, down = (cv2.sepFilter2D(x, cv2.CV_64F, *pair, **how) for pair in ((k / size, one), (one, k / size)))
+    left = square - mean**2 - (across**2 + down**2) * 12 / (size**2 - 1)
+    return np.sqrt(np.maximum(left, 0)) / mean
 
 # %% ../nbs/workshop/edges.ipynb #c035
 def planar_mask(
-    depth,                 # (H,W) metres, the truth; 0 = no reading
-    size:int=PLANE_SIZE,
-    tol:float=PLANE_TOL,
-)->np.ndarray:             # (H,W) bool: centres of windows that lie on one plane, wholly inside the picture
+    depth,  # (H,W) metres, the truth; 0 = no reading
+    size: int = PLANE_SIZE,
+    tol: float = PLANE_TOL,
+) -> np.ndarray:  # (H,W) bool: centres of windows that lie on one plane, wholly inside the picture
     "Where the truth is flat."
-    valid, window = valid_mask(depth), np.ones((size,size), np.uint8)
-    whole = cv2.erode(valid.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=0)>0
-    return whole & (plane_residual(np.where(valid, depth, 1), size)<tol)
+    valid, window = valid_mask(depth), np.ones((size, size), np.uint8)
+    whole = cv2.erode(valid.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    return whole & (plane_residual(np.where(valid, depth, 1), size) < tol)
+
 
 def plane_roughness(
-    pred, target,          # (H,W) metres; the prediction without holes
-    flat=None,             # (H,W) bool, where the truth is flat; None: `planar_mask(target)`
-    size:int=PLANE_SIZE,
-)->dict:                   # mean, median: shares of depth, nan without a plane; n = windows
+    pred,
+    target,  # (H,W) metres; the prediction without holes
+    flat=None,  # (H,W) bool, where the truth is flat; None: `planar_mask(target)`
+    size: int = PLANE_SIZE,
+) -> dict:  # mean, median: shares of depth, nan without a plane; n = windows
     "How uneven a prediction is where the truth is flat. A misplaced border shows in the mean, not in the median."
-    if np.shape(pred)!=np.shape(target) or np.ndim(pred)!=2:
+    if np.shape(pred) != np.shape(target) or np.ndim(pred) != 2:
         shapes = f"{np.shape(pred)} and {np.shape(target)}"
         raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {shapes}")
     flat = planar_mask(target, size) if flat is None else flat
@@ -203,21 +218,21 @@ def plane_roughness(
 
 # %% ../nbs/workshop/edges.ipynb #c042
 def edge_row(
-    method,        # frame -> (H,W) float32 metres
-    frames,        # dicts with `depth` (H,W) metres, the truth, and what `method` reads; `flat`, its planes, saves time
-    exact=True,    # whether the truth's borders are exact to a pixel; without, borders and planes are left out
-)->dict:           # n, f1, precision, recall, abs_rel, rough_mean, rough_median (in thousandths), ms
+    method,  # frame -> (H,W) float32 metres
+    frames,  # dicts with `depth` (H,W) metres, the truth, and what `method` reads; `flat`, its planes, saves time
+    exact=True,  # whether the truth's borders are exact to a pixel; without, borders and planes are left out
+) -> dict:  # n, f1, precision, recall, abs_rel, rough_mean, rough_median (in thousandths), ms
     "What a way to enlarge depth does to a set of frames: means over them, and the median of processor time."
     rows = []
     for frame in frames:
         start = time.process_time()
         pred = method(frame)
-        row = dict(ms=1e3*(time.process_time()-start), abs_rel=image_metrics(pred, frame['depth'])['abs_rel'])
+        row = dict(ms=1e3 * (time.process_time() - start), abs_rel=image_metrics(pred, frame['depth'])['abs_rel'])
         if exact:
             edge = boundary_f1(pred, frame['depth'])
             rough = plane_roughness(pred, frame['depth'], frame.get('flat'))
-            row |= {k:edge[k] for k in ('f1', 'precision', 'recall')}
-            row |= {f'rough_{k}':1e3*rough[k] for k in ('mean', 'median')}
+            row |= {k: edge[k] for k in ('f1', 'precision', 'recall')}
+            row |= {f'rough_{k}': 1e3 * rough[k] for k in ('mean', 'median')}
         rows.append(row)
-    res = dict(n=len(rows)) | {k:float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
+    res = dict(n=len(rows)) | {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
     return res | dict(ms=float(np.median([r['ms'] for r in rows])))

@@ -7,11 +7,14 @@ __all__ = ['USUAL', 'PROTOCOLS', 'Evaluation', 'evaluate_protocols', 'evaluate',
            't_interval']
 
 # %% ../nbs/13_evaluate.ipynb #c002
-import inspect, json, math
+import inspect
+import json
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .depth import DEPTH_CAP, default_camera
 from .atomic import atomic_write
 from .layout import place
@@ -25,84 +28,148 @@ from .sets import _item, _origin
 @dataclass(eq=False)
 class Evaluation:
     "What came out, image by image and in sum, and how it was measured."
-    images:list   # one dict per image: name, scene, the metrics, log_bias, n
-    summary:dict  # the keys of `depth_metrics`
-    protocol:dict # split, split_by, split_seed, crop, cap, average, align, flip, input_size, weights, data, frames; source where the data set was packed from another
-    more:dict=field(default_factory=dict) # name -> what else was found, for the JSON file
 
-    def ranked(self, key:str='abs_rel')->list: # indices into `images`, best first
-        "The images from best to worst by a metric, by the size of `log_bias` or by a column of `shape_scores`; those without a value are left out."
+    images: list  # one dict per image: name, scene, the metrics, log_bias, n
+    summary: dict  # the keys of `depth_metrics`
+    # split, split_by, split_seed, crop, cap, average, align, flip, input_size, weights, data, frames; source where the
+    # data set was packed from another
+    protocol: dict
+    more: dict = field(default_factory=dict)  # name -> what else was found, for the JSON file
+
+    def ranked(self, key: str = 'abs_rel') -> list:  # indices into `images`, best first
+        """The images from best to worst by a metric, by the size of `log_bias` or by a column of `shape_scores`; those
+        without a value are left out."""
         return [i for i in _best_first(self.images, key) if self.images[i]['n']]
-    def to_dict(self)->dict:
+
+    def to_dict(self) -> dict:
         "All of it, ready for JSON: numpy's numbers and arrays become plain ones, nan becomes null."
+
         def clean(x):
-            if hasattr(x, 'tolist'): x = x.tolist() # of numpy and of torch
-            if isinstance(x, dict): return {str(k):clean(v) for k,v in x.items()}
-            if isinstance(x, (list,tuple)): return [clean(v) for v in x]
+            if hasattr(x, 'tolist'):
+                x = x.tolist()  # of numpy and of torch
+            if isinstance(x, dict):
+                return {str(k): clean(v) for k, v in x.items()}
+            if isinstance(x, (list, tuple)):
+                return [clean(v) for v in x]
             return None if isinstance(x, float) and not math.isfinite(x) else str(x) if isinstance(x, Path) else x
+
         return clean(dict(protocol=self.protocol, summary=self.summary, **self.more, images=self.images))
-    def write(self, path): # .json
+
+    def write(self, path):  # .json
         "Protocol, summary and every image's row as JSON, all or nothing."
         atomic_write(path, json.dumps(self.to_dict(), indent=1).encode())
+
     def __str__(self):
         p = self.protocol
-        cap,size = f"{p['cap'][0]:g} to {p['cap'][1]:g} m", 'x'.join(map(str, p['input_size'])) if p['input_size'] else 'none'
+        cap, size = (
+            f"{p['cap'][0]:g} to {p['cap'][1]:g} m",
+            'x'.join(map(str, p['input_size'])) if p['input_size'] else 'none',
+        )
         how = f"crop {p['crop']}, cap {cap}, averaged by {p['average']}, align {p['align']}, flip {p['flip']}, network input {size}"
-        return metric_table({str(p['weights']):self.summary}) + f"\n\n{p['frames']} frames of {p['data']}, split {p['split']}{_made(p)}; {how}"
+        return (
+            metric_table({str(p['weights']): self.summary})
+            + f"\n\n{p['frames']} frames of {p['data']}, split {p['split']}{_made(p)}; {how}"
+        )
 
-def _made(p): # how a split was made, where that is known
+# %% ../nbs/13_evaluate.ipynb #c012_1
+def _made(p):  # how a split was made, where that is known
     by = p.get('split_by')
-    return '' if not by else f" by {by}"+(f" (seed {p['split_seed']})" if by=='frame' and p.get('split_seed') is not None else '')
+    return (
+        ''
+        if not by
+        else f" by {by}" + (f" (seed {p['split_seed']})" if by == 'frame' and p.get('split_seed') is not None else '')
+    )
 
 # %% ../nbs/13_evaluate.ipynb #c013
-def _read(cls, path)->Evaluation: # .json
+def _read(cls, path) -> Evaluation:  # .json
     "What `Evaluation.write` wrote; `ValueError` for another file."
     try:
-        d = json.loads(Path(path).read_text()); p,back = d['protocol'],lambda r: {k:math.nan if v is None else v for k,v in r.items()}
-        p = {k:tuple(v) if isinstance(v, list) else v for k,v in p.items()}
-        return cls([back(r) for r in d['images']], back(d['summary']), p, {k:v for k,v in d.items() if k not in ('protocol','summary','images')})
-    except FileNotFoundError: raise
-    except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"{path} was not written by `Evaluation.write` or `dogdepth evaluate --json` ({type(e).__name__}: {e})") from None
+        d = json.loads(Path(path).read_text())
+        p, back = d['protocol'], lambda r: {k: math.nan if v is None else v for k, v in r.items()}
+        p = {k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}
+        return cls(
+            [back(r) for r in d['images']],
+            back(d['summary']),
+            p,
+            {k: v for k, v in d.items() if k not in ('protocol', 'summary', 'images')},
+        )
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(
+            f"{path} was not written by `Evaluation.write` or `dogdepth evaluate --json` ({type(e).__name__}: {e})"
+        ) from None
+
 
 Evaluation.read = classmethod(_read)
 
 # %% ../nbs/13_evaluate.ipynb #c014
-_MORE = 'delta','f_','boundary_f1' # how the names begin where more is better
+_MORE = 'delta', 'f_', 'boundary_f1'  # how the names begin where more is better
 
-def _best_first(rows, key)->list: # indices into `rows`, best first, without those that have no value
+
+def _best_first(rows, key) -> list:  # indices into `rows`, best first, without those that have no value
     "Order by a column of which it is known what is better: less, more (`_MORE`), or nearer to zero (`log_bias`)."
-    known = [k for k in dict.fromkeys(k for r in rows for k in r) if k in METRICS or k=='log_bias' or k.startswith(_MORE)]
-    if rows and key not in known: raise ValueError(f"cannot tell best from worst by {key!r}: expected one of {', '.join(known)}")
-    bad = abs if key=='log_bias' else (lambda v: -v) if key.startswith(_MORE) else lambda v: v
-    return sorted((i for i,r in enumerate(rows) if math.isfinite(r.get(key, math.nan))), key=lambda i: bad(rows[i][key]))
+    known = [
+        k for k in dict.fromkeys(k for r in rows for k in r) if k in METRICS or k == 'log_bias' or k.startswith(_MORE)
+    ]
+    if rows and key not in known:
+        raise ValueError(f"cannot tell best from worst by {key!r}: expected one of {', '.join(known)}")
+    bad = abs if key == 'log_bias' else (lambda v: -v) if key.startswith(_MORE) else lambda v: v
+    return sorted(
+        (i for i, r in enumerate(rows) if math.isfinite(r.get(key, math.nan))), key=lambda i: bad(rows[i][key])
+    )
 
 # %% ../nbs/13_evaluate.ipynb #c015
 def _used_crop(crop, sizes):
     "What `crop='auto'` came to: 'eigen', None, or 'auto' where the frames differ."
-    return crop if crop!='auto' else 'eigen' if sizes=={(480,640)} else None if (480,640) not in sizes else 'auto'
+    return crop if crop != 'auto' else 'eigen' if sizes == {(480, 640)} else None if (480, 640) not in sizes else 'auto'
+
 
 def _protocol(predictor, dataset, **how):
     "What a row of a table has to say about itself."
-    size,what = getattr(predictor, 'size', None),_origin(dataset)
-    return dict(split=what.pop('split'), **what, **how, input_size=list(size) if size else None,
-                weights=str(getattr(predictor,'weights',type(predictor).__name__)), data=type(dataset).__name__, frames=len(dataset))
+    size, what = getattr(predictor, 'size', None), _origin(dataset)
+    return dict(
+        split=what.pop('split'),
+        **what,
+        **how,
+        input_size=list(size) if size else None,
+        weights=str(getattr(predictor, 'weights', type(predictor).__name__)),
+        data=type(dataset).__name__,
+        frames=len(dataset),
+    )
 
 # %% ../nbs/13_evaluate.ipynb #c017
 def _check_inputs(predictor, dataset, flip):
     "Refuse, before any work, what cannot be evaluated."
-    if isinstance(dataset, (str,Path)): raise ValueError(f"evaluate takes a data set, got the path {str(dataset)!r}: pass NYUDepth(path), or run `dogdepth evaluate {dataset}`")
+    if isinstance(dataset, (str, Path)):
+        raise ValueError(
+            f"evaluate takes a data set, got the path {str(dataset)!r}: pass NYUDepth(path), or run `dogdepth evaluate "
+            f"{dataset}`"
+        )
     if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-        raise ValueError(f"evaluate takes a data set with a length or a list of items, got a {type(dataset).__name__}: pass list(...) of it")
-    if len(dataset)==0: raise ValueError("the data set is empty: nothing to evaluate")
+        raise ValueError(
+            f"evaluate takes a data set with a length or a list of items, got a {type(dataset).__name__}: pass "
+            "list(...) of it"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty: nothing to evaluate")
     predict = getattr(predictor, 'predict', None)
     if isinstance(predictor, type) or not callable(predict):
-        raise ValueError(f"evaluate takes a predictor, an object with predict(img, camera) -> .depth_m, got {predictor!r}: pass Predictor('default')")
-    if not flip: return
-    try: takes = inspect.signature(predict).parameters
-    except (TypeError, ValueError): return # written in C: it will say so itself
-    if 'flip' not in takes and not any(p.kind==p.VAR_KEYWORD for p in takes.values()):
-        raise ValueError(f"flip=True asks for predict(img, camera, flip=True), which {type(predictor).__name__} does not take: leave flip out")
-
+        raise ValueError(
+            f"evaluate takes a predictor, an object with predict(img, camera) -> .depth_m, got {predictor!r}: pass "
+            "Predictor('default')"
+        )
+    if not flip:
+        return
+    try:
+        takes = inspect.signature(predict).parameters
+    except (TypeError, ValueError):
+        return  # written in C: it will say so itself
+    if 'flip' not in takes and not any(p.kind == p.VAR_KEYWORD for p in takes.values()):
+        raise ValueError(
+            f"flip=True asks for predict(img, camera, flip=True), which {type(predictor).__name__} does not take: "
+            "leave flip out"
+        )
 
 # %% ../nbs/13_evaluate.ipynb #c018
 def _predict(predictor, item, flip):
@@ -110,117 +177,184 @@ def _predict(predictor, item, flip):
     p = predictor.predict(item['image'], item['camera'], **(dict(flip=True) if flip else {}))
     d = getattr(p, 'depth_m', None)
     if not hasattr(d, 'shape'):
-        raise ValueError(f"{item['name']}: predict should return a Prediction, with an array .depth_m (H,W) in metres, got a {type(p).__name__}: wrap it, Prediction(depth, camera, img)")
-    (mine,true) = ('x'.join(map(str, a.shape)) for a in (d,item['depth']))
-    if mine!=true: raise ValueError(f"{item['name']}: the prediction is {mine}, the truth {true}: both should have the photo's size")
+        raise ValueError(
+            f"{item['name']}: predict should return a Prediction, with an array .depth_m (H,W) in metres, got a "
+            f"{type(p).__name__}: wrap it, Prediction(depth, camera, img)"
+        )
+    (mine, true) = ('x'.join(map(str, a.shape)) for a in (d, item['depth']))
+    if mine != true:
+        raise ValueError(
+            f"{item['name']}: the prediction is {mine}, the truth {true}: both should have the photo's size"
+        )
     return p
 
-def _score(item, p, **how)->dict:
+
+def _score(item, p, **how) -> dict:
     "One row; what is wrong with a frame is said with its name."
-    try: return image_metrics(p.depth_m, item['depth'], **how)
-    except ValueError as e: raise ValueError(f"{item['name']}: {e}") from None
+    try:
+        return image_metrics(p.depth_m, item['depth'], **how)
+    except ValueError as e:
+        raise ValueError(f"{item['name']}: {e}") from None
 
 # %% ../nbs/13_evaluate.ipynb #c020
-USUAL = dict(crop='auto', cap=DEPTH_CAP, average='image', align=None, flip=False) # the protocol where nothing else is said
-PROTOCOLS = {'as usual':{}, 'averaged over pixels':dict(average='pixel'), 'whole frame, rim included':dict(crop=None), 'truth up to 5 m':dict(cap=(1e-3,5.)),
-             'with the mirrored photo':dict(flip=True), 'one factor fitted':dict(align='median'), 'factor and shift fitted':dict(align='affine'),
-             'pixels, factor and shift':dict(average='pixel', align='affine')} # what differs from the usual
+USUAL = dict(
+    crop='auto', cap=DEPTH_CAP, average='image', align=None, flip=False
+)  # the protocol where nothing else is said
+PROTOCOLS = {
+    'as usual': {},
+    'averaged over pixels': dict(average='pixel'),
+    'whole frame, rim included': dict(crop=None),
+    'truth up to 5 m': dict(cap=(1e-3, 5.0)),
+    'with the mirrored photo': dict(flip=True),
+    'one factor fitted': dict(align='median'),
+    'factor and shift fitted': dict(align='affine'),
+    'pixels, factor and shift': dict(average='pixel', align='affine'),
+}  # what differs from the usual
 
+# %% ../nbs/13_evaluate.ipynb #c020_1
 def evaluate_protocols(
-    predictor,           # a Predictor, or anything with predict(img, camera) -> .depth_m
-    dataset,             # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
-    protocols=PROTOCOLS, # name -> what differs from `USUAL`: crop, cap, average, align, flip
-    progress=True,       # a bar on stderr
-    each=None,           # called with (item, prediction, row of the first protocol) after each image: to keep, draw or count; a dict it returns joins the row
-)->dict:                 # name -> Evaluation
+    predictor,  # a Predictor, or anything with predict(img, camera) -> .depth_m
+    dataset,  # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
+    protocols=PROTOCOLS,  # name -> what differs from `USUAL`: crop, cap, average, align, flip
+    progress=True,  # a bar on stderr
+    each=None,  # called with (item, prediction, row of the first protocol) after each image: to keep, draw or count; a dict it returns joins the row
+) -> dict:  # name -> Evaluation
     "Predict every frame once at its own size, and score it there under several protocols."
     from tqdm.auto import tqdm
-    hows = {k:USUAL|h for k,h in protocols.items()}
-    for k,h in hows.items():
-        if extra:=set(h)-set(USUAL): raise ValueError(f"protocol {k!r} has {sorted(extra)}: expected some of {sorted(USUAL)}")
-        check_protocol(**{a:h[a] for a in ('crop','cap','average','align')})
-    if not hows: raise ValueError("protocols should name one way of counting or more, such as {'as usual':{}}, got none")
+
+    hows = {k: USUAL | h for k, h in protocols.items()}
+    for k, h in hows.items():
+        if extra := set(h) - set(USUAL):
+            raise ValueError(f"protocol {k!r} has {sorted(extra)}: expected some of {sorted(USUAL)}")
+        check_protocol(**{a: h[a] for a in ('crop', 'cap', 'average', 'align')})
+    if not hows:
+        raise ValueError("protocols should name one way of counting or more, such as {'as usual':{}}, got none")
     _check_inputs(predictor, dataset, any(h['flip'] for h in hows.values()))
-    rows,sizes,flips = {k:[] for k in hows},set(),list(dict.fromkeys(h['flip'] for h in hows.values()))
+    rows, sizes, flips = {k: [] for k in hows}, set(), list(dict.fromkeys(h['flip'] for h in hows.values()))
     for i in tqdm(range(len(dataset)), desc='evaluate', unit='frame', disable=not progress, leave=False):
-        item = _item(dataset, i); seen = {f:_predict(predictor, item, f) for f in flips}; sizes.add(item['depth'].shape)
-        score = cache(lambda crop, cap, align, flip: _score(item, seen[flip], crop=crop, cap=cap, align=align)) # protocols that differ in the average share it
-        for k,h in hows.items(): rows[k].append(dict(name=item['name'], scene=item['scene']) | score(h['crop'], tuple(h['cap']), h['align'], h['flip']))
+        item = _item(dataset, i)
+        seen = {f: _predict(predictor, item, f) for f in flips}
+        sizes.add(item['depth'].shape)
+        score = cache(
+            lambda crop, cap, align, flip: _score(item, seen[flip], crop=crop, cap=cap, align=align)
+        )  # protocols that differ in the average share it
+        for k, h in hows.items():
+            rows[k].append(
+                dict(name=item['name'], scene=item['scene']) | score(h['crop'], tuple(h['cap']), h['align'], h['flip'])
+            )
         first = next(iter(rows.values()))[-1]
-        if each is not None: first.update(each(item, seen[flips[0]], first) or {})
-    return {k:Evaluation(rows[k], average_metrics(rows[k], h['average']), _protocol(predictor, dataset, **h|dict(crop=_used_crop(h['crop'],sizes), cap=list(h['cap'])))) for k,h in hows.items()}
+        if each is not None:
+            first.update(each(item, seen[flips[0]], first) or {})
+    return {
+        k: Evaluation(
+            rows[k],
+            average_metrics(rows[k], h['average']),
+            _protocol(predictor, dataset, **h | dict(crop=_used_crop(h['crop'], sizes), cap=list(h['cap']))),
+        )
+        for k, h in hows.items()
+    }
 
 # %% ../nbs/13_evaluate.ipynb #c021
 def evaluate(
-    predictor,       # a Predictor, or anything with predict(img, camera) -> .depth_m
-    dataset,         # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
-    crop='auto',     # as in `depth_metrics`
+    predictor,  # a Predictor, or anything with predict(img, camera) -> .depth_m
+    dataset,  # NYUDepth, NYULabeled, FolderDepth, Rooms, or a list of such items
+    crop='auto',  # as in `depth_metrics`
     cap=DEPTH_CAP,
     average='image',
     align=None,
-    flip=False,      # average each prediction with the mirrored photo's
-    progress=True,   # a bar on stderr
-    each=None,       # as in `evaluate_protocols`
-)->Evaluation:
+    flip=False,  # average each prediction with the mirrored photo's
+    progress=True,  # a bar on stderr
+    each=None,  # as in `evaluate_protocols`
+) -> Evaluation:
     "Predict every frame at its own size and score it there, one protocol for all."
-    return evaluate_protocols(predictor, dataset, {'':dict(crop=crop, cap=cap, average=average, align=align, flip=flip)}, progress, each)['']
+    return evaluate_protocols(
+        predictor, dataset, {'': dict(crop=crop, cap=cap, average=average, align=align, flip=flip)}, progress, each
+    )['']
 
 # %% ../nbs/13_evaluate.ipynb #c038
 class FixedDepth:
     "A predictor that has eyes for nothing: the same depth map for every photo. The bar that a network has to clear."
-    def __init__(self, depth:np.ndarray, weights:str='fixed depth'): self.depth,self.weights = np.asarray(depth, np.float32),weights # (H,W) metres, any size
-    def predict(self, img, camera=None, flip=False)->Prediction:
-        img = as_rgb(img); h,w = img.shape[:2]
-        d = cv2.resize(self.depth, (w,h), interpolation=cv2.INTER_LINEAR)
-        return Prediction((d+d[:,::-1])/2 if flip else d, camera or default_camera(h,w), img)
+
+    def __init__(self, depth: np.ndarray, weights: str = 'fixed depth'):
+        self.depth, self.weights = np.asarray(depth, np.float32), weights  # (H,W) metres, any size
+
+    def predict(self, img, camera=None, flip=False) -> Prediction:
+        img = as_rgb(img)
+        h, w = img.shape[:2]
+        d = cv2.resize(self.depth, (w, h), interpolation=cv2.INTER_LINEAR)
+        return Prediction((d + d[:, ::-1]) / 2 if flip else d, camera or default_camera(h, w), img)
+
 
 class FloorPlane:
     "A predictor that knows the lens and how people stand: an empty room, the same for every photo."
-    def __init__(self, weights:str='floor and wall', **how): self.how,self.weights = how,weights # arguments of `floor_plane`
-    def predict(self, img, camera=None, flip=False)->Prediction:
-        img = as_rgb(img); camera = camera or default_camera(*img.shape[:2])
+
+    def __init__(self, weights: str = 'floor and wall', **how):
+        self.how, self.weights = how, weights  # arguments of `floor_plane`
+
+    def predict(self, img, camera=None, flip=False) -> Prediction:
+        img = as_rgb(img)
+        camera = camera or default_camera(*img.shape[:2])
         return Prediction(floor_plane(camera, **self.how), camera, img)
 
 # %% ../nbs/13_evaluate.ipynb #c046
 def _groups(ev, by):
     "The images' indices, room by room; an image without a scene is a room of its own."
     groups = {}
-    for i,r in enumerate(ev.images): groups.setdefault(place(r['scene']) if by=='room' and r['scene'] else f"{i}:{r['name']}", []).append(i)
+    for i, r in enumerate(ev.images):
+        groups.setdefault(place(r['scene']) if by == 'room' and r['scene'] else f"{i}:{r['name']}", []).append(i)
     return list(groups.values())
 
+# %% ../nbs/13_evaluate.ipynb #c046_1
 def bootstrap_interval(
-    ev,              # Evaluation
-    key='abs_rel',   # a metric
-    other=None,      # Evaluation of the same frames, measured alike: the interval of the difference ev - other
-    by='room',       # what is drawn: 'room', or 'frame' (too narrow where the frames of a room are alike)
-    n:int=2000, seed:int=0, level:float=.95,
-)->tuple:            # low, high
-    "Between which values `level` of the means fall when rooms are drawn again, with replacement (percentile bootstrap: Efron 1979)."
-    if by not in ('room','frame'): raise ValueError(f"by should be 'room' or 'frame', got {by!r}")
-    if key not in METRICS: raise ValueError(f"key should be one of {', '.join(METRICS)}, got {key!r}")
+    ev,  # Evaluation
+    key='abs_rel',  # a metric
+    other=None,  # Evaluation of the same frames, measured alike: the interval of the difference ev - other
+    by='room',  # what is drawn: 'room', or 'frame' (too narrow where the frames of a room are alike)
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple:  # low, high
+    """Between which values `level` of the means fall when rooms are drawn again, with replacement (percentile
+    bootstrap: Efron 1979)."""
+    if by not in ('room', 'frame'):
+        raise ValueError(f"by should be 'room' or 'frame', got {by!r}")
+    if key not in METRICS:
+        raise ValueError(f"key should be one of {', '.join(METRICS)}, got {key!r}")
     check_level(level)
-    if not isinstance(n, (int,np.integer)) or n<1: raise ValueError(f"n is how often rooms are drawn again, 1 or more, got {n!r}")
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"n is how often rooms are drawn again, 1 or more, got {n!r}")
     if other is not None:
-        if [r['name'] for r in other.images]!=[r['name'] for r in ev.images]: raise ValueError("a difference needs two evaluations of the same frames in the same order")
-        both = lambda k: (ev.protocol.get(k),other.protocol.get(k))
-        odd = {k:both(k) for k in ('crop','cap','average','align') if both(k)[0]!=both(k)[1]} | {k:both(k) for k in ('split','split_by') if None not in both(k) and both(k)[0]!=both(k)[1]}
-        if odd: raise ValueError("a difference needs two evaluations that were measured alike, here they differ: "+'; '.join(f'{k} {a!r} and {b!r}' for k,(a,b) in odd.items()))
-    groups,rng = _groups(ev, by),np.random.default_rng(seed)
-    if len(groups)<2: raise ValueError(f"an interval needs at least two rooms to draw from, got {len(groups)}")
-    draws,times = rng.integers(0, len(groups), (n,len(groups))),np.zeros((n,len(ev.images)))
-    for k,g in enumerate(groups): times[:,g] = (draws==k).sum(1)[:,None]
+        if [r['name'] for r in other.images] != [r['name'] for r in ev.images]:
+            raise ValueError("a difference needs two evaluations of the same frames in the same order")
+        both = lambda k: (ev.protocol.get(k), other.protocol.get(k))
+        odd = {k: both(k) for k in ('crop', 'cap', 'average', 'align') if both(k)[0] != both(k)[1]} | {
+            k: both(k) for k in ('split', 'split_by') if None not in both(k) and both(k)[0] != both(k)[1]
+        }
+        if odd:
+            raise ValueError(
+                "a difference needs two evaluations that were measured alike, here they differ: "
+                + '; '.join(f'{k} {a!r} and {b!r}' for k, (a, b) in odd.items())
+            )
+    groups, rng = _groups(ev, by), np.random.default_rng(seed)
+    if len(groups) < 2:
+        raise ValueError(f"an interval needs at least two rooms to draw from, got {len(groups)}")
+    draws, times = rng.integers(0, len(groups), (n, len(groups))), np.zeros((n, len(ev.images)))
+    for k, g in enumerate(groups):
+        times[:, g] = (draws == k).sum(1)[:, None]
     mean = lambda e: average_metrics(e.images, e.protocol['average'], times)[key]
-    means = mean(ev)-(mean(other) if other else 0)
-    return tuple(float(v) for v in np.nanpercentile(means, (50*(1-level), 50*(1+level))))
+    means = mean(ev) - (mean(other) if other else 0)
+    return tuple(float(v) for v in np.nanpercentile(means, (50 * (1 - level), 50 * (1 + level))))
 
 # %% ../nbs/13_evaluate.ipynb #c052
 def t_interval(
-    values,            # one number per run
-    level:float=.95,
-)->tuple:              # mean, half-width of the interval
+    values,  # one number per run
+    level: float = 0.95,
+) -> tuple:  # mean, half-width of the interval
     "Mean and half-width of Student's interval for it: t * s / sqrt(n)."
     x = np.asarray(values, float)
-    if x.ndim!=1 or len(x)<2: raise ValueError(f"an interval needs two runs or more, got {x.size}")
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"an interval needs two runs or more, got {x.size}")
     check_level(level)
     from scipy.stats import t
-    return float(x.mean()), float(t.ppf((1+level)/2, len(x)-1)*x.std(ddof=1)/len(x)**.5)
+
+    return float(x.mean()), float(t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)

@@ -133,7 +133,8 @@ def _shuffled(options):
 def quiz(
     questions: dict,  # question -> {option: reason, ...}, the right option first
 ) -> Feedback:
-    "Multiple-choice questions: a click on an option opens its reason. `ValueError` where one has fewer than two options."
+    """Multiple-choice questions: a click on an option opens its reason. `ValueError` where one has fewer than two
+    options."""
     out = []
     for n, (question, options) in enumerate(questions.items(), 1):
         if len(options) < 2:

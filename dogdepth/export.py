@@ -6,165 +6,317 @@
 __all__ = ['STEP', 'CALIBRATION_ROOMS', 'OnnxNet', 'fit_and_pad', 'export_onnx']
 
 # %% ../nbs/workshop/export.ipynb #w002
-import json, tempfile
+import json
+import tempfile
 from types import SimpleNamespace
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .depth import NYU_CAMERA
 from .atomic import atomic_write
 from .dog import network_planes
 
 # %% ../nbs/workshop/export.ipynb #c037s
-STEP = 16 # the sides of the network's input are multiples of this
+STEP = 16  # the sides of the network's input are multiples of this
 
-def _size(size, cfg)->tuple:
+
+def _size(size, cfg) -> tuple:
     "(H,W) as whole numbers, or `ValueError`; None: what the network of these settings was trained at."
-    if size is None: size = cfg['height'],cfg['width_px']
-    ok = isinstance(size, (tuple,list,np.ndarray)) and len(size)==2 and all(isinstance(s, (int,np.integer)) and s>=STEP for s in size)
-    if not ok: raise ValueError(f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance (240,320); got {size!r}")
+    if size is None:
+        size = cfg['height'], cfg['width_px']
+    ok = (
+        isinstance(size, (tuple, list, np.ndarray))
+        and len(size) == 2
+        and all(isinstance(s, (int, np.integer)) and s >= STEP for s in size)
+    )
+    if not ok:
+        raise ValueError(
+            f"size is what the network looks at, (height,width) in pixels, {STEP} or more each way, for instance "
+            f"(240,320); got {size!r}"
+        )
     return tuple(int(s) for s in size)
 
+
 def _onnx_model(weights, device, bf16, size):
-    if bf16 or str(device or 'cpu')!='cpu':
-        raise ValueError("an .onnx file runs on the cpu, in the numbers it was written with "
-                         f"(got device={device!r}, bf16={bf16}): leave both out")
+    if bf16 or str(device or 'cpu') != 'cpu':
+        raise ValueError(
+            "an .onnx file runs on the cpu, in the numbers it was written with "
+            f"(got device={device!r}, bf16={bf16}): leave both out"
+        )
     net = OnnxNet(weights)
-    if _size(size, net.config)!=net.fixed:
-        raise ValueError(f"this .onnx file looks at {'x'.join(map(str, net.fixed))} pixels, got size={size}: leave size out, or export with it")
-    return net,SimpleNamespace(type='cpu')
+    if _size(size, net.config) != net.fixed:
+        raise ValueError(
+            f"this .onnx file looks at {'x'.join(map(str, net.fixed))} pixels, got size={size}: leave size out, or "
+            "export with it"
+        )
+    return net, SimpleNamespace(type='cpu')
 
 # %% ../nbs/workshop/export.ipynb #c032
 class OnnxNet:
-    "A network that `export_onnx` wrote, run by ONNX Runtime on the CPU, without torch; answers where a `DepthUNet` would."
-    def __init__(self, path): # .onnx file
-        try: import onnxruntime as ort
-        except ImportError: raise ImportError("an .onnx file needs ONNX Runtime: pip install 'dogdepth[onnx]'") from None
-        if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: write one with `dogdepth export --onnx {path}`")
-        how = ort.SessionOptions(); how.add_session_config_entry('session.intra_op.allow_spinning', '0') # a thread that has nothing to do should sleep
+    """A network that `export_onnx` wrote, run by ONNX Runtime on the CPU, without torch; answers where a `DepthUNet`
+    would."""
+
+    def __init__(self, path):  # .onnx file
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise ImportError("an .onnx file needs ONNX Runtime: pip install 'dogdepth[onnx]'") from None
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {path}: write one with `dogdepth export --onnx {path}`")
+        how = ort.SessionOptions()
+        how.add_session_config_entry(
+            'session.intra_op.allow_spinning', '0'
+        )  # a thread that has nothing to do should sleep
         try:
             self.session = ort.InferenceSession(str(path), how, providers=['CPUExecutionProvider'])
             cfg = json.loads(self.session.get_modelmeta().custom_metadata_map['dogdepth'])
-        except Exception as e: raise ValueError(f"{path} was not written by `dogdepth export` ({type(e).__name__})") from None
-        self.path,self.config,self.extra,self.canonical = Path(path).resolve(),cfg,cfg,cfg.get('canonical_focal', NYU_CAMERA.resize(240,320).focal)
-    def __reduce__(self): return OnnxNet,(self.path,) # copies and other processes open the file again
+        except Exception as e:
+            raise ValueError(f"{path} was not written by `dogdepth export` ({type(e).__name__})") from None
+        self.path, self.config, self.extra, self.canonical = (
+            Path(path).resolve(),
+            cfg,
+            cfg,
+            cfg.get('canonical_focal', NYU_CAMERA.resize(240, 320).focal),
+        )
+
+    def __reduce__(self):
+        return OnnxNet, (self.path,)  # copies and other processes open the file again
+
     @property
-    def fixed(self)->tuple: # (h,w), the one shape this file takes
-        return self.config['height'],self.config['width_px']
-    def ask(self, x, spread): # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
-        return [np.concatenate(o) for o in zip(*(self.session.run(None, {'x':i[None]}) for i in x))]
-    def metres(self, out, focal): return out*np.float32(10/255) if self.config['arch']=='published' else out*(focal/np.float32(self.canonical))
+    def fixed(self) -> tuple:  # (h,w), the one shape this file takes
+        return self.config['height'], self.config['width_px']
+
+    def ask(self, x, spread):  # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
+        return [np.concatenate(o) for o in zip(*(self.session.run(None, {'x': i[None]}) for i in x))]
+
+    def metres(self, out, focal):
+        return (
+            out * np.float32(10 / 255)
+            if self.config['arch'] == 'published'
+            else out * (focal / np.float32(self.canonical))
+        )
 
 # %% ../nbs/workshop/export.ipynb #c037b
 def fit_and_pad(
-    img,     # (H,W,3) uint8
+    img,  # (H,W,3) uint8
     camera,  # its Camera
-    size,    # (h,w)
-)->tuple:    # (h,w,3) uint8, its Camera, and where in it the photo lies: a pair of slices
-    "A photo made to fit a frame of another shape: shrunk or enlarged whole, the rest of the frame filled with its borders."
-    (H,W),(h,w) = img.shape[:2],size
-    scale = min(h/H, w/W)
-    nh,nw = min(h, max(1, round(H*scale))), min(w, max(1, round(W*scale)))
-    top,left = (h-nh)//2, (w-nw)//2
-    small = cv2.resize(img, (nw,nh), interpolation=cv2.INTER_AREA if scale<1 else cv2.INTER_LINEAR)
-    framed = cv2.copyMakeBorder(small, top, h-nh-top, left, w-nw-left, cv2.BORDER_REPLICATE)
-    return framed, camera.resize(nh, nw).crop(-top, -left, h, w), np.s_[top:top+nh, left:left+nw]
+    size,  # (h,w)
+) -> tuple:  # (h,w,3) uint8, its Camera, and where in it the photo lies: a pair of slices
+    """A photo made to fit a frame of another shape: shrunk or enlarged whole, the rest of the frame filled with its
+    borders."""
+    (H, W), (h, w) = img.shape[:2], size
+    scale = min(h / H, w / W)
+    nh, nw = min(h, max(1, round(H * scale))), min(w, max(1, round(W * scale)))
+    top, left = (h - nh) // 2, (w - nw) // 2
+    small = cv2.resize(img, (nw, nh), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    framed = cv2.copyMakeBorder(small, top, h - nh - top, left, w - nw - left, cv2.BORDER_REPLICATE)
+    return framed, camera.resize(nh, nw).crop(-top, -left, h, w), np.s_[top : top + nh, left : left + nw]
 
-def _look(model, img, camera, size)->tuple: # picture, its Camera, its size in the network, where the photo lies in the answer
-    fixed = getattr(model, 'fixed', size) # an .onnx file of one shape
-    H,W = img.shape[:2]
-    if size==fixed or W*fixed[0]>H*fixed[1]: return img,camera,fixed,np.s_[:] # a wider photo is squeezed: see the table of both ways
-    framed,lens,inside = fit_and_pad(img, camera, fixed)
-    return framed,lens,fixed,inside
+
+def _look(
+    model, img, camera, size
+) -> tuple:  # picture, its Camera, its size in the network, where the photo lies in the answer
+    fixed = getattr(model, 'fixed', size)  # an .onnx file of one shape
+    H, W = img.shape[:2]
+    if size == fixed or W * fixed[0] > H * fixed[1]:
+        return img, camera, fixed, np.s_[:]  # a wider photo is squeezed: see the table of both ways
+    framed, lens, inside = fit_and_pad(img, camera, fixed)
+    return framed, lens, fixed, inside
 
 # %% ../nbs/workshop/export.ipynb #c081
 def _half_weights(model):
-    "Store every float32 weight of an ONNX graph as float16, with a cast in front of its use: half the file, sums in float32."
+    """Store every float32 weight of an ONNX graph as float16, with a cast in front of its use: half the file, sums in
+    float32."""
     from onnx import helper, numpy_helper, TensorProto
-    g = model.graph; casts = []
+
+    g = model.graph
+    casts = []
     for w in g.initializer:
-        name,a = w.name,numpy_helper.to_array(w)
-        if a.dtype!=np.float32 or a.size<64: continue
-        w.CopyFrom(numpy_helper.from_array(a.astype(np.float16), name+'_half'))
-        casts.append(helper.make_node('Cast', [name+'_half'], [name], to=TensorProto.FLOAT))
-    for c in reversed(casts): g.node.insert(0, c)
+        name, a = w.name, numpy_helper.to_array(w)
+        if a.dtype != np.float32 or a.size < 64:
+            continue
+        w.CopyFrom(numpy_helper.from_array(a.astype(np.float16), name + '_half'))
+        casts.append(helper.make_node('Cast', [name + '_half'], [name], to=TensorProto.FLOAT))
+    for c in reversed(casts):
+        g.node.insert(0, c)
 
 # %% ../nbs/workshop/export.ipynb #c083
 def _split_joins(model):
-    "Each convolution of maps that were joined, as the sum of one convolution for each map: the same numbers in an order that suits ONNX Runtime."
+    """Each convolution of maps that were joined, as the sum of one convolution for each map: the same numbers in an
+    order that suits ONNX Runtime."""
     from onnx import helper, numpy_helper
-    g = model.graph; made = {n.output[0]:n for n in g.node}; weights = {w.name:w for w in g.initializer}
-    channels = {v.name:v.type.tensor_type.shape.dim[1].dim_value for v in g.value_info if len(v.type.tensor_type.shape.dim)==4}
-    used = [i for n in g.node for i in n.input]; nodes,gone = [],set()
+
+    g = model.graph
+    made = {n.output[0]: n for n in g.node}
+    weights = {w.name: w for w in g.initializer}
+    channels = {
+        v.name: v.type.tensor_type.shape.dim[1].dim_value
+        for v in g.value_info
+        if len(v.type.tensor_type.shape.dim) == 4
+    }
+    used = [i for n in g.node for i in n.input]
+    nodes, gone = [], set()
     for n in g.node:
-        for a in n.attribute: # a map of one channel is enlarged as it lies, not padded to sixteen: the runtime knows this name of the same rule for plain maps alone
-            if n.op_type=='Resize' and a.name=='coordinate_transformation_mode' and channels.get(n.output[0])==1: a.s = b'pytorch_half_pixel'
-        join = made.get(n.input[0]) if n.op_type=='Conv' else None
-        if join is None or join.op_type!='Concat' or used.count(join.output[0])>1 or min(channels.get(i,0) for i in join.input)<16: nodes.append(n); continue
-        w = numpy_helper.to_array(weights[n.input[1]]); cuts = np.cumsum([channels[i] for i in join.input])[:-1]
-        for k,(i,part) in enumerate(zip(join.input, np.split(w, cuts, 1))):
+        # a map of one channel is enlarged as it lies, not padded to sixteen: the runtime knows this name of the same
+        # rule for plain maps alone
+        for a in n.attribute:
+            if n.op_type == 'Resize' and a.name == 'coordinate_transformation_mode' and channels.get(n.output[0]) == 1:
+                a.s = b'pytorch_half_pixel'
+        join = made.get(n.input[0]) if n.op_type == 'Conv' else None
+        if (
+            join is None
+            or join.op_type != 'Concat'
+            or used.count(join.output[0]) > 1
+            or min(channels.get(i, 0) for i in join.input) < 16
+        ):
+            nodes.append(n)
+            continue
+        w = numpy_helper.to_array(weights[n.input[1]])
+        cuts = np.cumsum([channels[i] for i in join.input])[:-1]
+        for k, (i, part) in enumerate(zip(join.input, np.split(w, cuts, 1))):
             g.initializer.append(numpy_helper.from_array(np.ascontiguousarray(part), f'{n.input[1]}_{k}'))
-            c = helper.make_node('Conv', [i, f'{n.input[1]}_{k}', *n.input[2:3][:k==0]], [f'{n.output[0]}_{k}'], f'{n.name}_{k}')
-            c.attribute.extend(n.attribute); nodes.append(c)
-        nodes.append(helper.make_node('Add', [f'{n.output[0]}_{k}' for k in range(len(join.input))], [n.output[0]], n.name+'_sum'))
-        g.initializer.remove(weights[n.input[1]]); gone.add(join.output[0])
-    del g.node[:]; g.node.extend(n for n in nodes if n.output[0] not in gone)
+            c = helper.make_node(
+                'Conv', [i, f'{n.input[1]}_{k}', *n.input[2:3][: k == 0]], [f'{n.output[0]}_{k}'], f'{n.name}_{k}'
+            )
+            c.attribute.extend(n.attribute)
+            nodes.append(c)
+        nodes.append(
+            helper.make_node(
+                'Add', [f'{n.output[0]}_{k}' for k in range(len(join.input))], [n.output[0]], n.name + '_sum'
+            )
+        )
+        g.initializer.remove(weights[n.input[1]])
+        gone.add(join.output[0])
+    del g.node[:]
+    g.node.extend(n for n in nodes if n.output[0] not in gone)
 
 # %% ../nbs/workshop/export.ipynb #c085
-CALIBRATION_ROOMS = range(6) # rendered rooms that show the ranges of the activations; no photo is needed
+CALIBRATION_ROOMS = range(6)  # rendered rooms that show the ranges of the activations; no photo is needed
 
-def _eight_bits(model, floats, config, h, w): # -> the model, weights and activations in 8 bits but for the nodes named in `floats`
+# %% ../nbs/workshop/export.ipynb #c085_1
+def _eight_bits(
+    model, floats, config, h, w
+):  # -> the model, weights and activations in 8 bits but for the nodes named in `floats`
     "Ranges from rendered rooms, a scale for each output channel of a filter."
-    import logging, onnx
+    import logging
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from dogdepth.rooms import render_room
+
     class Rooms(CalibrationDataReader):
-        def __init__(self): self.left = iter(CALIBRATION_ROOMS)
+        def __init__(self):
+            self.left = iter(CALIBRATION_ROOMS)
+
         def get_next(self):
             k = next(self.left, None)
-            return None if k is None else {'x':network_planes(render_room(k, h, w)['image'], config['dog'], config['arch']=='published')[None]}
+            return (
+                None
+                if k is None
+                else {
+                    'x': network_planes(render_room(k, h, w)['image'], config['dog'], config['arch'] == 'published')[
+                        None
+                    ]
+                }
+            )
+
     with tempfile.TemporaryDirectory() as tmp:
-        log = logging.getLogger(); was = log.level; log.setLevel(logging.ERROR)
-        try: quantize_static(model, f'{tmp}/int8.onnx', Rooms(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=floats)
-        finally: log.setLevel(was)
+        log = logging.getLogger()
+        was = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            quantize_static(
+                model,
+                f'{tmp}/int8.onnx',
+                Rooms(),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=floats,
+            )
+        finally:
+            log.setLevel(was)
         return onnx.load(f'{tmp}/int8.onnx')
 
 # %% ../nbs/workshop/export.ipynb #c086
-def _onnx_graph(net, h, w): # -> ModelProto, names of the nodes after the U-Net
+def _onnx_graph(net, h, w):  # -> ModelProto, names of the nodes after the U-Net
     "The folded network as a graph of sums, for one picture of h x w."
-    import logging, warnings, torch
+    import logging
+    import warnings
+    import torch
     from dogdepth.weights import folded
-    spread = net.config['confidence']; x = torch.zeros(1, 6 if net.config['dog'] else 3, h, w)
+
+    spread = net.config['confidence']
+    x = torch.zeros(1, 6 if net.config['dog'] else 3, h, w)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-        program = torch.onnx.export(folded(net), (x,), kwargs=dict(spread=True) if spread else {}, dynamo=True, verbose=False, input_names=['x'], output_names=['depth','spread'][:1+spread])
-    model = program.model_proto; nodes = model.graph.node
-    last = max(k for k,n in enumerate(nodes) if any('unet.dec1' in p.value for p in n.metadata_props)) # of the finest decoder block
-    for n in nodes: del n.metadata_props[:]; n.doc_string = '' # which line of Python each came from: a tenth of a megabyte
-    return model, [n.name for n in nodes[last+1:]]
+        warnings.simplefilter('ignore')
+        logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            folded(net),
+            (x,),
+            kwargs=dict(spread=True) if spread else {},
+            dynamo=True,
+            verbose=False,
+            input_names=['x'],
+            output_names=['depth', 'spread'][: 1 + spread],
+        )
+    model = program.model_proto
+    nodes = model.graph.node
+    last = max(
+        k for k, n in enumerate(nodes) if any('unet.dec1' in p.value for p in n.metadata_props)
+    )  # of the finest decoder block
+    for n in nodes:
+        del n.metadata_props[:]
+        n.doc_string = ''  # which line of Python each came from: a tenth of a megabyte
+    return model, [n.name for n in nodes[last + 1 :]]
 
 # %% ../nbs/workshop/export.ipynb #c087
 def export_onnx(
-    path,              # .onnx file to write
-    weights='default', # as for `Predictor`
-    size=None,         # (H,W) the file will look at; None: what the network was trained at
-    half=False,        # store the weights in 16 bits
-    int8=False,        # weights and activations of the U-Net in 8 bits
-)->Path:
-    "Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."
-    if half and int8: raise ValueError("half and int8 are two ways to store the weights: choose one")
-    if Path(path).is_dir(): raise ValueError(f"{path} is a folder: name the .onnx file to write in it")
+    path,  # .onnx file to write
+    weights='default',  # as for `Predictor`
+    size=None,  # (H,W) the file will look at; None: what the network was trained at
+    half=False,  # store the weights in 16 bits
+    int8=False,  # weights and activations of the U-Net in 8 bits
+) -> Path:
+    """Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and
+    `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."""
+    if half and int8:
+        raise ValueError("half and int8 are two ways to store the weights: choose one")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: name the .onnx file to write in it")
     import torch
     from dogdepth.weights import CANONICAL_FOCAL
     from dogdepth.attention import DepthUNet
-    try: import onnx, onnxscript; int8 and __import__('onnxruntime')
-    except ImportError: raise ImportError("exporting needs packages: pip install 'dogdepth[onnx]'") from None
+
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+
+        int8 and __import__('onnxruntime')
+    except ImportError:
+        raise ImportError("exporting needs packages: pip install 'dogdepth[onnx]'") from None
     net = weights if isinstance(weights, torch.nn.Module) else DepthUNet.from_pretrained(weights)
-    h,w = _size(size, net.config)
-    model,after = _onnx_graph(net, h, w)
-    if int8: model = _eight_bits(model, after, net.config, h, w)
-    elif half: _half_weights(model)
-    else: _split_joins(model)
-    model.metadata_props.add(key='dogdepth', value=json.dumps({**net.config, **getattr(net,'extra',{}), 'height':h, 'width_px':w, 'half':half, 'int8':int8, 'canonical_focal':CANONICAL_FOCAL}))
+    h, w = _size(size, net.config)
+    model, after = _onnx_graph(net, h, w)
+    if int8:
+        model = _eight_bits(model, after, net.config, h, w)
+    elif half:
+        _half_weights(model)
+    else:
+        _split_joins(model)
+    model.metadata_props.add(
+        key='dogdepth',
+        value=json.dumps(
+            {
+                **net.config,
+                **getattr(net, 'extra', {}),
+                'height': h,
+                'width_px': w,
+                'half': half,
+                'int8': int8,
+                'canonical_focal': CANONICAL_FOCAL,
+            }
+        ),
+    )
     onnx.checker.check_model(model)
     atomic_write(path, model.SerializeToString())
     return Path(path)

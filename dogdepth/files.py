@@ -7,25 +7,32 @@ __all__ = ['MAX_PIXELS', 'HEIC_BRANDS', 'AVIF_BRANDS', 'NYU_MAX_M', 'ENCODINGS',
            'read_image', 'check_units', 'check_levels', 'read_depth', 'mm16', 'write_depth']
 
 # %% ../nbs/workshop/files.ipynb #w002
-import os, warnings
+import os
+import warnings
 from contextlib import nullcontext
 from numbers import Real
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from .atomic import atomic_write
 from .checks import _check_file, _check_guess, check_metres
 
 # %% ../nbs/workshop/files.ipynb #c009
-def data_root()->Path|None: # the folder that holds nyu/, defocus_indoor/, kinect_raw/, or None
+def data_root() -> Path | None:  # the folder that holds nyu/, defocus_indoor/, kinect_raw/, or None
     "The real data named by the environment variable `DOGDEPTH_DATA`; None where it is not set."
     p = os.environ.get('DOGDEPTH_DATA')
-    if not p: return None
-    if not Path(p).is_dir(): raise FileNotFoundError(f"DOGDEPTH_DATA names {p}, which is not a folder. Point it at the folder that holds nyu/, or unset it.")
+    if not p:
+        return None
+    if not Path(p).is_dir():
+        raise FileNotFoundError(
+            f"DOGDEPTH_DATA names {p}, which is not a folder. Point it at the folder that holds nyu/, or unset it."
+        )
     return Path(p)
 
 # %% ../nbs/workshop/files.ipynb #c011
-MAX_PIXELS = 100_000_000 # refuse to decode more than this: 300 MB of RGB
+MAX_PIXELS = 100_000_000  # refuse to decode more than this: 300 MB of RGB
+
 
 def _open(path, what):
     "The decoded image in a file, or one plain `ValueError` that says what is wrong with it."
@@ -33,26 +40,36 @@ def _open(path, what):
     know_format(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # Pillow's remarks on size and torn tags: our own line comes next
+            warnings.simplefilter('ignore')  # Pillow's remarks on size and torn tags: our own line comes next
             im = Image.open(path)
-            if im.width*im.height<=MAX_PIXELS: im.load()
-    except Image.DecompressionBombError: raise ValueError(f"{path} has more than {MAX_PIXELS/1e6:.0f} million pixels: resize it first") from None
-    except UnidentifiedImageError: raise ValueError(f"{path} is not an image that can be read; expected {what}") from None
-    except Exception as e: raise ValueError(f"{path} is damaged or cut short ({e}); expected {what}") from None # Pillow raises many kinds
-    if im.width*im.height>MAX_PIXELS: raise ValueError(f"{path} is {im.width}x{im.height} pixels; at most {MAX_PIXELS/1e6:.0f} million are read: resize it first")
+            if im.width * im.height <= MAX_PIXELS:
+                im.load()
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more than {MAX_PIXELS / 1e6:.0f} million pixels: resize it first") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read; expected {what}") from None
+    except Exception as e:
+        raise ValueError(f"{path} is damaged or cut short ({e}); expected {what}") from None  # Pillow raises many kinds
+    if im.width * im.height > MAX_PIXELS:
+        raise ValueError(
+            f"{path} is {im.width}x{im.height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are read: resize it first"
+        )
     return im
 
 # %% ../nbs/workshop/files.ipynb #c011b
-def _brands(head:bytes)->set: # of the first bytes of a file: b'heic', b'avif', ...; none where it is no such file
+def _brands(head: bytes) -> set:  # of the first bytes of a file: b'heic', b'avif', ...; none where it is no such file
     "The kinds of picture that the head of an ISO media file names (ISO/IEC 14496-12, `ftyp`)."
-    if head[4:8]!=b'ftyp': return set()
-    return {head[k:k+4] for k in (8,*range(16, min(int.from_bytes(head[:4], 'big'), len(head)), 4))}
+    if head[4:8] != b'ftyp':
+        return set()
+    return {head[k : k + 4] for k in (8, *range(16, min(int.from_bytes(head[:4], 'big'), len(head)), 4))}
 
-HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs'} # HEVC inside (ISO/IEC 23008-12)
-AVIF_BRANDS = {b'avif', b'avis'}                                                     # AV1 inside
 
+HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs'}  # HEVC inside (ISO/IEC 23008-12)
+AVIF_BRANDS = {b'avif', b'avis'}  # AV1 inside
+
+# %% ../nbs/workshop/files.ipynb #c011b_1
 def know_format(
-    file, # path, or open file (left where it stands)
+    file,  # path, or open file (left where it stands)
 ):
     """Let Pillow read what phones write: HEIC where pillow-heif is installed, AVIF where Pillow (11.3 or later) can. What a
     file is, its first bytes say, not its name. `ValueError` that says what to do where such a file cannot be read."""
@@ -61,158 +78,215 @@ def know_format(
             at = f.tell()
             brands = _brands(f.read(256))
             f.seek(at)
-    except (OSError, ValueError): return # whoever opens it next says why
+    except (OSError, ValueError):
+        return  # whoever opens it next says why
     avif = bool(brands & AVIF_BRANDS)
-    if avif and features.check('avif'): return
-    if not (avif or brands & (HEIC_BRANDS | {b'mif1', b'msf1'})): return
+    if avif and features.check('avif'):
+        return
+    if not (avif or brands & (HEIC_BRANDS | {b'mif1', b'msf1'})):
+        return
     name = 'this file' if hasattr(file, 'read') else file
     try:
         import pillow_heif
+
         (pillow_heif.register_avif_opener if avif else pillow_heif.register_heif_opener)()
     except (ImportError, AttributeError):
-        kind,package = ('AVIF','pillow>=11.3') if avif else ('HEIC','dogdepth[heif]')
-        raise ValueError(f"{name} is {kind}, a kind of picture that needs a package: pip install '{package}'. Or save it as JPEG") from None
+        kind, package = ('AVIF', 'pillow>=11.3') if avif else ('HEIC', 'dogdepth[heif]')
+        raise ValueError(
+            f"{name} is {kind}, a kind of picture that needs a package: pip install '{package}'. Or save it as JPEG"
+        ) from None
 
 # %% ../nbs/workshop/files.ipynb #c012
 def read_image(
-    path, # JPEG, PNG, WebP, ...: grey, RGB, RGBA, palette
-)->np.ndarray: # (H,W,3) uint8 RGB, upright; what is transparent becomes white
+    path,  # JPEG, PNG, WebP, ...: grey, RGB, RGBA, palette
+) -> np.ndarray:  # (H,W,3) uint8 RGB, upright; what is transparent becomes white
     "A photo as RGB, turned upright by its EXIF tag; a plain `ValueError` for a file that is no whole image."
     im = _open(path, 'a photo (JPEG, PNG, ...)')
-    try: im = ImageOps.exif_transpose(im)
-    except Exception: pass # an unreadable tag: keep the picture as it lies
-    if im.mode.startswith('I;16') or im.mode in ('I','F'): raise ValueError(f"{path} has 16 bits or more per pixel: that looks like a depth map; read it with `read_depth`")
-    if im.mode in ('RGBA','LA','PA') or 'transparency' in im.info:
-        im = im.convert('RGBA'); im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
+    try:
+        im = ImageOps.exif_transpose(im)
+    except Exception:
+        pass  # an unreadable tag: keep the picture as it lies
+    if im.mode.startswith('I;16') or im.mode in ('I', 'F'):
+        raise ValueError(
+            f"{path} has 16 bits or more per pixel: that looks like a depth map; read it with `read_depth`"
+        )
+    if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
+        im = im.convert('RGBA')
+        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return np.array(im.convert('RGB'))
 
 # %% ../nbs/workshop/files.ipynb #c020
-NYU_MAX_M = 9.99547 # metres at level 255 of the Kaggle edition's 8-bit depth (checked against its 16-bit frames)
+NYU_MAX_M = 9.99547  # metres at level 255 of the Kaggle edition's 8-bit depth (checked against its 16-bit frames)
 
-ENCODINGS = dict(                                # how a file's numbers become metres; 0 stays 0 = no reading
-    nyu8   = lambda v: np.minimum((v+.5)/255*NYU_MAX_M, NYU_MAX_M), # Kaggle training PNG: 8-bit levels
-    level8 = lambda v: v/25.5,                   # the report's reading of the same file: 255 = 10 m
-    mm16   = lambda v: v/1000,                   # Kaggle test PNG, Kinect, RealSense: 16-bit millimetres
-    tum16  = lambda v: v/5000,                   # TUM RGB-D: 5000 per metre
-    m      = lambda v: v)                        # metres already
+ENCODINGS = dict(  # how a file's numbers become metres; 0 stays 0 = no reading
+    nyu8=lambda v: np.minimum((v + 0.5) / 255 * NYU_MAX_M, NYU_MAX_M),  # Kaggle training PNG: 8-bit levels
+    level8=lambda v: v / 25.5,  # the report's reading of the same file: 255 = 10 m
+    mm16=lambda v: v / 1000,  # Kaggle test PNG, Kinect, RealSense: 16-bit millimetres
+    tum16=lambda v: v / 5000,  # TUM RGB-D: 5000 per metre
+    m=lambda v: v,
+)  # metres already
 
 # %% ../nbs/workshop/files.ipynb #c023
 def _stored(path):
     "The numbers in a depth file, (H,W), as they are stored."
-    if Path(path).suffix.lower()=='.npy':
-        try: v = np.load(_check_file(path, 'a depth map'), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as e: raise ValueError(f"{path} is not a whole .npy array of numbers ({e})") if not isinstance(e, FileNotFoundError) else e from None
+    if Path(path).suffix.lower() == '.npy':
+        try:
+            v = np.load(_check_file(path, 'a depth map'), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as e:
+            raise (
+                ValueError(f"{path} is not a whole .npy array of numbers ({e})")
+                if not isinstance(e, FileNotFoundError)
+                else e
+            ) from None
     else:
         im = _open(path, 'a depth map (PNG, TIFF or .npy)')
-        if im.mode=='P': raise ValueError(f"{path} has a palette: it is a coloured picture of depth, not depth itself")
+        if im.mode == 'P':
+            raise ValueError(f"{path} has a palette: it is a coloured picture of depth, not depth itself")
         v = np.asarray(im)
-    if v.ndim!=2: raise ValueError(f"{path} has shape {v.shape}; a depth map has one channel (H,W). Is it the photo, or a coloured picture of depth?")
-    if v.dtype.kind not in 'uif': raise ValueError(f"{path} holds {v.dtype} values; depth is a number per pixel. Is it a mask?")
+    if v.ndim != 2:
+        raise ValueError(
+            f"{path} has shape {v.shape}; a depth map has one channel (H,W). Is it the photo, or a coloured picture of "
+            "depth?"
+        )
+    if v.dtype.kind not in 'uif':
+        raise ValueError(f"{path} holds {v.dtype} values; depth is a number per pixel. Is it a mask?")
     return v
+
 
 def check_units(encoding, scale):
     "Refuse what `read_depth` cannot read by; a folder asks when it is opened, not at its first frame."
-    if scale is not None and encoding!='auto':
+    if scale is not None and encoding != 'auto':
         raise ValueError(f"give scale or encoding, not both (got scale={scale}, encoding={encoding!r})")
-    if encoding not in ('auto','nyu',*ENCODINGS):
-        raise ValueError(f"encoding should be 'auto' or one of {sorted((*ENCODINGS,'nyu'))}, got {encoding!r}")
-    if scale is not None and not (isinstance(scale, Real) and 0<scale<np.inf):
+    if encoding not in ('auto', 'nyu', *ENCODINGS):
+        raise ValueError(f"encoding should be 'auto' or one of {sorted((*ENCODINGS, 'nyu'))}, got {encoding!r}")
+    if scale is not None and not (isinstance(scale, Real) and 0 < scale < np.inf):
         raise ValueError(f"scale should be metres per unit, above 0 (0.001 for millimetres), got {scale!r}")
 
-def _in_nyu(path): return bool({'nyu2_train','nyu2_test'} & set(Path(path).absolute().parts))
+# %% ../nbs/workshop/files.ipynb #c023_1x
+def _in_nyu(path):
+    return bool({'nyu2_train', 'nyu2_test'} & set(Path(path).absolute().parts))
+
 
 def _refuse_levels(path):
-    raise ValueError(f"{path} has 8 bits a pixel, and nothing says what a level is worth: name it, encoding='nyu8' (255 = {NYU_MAX_M} m), "
-                     "encoding='level8' (255 = 10 m), or scale= metres per level")
+    raise ValueError(
+        f"{path} has 8 bits a pixel, and nothing says what a level is worth: name it, encoding='nyu8' (255 = "
+        f"{NYU_MAX_M} m), "
+        "encoding='level8' (255 = 10 m), or scale= metres per level"
+    )
 
 # %% ../nbs/workshop/files.ipynb #c023_1
 def check_levels(path):
-    "Refuse a depth file of 8 bits outside the folders of NYU's Kaggle edition, by its first bytes; what cannot be read says so later."
+    """Refuse a depth file of 8 bits outside the folders of NYU's Kaggle edition, by its first bytes; what cannot be
+    read says so later."""
     if _in_nyu(path):
         return
     try:
-        if Path(path).suffix.lower()=='.npy':
-            bits = 8*np.load(path, mmap_mode='r', allow_pickle=False).dtype.itemsize
+        if Path(path).suffix.lower() == '.npy':
+            bits = 8 * np.load(path, mmap_mode='r', allow_pickle=False).dtype.itemsize
         else:
             with Image.open(path) as im:
-                bits = 8 if im.mode=='L' else 16
+                bits = 8 if im.mode == 'L' else 16
     except Exception:
         return
-    if bits==8:
+    if bits == 8:
         _refuse_levels(path)
 
 # %% ../nbs/workshop/files.ipynb #c023b
 def _no_reading(v, invalid):
     "(H,W) bool: where a stored number is no distance. Not above 0, not finite, or one of the marks `invalid`."
-    hole = ~((v>0)&np.isfinite(v))
-    if invalid is None and v.dtype.kind=='f':
+    hole = ~((v > 0) & np.isfinite(v))
+    if invalid is None and v.dtype.kind == 'f':
         invalid = 65535
-    elif invalid is None and v.dtype.itemsize>1:
+    elif invalid is None and v.dtype.itemsize > 1:
         top = v.max(initial=0)
-        invalid = [np.iinfo(v.dtype).max] + [65535]*int(top==65535) # 16 bits may lie in a wider type
+        invalid = [np.iinfo(v.dtype).max] + [65535] * int(top == 65535)  # 16 bits may lie in a wider type
     try:
         marks = np.atleast_1d(np.asarray([] if invalid is None else invalid, float))
     except (TypeError, ValueError):
-        raise ValueError(f"invalid should be a stored number that means 'no reading', or several, got {invalid!r}") from None
+        raise ValueError(
+            f"invalid should be a stored number that means 'no reading', or several, got {invalid!r}"
+        ) from None
     for mark in marks:
-        hole |= v==mark
+        hole |= v == mark
     return hole
 
+
 def _auto_encoding(path, v, encoding):
-    if v.dtype.itemsize>1:
-        return 'm' if v.dtype.kind=='f' else 'mm16'
-    if encoding=='auto' and not _in_nyu(path):
+    if v.dtype.itemsize > 1:
+        return 'm' if v.dtype.kind == 'f' else 'mm16'
+    if encoding == 'auto' and not _in_nyu(path):
         _refuse_levels(path)
     return 'nyu8'
 
 # %% ../nbs/workshop/files.ipynb #c023b_1
 def read_depth(
-    path,                   # PNG (8 or 16 bits), TIFF (float), or .npy
-    encoding:str='auto',    # a key of `ENCODINGS`; 'auto': 16 bits are mm16, floats metres, 8 bits nyu8 inside nyu2_train/; 'nyu': so everywhere
-    scale:float|None=None,  # metres per unit, instead of an encoding
-    invalid=None,           # stored numbers that mean "no reading" beside 0; None: the most an integer of 16 bits or more holds (65535); (): none
-)->np.ndarray:              # (H,W) float32 z-depth in metres; 0 = no reading
-    "Read a depth file in metres (one data set, two units: report §2.1). `ValueError` where no unit is named and none fits."
+    path,  # PNG (8 or 16 bits), TIFF (float), or .npy
+    encoding: str = 'auto',  # a key of `ENCODINGS`; 'auto': 16 bits are mm16, floats metres, 8 bits nyu8 inside nyu2_train/; 'nyu': so everywhere
+    scale: float | None = None,  # metres per unit, instead of an encoding
+    invalid=None,  # stored numbers that mean "no reading" beside 0; None: the most an integer of 16 bits or more holds (65535); (): none
+) -> np.ndarray:  # (H,W) float32 z-depth in metres; 0 = no reading
+    """Read a depth file in metres (one data set, two units: report §2.1). `ValueError` where no unit is named and none
+    fits."""
     check_units(encoding, scale)
     v = _stored(path)
-    if encoding in ('nyu8','level8') and v.dtype!=np.uint8:
-        raise ValueError(f"{path} holds {v.dtype} values, and {encoding!r} reads 8-bit levels: leave it 'auto', or name the unit ('mm16', 'tum16', 'm')")
-    guess = scale is None and encoding in ('auto','nyu')
-    to_metres = (lambda x: x*scale) if scale is not None else ENCODINGS[_auto_encoding(path, v, encoding) if guess else encoding]
-    depth = np.where(_no_reading(v, invalid), 0, to_metres(np.where(np.isfinite(v), v, 0).astype(np.float32))).astype(np.float32)
+    if encoding in ('nyu8', 'level8') and v.dtype != np.uint8:
+        raise ValueError(
+            f"{path} holds {v.dtype} values, and {encoding!r} reads 8-bit levels: leave it 'auto', or name the unit "
+            "('mm16', 'tum16', 'm')"
+        )
+    guess = scale is None and encoding in ('auto', 'nyu')
+    to_metres = (
+        (lambda x: x * scale)
+        if scale is not None
+        else ENCODINGS[_auto_encoding(path, v, encoding) if guess else encoding]
+    )
+    depth = np.where(_no_reading(v, invalid), 0, to_metres(np.where(np.isfinite(v), v, 0).astype(np.float32))).astype(
+        np.float32
+    )
     if guess:
         _check_guess(path, v, depth)
     return depth
 
 # %% ../nbs/workshop/files.ipynb #c041
-MM16_MAX_M = 65.534 # metres: the most that 16 bits of millimetres hold; one more, 65535, is a mark for "no reading"
+MM16_MAX_M = 65.534  # metres: the most that 16 bits of millimetres hold; one more, 65535, is a mark for "no reading"
+
 
 def mm16(
-    depth, # (H,W) metres; 0 = no reading
-)->np.ndarray: # (H,W) uint16 millimetres
+    depth,  # (H,W) metres; 0 = no reading
+) -> np.ndarray:  # (H,W) uint16 millimetres
     "Depth in the numbers of a 16-bit file. What lies beyond `MM16_MAX_M` is stored as that, with a warning."
-    ok = np.isfinite(depth)&(depth>0)
-    far = ok & (depth>MM16_MAX_M+.0005)
+    ok = np.isfinite(depth) & (depth > 0)
+    far = ok & (depth > MM16_MAX_M + 0.0005)
     if far.any():
-        warnings.warn(f"{far.sum()} of {ok.sum()} readings lie beyond {MM16_MAX_M} m, where 16-bit millimetres end: stored as {MM16_MAX_M} m", stacklevel=3)
-    return np.where(ok, np.rint(np.clip(np.where(ok, depth, 0), 0, MM16_MAX_M)*1000), 0).astype(np.uint16)
+        warnings.warn(
+            f"{far.sum()} of {ok.sum()} readings lie beyond {MM16_MAX_M} m, where 16-bit millimetres end: stored as "
+            f"{MM16_MAX_M} m",
+            stacklevel=3,
+        )
+    return np.where(ok, np.rint(np.clip(np.where(ok, depth, 0), 0, MM16_MAX_M) * 1000), 0).astype(np.uint16)
 
+# %% ../nbs/workshop/files.ipynb #c041_1
 def write_depth(
-    path,             # .png
-    depth:np.ndarray, # (H,W) metres; 0 = no reading; what is farther than 65.534 m is written as 65.534 m, with a warning
-    clamp:bool=False, # True: so even where most is farther; False: then refuse, as that is what millimetres look like
+    path,  # .png
+    depth: np.ndarray,  # (H,W) metres; 0 = no reading; what is farther than 65.534 m is written as 65.534 m, with a warning
+    clamp: bool = False,  # True: so even where most is farther; False: then refuse, as that is what millimetres look like
 ):
     "Write depth as a 16-bit millimetre PNG, all or nothing; `read_depth` gives it back within half a millimetre."
     depth = np.asarray(depth)
-    if Path(path).suffix.lower()!='.png':
-        raise ValueError(f"depth is written as a 16-bit .png, got {Path(path).name!r} (`np.save` keeps metres as floats)")
-    if depth.ndim!=2 or not depth.size:
+    if Path(path).suffix.lower() != '.png':
+        raise ValueError(
+            f"depth is written as a 16-bit .png, got {Path(path).name!r} (`np.save` keeps metres as floats)"
+        )
+    if depth.ndim != 2 or not depth.size:
         raise ValueError(f"depth should be (H,W) metres, got {depth.shape}")
     check_metres(depth)
-    seen = depth[np.isfinite(depth)&(depth>0)]
-    if not clamp and 2*(seen>MM16_MAX_M+.0005).sum()>seen.size:
-        raise ValueError(f"most of this depth lies beyond {MM16_MAX_M} m, where 16-bit millimetres end: are these millimetres? Divide them by 1000 (or clamp=True, if they are metres)")
-    ok,buf = cv2.imencode('.png', mm16(depth))
+    seen = depth[np.isfinite(depth) & (depth > 0)]
+    if not clamp and 2 * (seen > MM16_MAX_M + 0.0005).sum() > seen.size:
+        raise ValueError(
+            f"most of this depth lies beyond {MM16_MAX_M} m, where 16-bit millimetres end: are these millimetres? "
+            "Divide them by 1000 (or clamp=True, if they are metres)"
+        )
+    ok, buf = cv2.imencode('.png', mm16(depth))
     if not ok:
         raise ValueError(f"a depth map of shape {depth.shape} could not be coded as PNG")
     atomic_write(path, buf.tobytes())

@@ -6,133 +6,189 @@
 __all__ = ['AXES', 'to_axes', 'ply_bytes', 'glb_bytes']
 
 # %% ../nbs/workshop/files3d.ipynb #w002
-import json, struct
-import cv2, numpy as np
+import json
+import struct
+import cv2
+import numpy as np
 
 # %% ../nbs/workshop/files3d.ipynb #c071
-AXES = dict( # what a file or a plot calls right, up and towards you; all three are turns, none mirrors
-    camera = np.float32([[1,0,0],[0,1,0],[0,0,1]]),   # ours: x right, y down, z forward
-    y_up   = np.float32([[1,0,0],[0,-1,0],[0,0,-1]]), # glTF, OpenGL, three.js, MeshLab: y up, z towards the viewer
-    z_up   = np.float32([[1,0,0],[0,0,1],[0,-1,0]]))  # Blender, CAD, Plotly: z up, y forward
+AXES = dict(  # what a file or a plot calls right, up and towards you; all three are turns, none mirrors
+    camera=np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1]]),  # ours: x right, y down, z forward
+    y_up=np.float32([[1, 0, 0], [0, -1, 0], [0, 0, -1]]),  # glTF, OpenGL, three.js, MeshLab: y up, z towards the viewer
+    z_up=np.float32([[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
+)  # Blender, CAD, Plotly: z up, y forward
+
 
 def to_axes(
-    points:np.ndarray, # (...,3) in the camera frame
-    axes:str,          # a key of `AXES`
-)->np.ndarray:         # the same points, named the other way
+    points: np.ndarray,  # (...,3) in the camera frame
+    axes: str,  # a key of `AXES`
+) -> np.ndarray:  # the same points, named the other way
     "Turn camera-frame points (or normals) into another convention; metres stay metres."
-    if axes not in AXES: raise ValueError(f"axes should be one of {sorted(AXES)}, got {axes!r}")
-    return points@AXES[axes].T
+    if axes not in AXES:
+        raise ValueError(f"axes should be one of {sorted(AXES)}, got {axes!r}")
+    return points @ AXES[axes].T
 
 # %% ../nbs/workshop/files3d.ipynb #w006
 def _geometry(pred, faces, colors, normals=None):
     "Checked arrays (vertices; faces, colors, normals or None) for the writers."
     v = np.asarray(pred, np.float32)
-    if v.ndim!=2 or v.shape[1]!=3 or not len(v): raise ValueError(f"vertices should be (N,3) metres with N at least 1, got {v.shape}")
-    if not np.isfinite(v).all(): raise ValueError("vertices hold nan or infinite numbers: drop them first (`point_cloud` and `mesh` do)")
+    if v.ndim != 2 or v.shape[1] != 3 or not len(v):
+        raise ValueError(f"vertices should be (N,3) metres with N at least 1, got {v.shape}")
+    if not np.isfinite(v).all():
+        raise ValueError("vertices hold nan or infinite numbers: drop them first (`point_cloud` and `mesh` do)")
     if colors is not None:
         colors = np.asarray(colors)
-        if colors.shape!=v.shape or colors.dtype!=np.uint8: raise ValueError(f"colors should be {v.shape} uint8 RGB, one for each vertex, got {colors.shape} {colors.dtype}. After points comes `colors=`, after a mesh `faces, colors`")
+        if colors.shape != v.shape or colors.dtype != np.uint8:
+            raise ValueError(
+                f"colors should be {v.shape} uint8 RGB, one for each vertex, got {colors.shape} {colors.dtype}. After "
+                "points comes `colors=`, after a mesh `faces, colors`"
+            )
     if faces is not None:
         faces = np.asarray(faces)
-        if faces.dtype==np.uint8: raise ValueError(f"the third argument is faces, and these look like colours, {faces.shape} uint8: pass colors=...")
-        if faces.ndim!=2 or faces.shape[1]!=3 or faces.dtype.kind not in 'iu' or not len(faces): raise ValueError(f"faces should be (F,3) whole numbers, got {faces.shape} {faces.dtype}. Colours of a point cloud go by name: colors=...")
-        if faces.min()<0 or faces.max()>=len(v): raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are only {len(v)} (0 to {len(v)-1})")
+        if faces.dtype == np.uint8:
+            raise ValueError(
+                f"the third argument is faces, and these look like colours, {faces.shape} uint8: pass colors=..."
+            )
+        if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in 'iu' or not len(faces):
+            raise ValueError(
+                f"faces should be (F,3) whole numbers, got {faces.shape} {faces.dtype}. Colours of a point cloud go by "
+                "name: colors=..."
+            )
+        if faces.min() < 0 or faces.max() >= len(v):
+            raise ValueError(
+                f"faces name vertices {faces.min()} to {faces.max()}, but there are only {len(v)} (0 to {len(v) - 1})"
+            )
     if normals is not None:
         normals = np.asarray(normals, np.float32)
-        if normals.shape!=v.shape: raise ValueError(f"normals should be {v.shape} finite numbers, one for each vertex, got {normals.shape}")
-        if not np.isfinite(normals).all(): raise ValueError("normals hold nan or infinite numbers: one unit vector for each vertex is expected, or zeros")
+        if normals.shape != v.shape:
+            raise ValueError(f"normals should be {v.shape} finite numbers, one for each vertex, got {normals.shape}")
+        if not np.isfinite(normals).all():
+            raise ValueError(
+                "normals hold nan or infinite numbers: one unit vector for each vertex is expected, or zeros"
+            )
     return v, faces, colors, normals
 
 # %% ../nbs/workshop/files3d.ipynb #w007
 def ply_bytes(
-    vertices,         # (N,3) metres in the camera frame
-    faces=None,       # (F,3), for a mesh
-    colors=None,      # (N,3) uint8
-    normals=None,     # (N,3) in the camera frame
-    axes:str='y_up',  # a key of `AXES`; 'z_up' stands upright in Blender without asking
-)->bytes:
+    vertices,  # (N,3) metres in the camera frame
+    faces=None,  # (F,3), for a mesh
+    colors=None,  # (N,3) uint8
+    normals=None,  # (N,3) in the camera frame
+    axes: str = 'y_up',  # a key of `AXES`; 'z_up' stands upright in Blender without asking
+) -> bytes:
     "Points or a mesh as binary little-endian PLY, in metres (Turk 1994)."
-    v,faces,colors,normals = _geometry(vertices, faces, colors, normals)
-    cols = [('xyz','<f4',to_axes(v,axes))]
-    if normals is not None: cols.append((('nx','ny','nz'),'<f4',to_axes(normals,axes)))
-    if colors is not None: cols.append((('red','green','blue'),'u1',colors))
-    rows = np.empty(len(v), [(n,t) for names,t,_ in cols for n in names])
-    for names,_,a in cols:
-        for k,n in enumerate(names): rows[n] = a[:,k]
+    v, faces, colors, normals = _geometry(vertices, faces, colors, normals)
+    cols = [('xyz', '<f4', to_axes(v, axes))]
+    if normals is not None:
+        cols.append((('nx', 'ny', 'nz'), '<f4', to_axes(normals, axes)))
+    if colors is not None:
+        cols.append((('red', 'green', 'blue'), 'u1', colors))
+    rows = np.empty(len(v), [(n, t) for names, t, _ in cols for n in names])
+    for names, _, a in cols:
+        for k, n in enumerate(names):
+            rows[n] = a[:, k]
     head = ['ply', 'format binary_little_endian 1.0', f'comment dogdepth: metres, {axes}', f'element vertex {len(v)}']
-    head += [f"property {'float' if t=='<f4' else 'uchar'} {n}" for names,t,_ in cols for n in names]
+    head += [f"property {'float' if t == '<f4' else 'uchar'} {n}" for names, t, _ in cols for n in names]
     body = rows.tobytes()
     if faces is not None:
         head += [f'element face {len(faces)}', 'property list uchar int vertex_indices']
-        f = np.empty(len(faces), [('n','u1'),('i','<i4',3)]); f['n'],f['i'] = 3,faces
+        f = np.empty(len(faces), [('n', 'u1'), ('i', '<i4', 3)])
+        f['n'], f['i'] = 3, faces
         body += f.tobytes()
-    return '\n'.join(head+['end_header','']).encode('ascii')+body
+    return '\n'.join(head + ['end_header', '']).encode('ascii') + body
 
 # %% ../nbs/workshop/files3d.ipynb #c082
 class _Glb:
-    "The two halves of a GLB file while it grows: `doc`, the JSON, and `bin`, the numbers it points into (glTF 2.0, §4)."
+    """The two halves of a GLB file while it grows: `doc`, the JSON, and `bin`, the numbers it points into (glTF 2.0,
+    §4)."""
+
     def __init__(self):
         self.doc = dict(asset=dict(version='2.0', generator='dogdepth'), scene=0, accessors=[], bufferViews=[])
         self.bin = bytearray()
-    def view(self, data:bytes, **how)->int:
+
+    def view(self, data: bytes, **how) -> int:
         "Append bytes at the next multiple of 4; the index of their bufferView."
-        self.bin += bytes(-len(self.bin)%4)
+        self.bin += bytes(-len(self.bin) % 4)
         self.doc['bufferViews'].append(dict(buffer=0, byteOffset=len(self.bin), byteLength=len(data), **how))
         self.bin += data
-        return len(self.doc['bufferViews'])-1
-    def accessor(self, a:np.ndarray, kind:str, target:int=34962, **how)->int:
+        return len(self.doc['bufferViews']) - 1
+
+    def accessor(self, a: np.ndarray, kind: str, target: int = 34962, **how) -> int:
         "Append an array; the index of its accessor."
-        code = {'f4':5126, 'u4':5125, 'u2':5123}[a.dtype.str[1:]]
+        code = {'f4': 5126, 'u4': 5125, 'u2': 5123}[a.dtype.str[1:]]
         view = self.view(np.ascontiguousarray(a, a.dtype.newbyteorder('<')).tobytes(), target=target)
         self.doc['accessors'].append(dict(bufferView=view, componentType=code, count=len(a), type=kind, **how))
-        return len(self.doc['accessors'])-1
-    def tobytes(self)->bytes:
-        self.bin += bytes(-len(self.bin)%4)
+        return len(self.doc['accessors']) - 1
+
+    def tobytes(self) -> bytes:
+        self.bin += bytes(-len(self.bin) % 4)
         self.doc['buffers'] = [dict(byteLength=len(self.bin))]
-        j = json.dumps(self.doc, separators=(',',':')).encode(); j += b' '*(-len(j)%4)
-        head = struct.pack('<4sII', b'glTF', 2, 28+len(j)+len(self.bin))
+        j = json.dumps(self.doc, separators=(',', ':')).encode()
+        j += b' ' * (-len(j) % 4)
+        head = struct.pack('<4sII', b'glTF', 2, 28 + len(j) + len(self.bin))
         return head + struct.pack('<I4s', len(j), b'JSON') + j + struct.pack('<I4s', len(self.bin), b'BIN\0') + self.bin
 
 # %% ../nbs/workshop/files3d.ipynb #c084
 def _linear(rgb):
     "sRGB bytes as linear light, RGBA in 16 bits: what glTF calls a vertex colour (IEC 61966-2-1)."
-    c = np.arange(256)/255
-    lut = np.rint(np.where(c<=.04045, c/12.92, ((c+.055)/1.055)**2.4)*65535).astype(np.uint16)
-    return np.concatenate([lut[rgb], np.full((len(rgb),1), 65535, np.uint16)], 1)
+    c = np.arange(256) / 255
+    lut = np.rint(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) * 65535).astype(np.uint16)
+    return np.concatenate([lut[rgb], np.full((len(rgb), 1), 65535, np.uint16)], 1)
+
 
 def _texture(g, img, quality, side=2048):
     "Put the photo into the file as a JPEG of at most `side` pixels; the texture's reference."
-    s = min(1, side/max(img.shape[:2]))
-    if s<1: img = cv2.resize(img, None, fx=s, fy=s, interpolation=cv2.INTER_AREA)
-    jpg = cv2.imencode('.jpg', img[...,::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1].tobytes()
-    g.doc |= dict(images=[dict(bufferView=g.view(jpg), mimeType='image/jpeg')], textures=[dict(source=0, sampler=0)],
-                  samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)])
+    s = min(1, side / max(img.shape[:2]))
+    if s < 1:
+        img = cv2.resize(img, None, fx=s, fy=s, interpolation=cv2.INTER_AREA)
+    jpg = cv2.imencode('.jpg', img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1].tobytes()
+    g.doc |= dict(
+        images=[dict(bufferView=g.view(jpg), mimeType='image/jpeg')],
+        textures=[dict(source=0, sampler=0)],
+        samplers=[dict(magFilter=9729, minFilter=9987, wrapS=33071, wrapT=33071)],
+    )
     return dict(index=0)
 
 # %% ../nbs/workshop/files3d.ipynb #w012
 def glb_bytes(
-    vertices,         # (N,3) metres in the camera frame
-    faces=None,       # (F,3); without them, points
-    colors=None,      # (N,3) uint8
-    *, uv=None,       # (N,2) float32, each vertex' place in the photo, 0 to 1
-    photo=None,       # (H,W,3) uint8, the texture
-    quality:int=90,   # of its JPEG
-    camera=None,      # the photographer's
-)->bytes:
-    "Points or a mesh as glTF 2.0 binary: metres, y up, z towards the viewer, unlit, the photographer's camera inside (Khronos glTF 2.0)."
-    v,faces,colors,_ = _geometry(vertices, faces, colors)
-    g,pbr = _Glb(),dict(metallicFactor=0, roughnessFactor=1)
-    if photo is not None: pbr['baseColorTexture'] = _texture(g, photo, quality)
-    p = to_axes(v,'y_up')+0.
+    vertices,  # (N,3) metres in the camera frame
+    faces=None,  # (F,3); without them, points
+    colors=None,  # (N,3) uint8
+    *,
+    uv=None,  # (N,2) float32, each vertex' place in the photo, 0 to 1
+    photo=None,  # (H,W,3) uint8, the texture
+    quality: int = 90,  # of its JPEG
+    camera=None,  # the photographer's
+) -> bytes:
+    """Points or a mesh as glTF 2.0 binary: metres, y up, z towards the viewer, unlit, the photographer's camera inside
+    (Khronos glTF 2.0)."""
+    v, faces, colors, _ = _geometry(vertices, faces, colors)
+    g, pbr = _Glb(), dict(metallicFactor=0, roughnessFactor=1)
+    if photo is not None:
+        pbr['baseColorTexture'] = _texture(g, photo, quality)
+    p = to_axes(v, 'y_up') + 0.0
     attributes = dict(POSITION=g.accessor(p, 'VEC3', min=p.min(0).tolist(), max=p.max(0).tolist()))
-    if uv is not None: attributes['TEXCOORD_0'] = g.accessor(uv, 'VEC2')
-    if colors is not None: attributes['COLOR_0'] = g.accessor(_linear(colors), 'VEC4', normalized=True)
+    if uv is not None:
+        attributes['TEXCOORD_0'] = g.accessor(uv, 'VEC2')
+    if colors is not None:
+        attributes['COLOR_0'] = g.accessor(_linear(colors), 'VEC4', normalized=True)
     prim = dict(attributes=attributes, material=0, mode=0 if faces is None else 4)
-    if faces is not None: prim['indices'] = g.accessor(faces.astype(np.uint32).ravel(), 'SCALAR', target=34963)
+    if faces is not None:
+        prim['indices'] = g.accessor(faces.astype(np.uint32).ravel(), 'SCALAR', target=34963)
     nodes = [dict(mesh=0, name='room')]
     if camera is not None:
-        lens = dict(yfov=float(2*np.arctan(camera.height/2/camera.fy)), aspectRatio=camera.width/camera.fx*camera.fy/camera.height, znear=.01)
-        g.doc['cameras'] = [dict(type='perspective', perspective=lens)]; nodes.append(dict(camera=0, name='photographer'))
-    g.doc |= dict(meshes=[dict(primitives=[prim], name='room')], nodes=nodes, scenes=[dict(nodes=list(range(len(nodes))))], extensionsUsed=['KHR_materials_unlit'],
-                  materials=[dict(pbrMetallicRoughness=pbr, doubleSided=True, extensions=dict(KHR_materials_unlit={}))])
+        lens = dict(
+            yfov=float(2 * np.arctan(camera.height / 2 / camera.fy)),
+            aspectRatio=camera.width / camera.fx * camera.fy / camera.height,
+            znear=0.01,
+        )
+        g.doc['cameras'] = [dict(type='perspective', perspective=lens)]
+        nodes.append(dict(camera=0, name='photographer'))
+    g.doc |= dict(
+        meshes=[dict(primitives=[prim], name='room')],
+        nodes=nodes,
+        scenes=[dict(nodes=list(range(len(nodes))))],
+        extensionsUsed=['KHR_materials_unlit'],
+        materials=[dict(pbrMetallicRoughness=pbr, doubleSided=True, extensions=dict(KHR_materials_unlit={}))],
+    )
     return g.tobytes()

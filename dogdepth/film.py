@@ -6,85 +6,128 @@
 __all__ = ['MOTIONS', 'orbit_video', 'bench_video', 'format_video_rows']
 
 # %% ../nbs/workshop/film.ipynb #w002
-import io, os, subprocess, sys, tempfile, time
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .atomic import atomic_write
 from .viewer import Viewer, orbit_pose
 from .views import _view
 
 # %% ../nbs/workshop/film.ipynb #c147
-MOTIONS = dict( # time 0 to 1, swing in degrees -> yaw, lift, away of `orbit_pose`
-    sway = lambda t,swing: (swing*np.sin(2*np.pi*t), .25*swing*(1-np.cos(2*np.pi*t)), 1-.025*(1-np.cos(2*np.pi*t))),
-    turn = lambda t,swing: (360*t, 18*(1-np.cos(2*np.pi*t)), 1+.3*(1-np.cos(2*np.pi*t))))
+MOTIONS = dict(  # time 0 to 1, swing in degrees -> yaw, lift, away of `orbit_pose`
+    sway=lambda t, swing: (
+        swing * np.sin(2 * np.pi * t),
+        0.25 * swing * (1 - np.cos(2 * np.pi * t)),
+        1 - 0.025 * (1 - np.cos(2 * np.pi * t)),
+    ),
+    turn=lambda t, swing: (360 * t, 18 * (1 - np.cos(2 * np.pi * t)), 1 + 0.3 * (1 - np.cos(2 * np.pi * t))),
+)
+
 
 def _in_order(f, xs, workers):
-    "f(x) for each x, in order, by several threads (NumPy and OpenCV let go of Python's lock); never far ahead of the reader."
+    """f(x) for each x, in order, by several threads (NumPy and OpenCV let go of Python's lock); never far ahead of the
+    reader."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque()
         for x in xs:
             waiting.append(pool.submit(f, x))
-            if len(waiting)>=2*workers: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 # %% ../nbs/workshop/film.ipynb #c149
-def _mp4(frames, n, size, fps)->bytes: # frames: (H,W,3) uint8 with even sides
+def _mp4(frames, n, size, fps) -> bytes:  # frames: (H,W,3) uint8 with even sides
     "The frames as H.264 in MP4, made in memory: colours as BT.601 tells, index first."
     import av
     from fractions import Fraction
+
     buf = io.BytesIO()
-    with av.open(buf, 'w', format='mp4', options=dict(moov_size=str(4000+16*n))) as box: # room for the index at the front
-        rate = Fraction(fps).limit_denominator(1001); s = box.add_stream('libx264', rate=rate, options=dict(preset='veryfast', crf='23', threads='1'))
-        s.height,s.width,s.pix_fmt = *size,'yuv420p'; c = s.codec_context
-        c.color_range,c.colorspace,c.color_primaries,c.color_trc = 1,6,1,13 # limited range, BT.601 matrix, sRGB primaries and curve
-        for k,f in enumerate(frames):
-            shot = av.VideoFrame.from_ndarray(f, format='yuv420p'); shot.pts,shot.time_base = k,1/rate
+    with av.open(
+        buf, 'w', format='mp4', options=dict(moov_size=str(4000 + 16 * n))
+    ) as box:  # room for the index at the front
+        rate = Fraction(fps).limit_denominator(1001)
+        s = box.add_stream('libx264', rate=rate, options=dict(preset='veryfast', crf='23', threads='1'))
+        s.height, s.width, s.pix_fmt = *size, 'yuv420p'
+        c = s.codec_context
+        c.color_range, c.colorspace, c.color_primaries, c.color_trc = (
+            1,
+            6,
+            1,
+            13,
+        )  # limited range, BT.601 matrix, sRGB primaries and curve
+        for k, f in enumerate(frames):
+            shot = av.VideoFrame.from_ndarray(f, format='yuv420p')
+            shot.pts, shot.time_base = k, 1 / rate
             box.mux(s.encode(shot))
         box.mux(s.encode())
     return buf.getvalue()
 
 # %% ../nbs/workshop/film.ipynb #c150
-def _size_like(shape, area=480*640): k = np.sqrt(area/(shape[0]*shape[1])); return tuple(int(np.clip(2*round(a*k/2), 16, 4096)) for a in shape)
+def _size_like(shape, area=480 * 640):
+    k = np.sqrt(area / (shape[0] * shape[1]))
+    return tuple(int(np.clip(2 * round(a * k / 2), 16, 4096)) for a in shape)
+
 
 def _told(xs, n, progress):
     "Pass on, and tell how far we are."
     from tqdm.auto import tqdm
-    for k,x in enumerate(tqdm(xs, total=n, desc='video', unit='frame', disable=progress is not True, leave=False), 1):
+
+    for k, x in enumerate(tqdm(xs, total=n, desc='video', unit='frame', disable=progress is not True, leave=False), 1):
         yield x
-        if callable(progress): progress(k, n)
+        if callable(progress):
+            progress(k, n)
+
 
 def _film(path, frames, size, fps, motion):
     "Say what is wrong before the work begins; the size with even sides."
-    path,whole = Path(path),lambda n: isinstance(n, (int,np.integer)) and not isinstance(n, bool)
-    if path.suffix.lower()!='.mp4': raise ValueError(f"a film is written as .mp4, got {path.name!r}")
-    if not path.parent.is_dir(): raise FileNotFoundError(f"no such folder: {path.parent}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK): raise ValueError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'the folder is not writable'}")
-    if motion not in MOTIONS: raise ValueError(f"motion should be one of {sorted(MOTIONS)}, got {motion!r}")
-    if not (whole(frames) and 1<=frames<=10_000): raise ValueError(f"frames should be a whole number from 1 to 10000, got {frames!r}")
-    if not (isinstance(fps, (int,float,np.number)) and 1<=fps<=240): raise ValueError(f"fps should be 1 to 240 frames a second, got {fps!r}")
-    if np.shape(size)!=(2,) or not all(whole(n) and 16<=n<=4096 for n in size): raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
-    return tuple(int(n)+int(n)%2 for n in size)
+    path, whole = Path(path), lambda n: isinstance(n, (int, np.integer)) and not isinstance(n, bool)
+    if path.suffix.lower() != '.mp4':
+        raise ValueError(f"a film is written as .mp4, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'the folder is not writable'}")
+    if motion not in MOTIONS:
+        raise ValueError(f"motion should be one of {sorted(MOTIONS)}, got {motion!r}")
+    if not (whole(frames) and 1 <= frames <= 10_000):
+        raise ValueError(f"frames should be a whole number from 1 to 10000, got {frames!r}")
+    if not (isinstance(fps, (int, float, np.number)) and 1 <= fps <= 240):
+        raise ValueError(f"fps should be 1 to 240 frames a second, got {fps!r}")
+    if np.shape(size) != (2,) or not all(whole(n) and 16 <= n <= 4096 for n in size):
+        raise ValueError(f"size should be (height, width), 16 to 4096 pixels each, got {size!r}")
+    return tuple(int(n) + int(n) % 2 for n in size)
 
 # %% ../nbs/workshop/film.ipynb #c151
 def orbit_video(
-    pred,                  # a Prediction, a data set's item, or depth (H,W) metres
-    path,                  # .mp4
-    frames:int=120,
-    size=(480,640),        # (H,W) pixels, an odd side grows by one; None: the photo's shape, with as many pixels as 480x640
-    fps:float=30,
-    *, motion:str='sway',  # a key of `MOTIONS`: 'sway' or 'turn'
-    camera=None, image=None, # where `pred` is a bare depth map
-    progress=False,        # True: a bar; or a function (done, frames), which may raise to stop
+    pred,  # a Prediction, a data set's item, or depth (H,W) metres
+    path,  # .mp4
+    frames: int = 120,
+    size=(480, 640),  # (H,W) pixels, an odd side grows by one; None: the photo's shape, with as many pixels as 480x640
+    fps: float = 30,
+    *,
+    motion: str = 'sway',  # a key of `MOTIONS`: 'sway' or 'turn'
+    camera=None,
+    image=None,  # where `pred` is a bare depth map
+    progress=False,  # True: a bar; or a function (done, frames), which may raise to stop
 ):
     "A film around in the photo, H.264 in MP4: its path closes, it plays in browsers (report §5); all or nothing."
-    h,w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
-    v = Viewer(pred, camera, image, (h,w)); reach = h//20 if motion=='turn' else None
-    poses = [orbit_pose(*MOTIONS[motion](k/frames, v.swing), v.pivot) for k in range(frames)]
+    h, w = _film(path, frames, _size_like(_view(pred, camera, image)[0].shape) if size is None else size, fps, motion)
+    v = Viewer(pred, camera, image, (h, w))
+    reach = h // 20 if motion == 'turn' else None
+    poses = [orbit_pose(*MOTIONS[motion](k / frames, v.swing), v.pivot) for k in range(frames)]
     shot = lambda pose: cv2.cvtColor(v.view(pose, reach), cv2.COLOR_RGB2YUV_I420)
-    with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots: data = _mp4(_told(shots, frames, progress), frames, (h,w), fps)
+    with closing(_in_order(shot, poses, min(4, os.cpu_count() or 1))) as shots:
+        data = _mp4(_told(shots, frames, progress), frames, (h, w), fps)
     atomic_write(path, data)
 
 # %% ../nbs/workshop/film.ipynb #c162
@@ -93,41 +136,76 @@ import numpy as np; from dogdepth.film import orbit_video; from dogdepth.depth i
 z = np.load(sys.argv[1]); it = dict(image=z['image'], depth=z['depth'], camera=Camera(*z['lens'], *z['depth'].shape)); i = time.perf_counter()
 orbit_video(it, sys.argv[2], motion=sys.argv[3]); print(i-t, time.perf_counter()-i)"""
 
+# %% ../nbs/workshop/film.ipynb #c162_1
 def bench_video(
-    n:int=5,           # films of each kind
-    out=None,          # a folder for the CSV, usually results/
-    scatter:bool=True, # also one view by the report's way: a Matplotlib scatter of all points
-)->list:               # of row dicts, see `format_video_rows`
+    n: int = 5,  # films of each kind
+    out=None,  # a folder for the CSV, usually results/
+    scatter: bool = True,  # also one view by the report's way: a Matplotlib scatter of all points
+) -> list:  # of row dicts, see `format_video_rows`
     "A film of 120 frames of 480x640, all points drawn, coded and written, each in a fresh process (report §5)."
     from dogdepth.nyu import sample_frames
     from dogdepth.timing import Timing, environment, write_results
-    if n<1: raise ValueError(f"n is a number of films, 1 or more, got {n}")
-    it = sample_frames(1)[0]; c,ms = it['camera'],{}
+
+    if n < 1:
+        raise ValueError(f"n is a number of films, 1 or more, got {n}")
+    it = sample_frames(1)[0]
+    c, ms = it['camera'], {}
     with tempfile.TemporaryDirectory() as tmp:
-        np.savez(f'{tmp}/it.npz', image=it['image'], depth=it['depth'], lens=(c.fx,c.fy,c.cx,c.cy))
+        np.savez(f'{tmp}/it.npz', image=it['image'], depth=it['depth'], lens=(c.fx, c.fy, c.cx, c.cy))
         for _ in range(n):
             for m in MOTIONS:
-                r = subprocess.run([sys.executable, '-c', _FRESH, f'{tmp}/it.npz', f'{tmp}/{m}.mp4', m], capture_output=True, text=True)
-                if r.returncode: raise RuntimeError(f"orbit_video failed in a fresh process: {r.stderr.strip().splitlines()[-1:]}")
-                for k,s in zip(('imports', f'orbit_video, {m}, 120 frames'), r.stdout.split()): ms.setdefault(k,[]).append(1e3*float(s))
-    if scatter: ms['scatter, 1 view of the 24'] = [1e3*_scatter_s(it)]
-    rows = [dict(table='video', sigma='', state='fresh', clock='wall', size=f'{c.height}x{c.width}')|Timing(k, tuple(v)).row()|environment() for k,v in ms.items()]
-    if out is not None: write_results(rows, out)
+                r = subprocess.run(
+                    [sys.executable, '-c', _FRESH, f'{tmp}/it.npz', f'{tmp}/{m}.mp4', m], capture_output=True, text=True
+                )
+                if r.returncode:
+                    raise RuntimeError(f"orbit_video failed in a fresh process: {r.stderr.strip().splitlines()[-1:]}")
+                for k, s in zip(('imports', f'orbit_video, {m}, 120 frames'), r.stdout.split()):
+                    ms.setdefault(k, []).append(1e3 * float(s))
+    if scatter:
+        ms['scatter, 1 view of the 24'] = [1e3 * _scatter_s(it)]
+    rows = [
+        dict(table='video', sigma='', state='fresh', clock='wall', size=f'{c.height}x{c.width}')
+        | Timing(k, tuple(v)).row()
+        | environment()
+        for k, v in ms.items()
+    ]
+    if out is not None:
+        write_results(rows, out)
     return rows
 
 # %% ../nbs/workshop/film.ipynb #c163
-def _scatter_s(item)->float:
+def _scatter_s(item) -> float:
     "Seconds for one view as the report's program makes it: every pixel a dot of a 3D scatter, saved as a picture."
     from matplotlib.figure import Figure
-    t = time.perf_counter()
-    z,(v,u) = item['depth'],np.indices(item['depth'].shape); fig = Figure((6.4,4.8), dpi=100); ax = fig.add_subplot(projection='3d')
-    ax.scatter(u.ravel(), z.ravel(), -v.ravel(), c=item['image'].reshape(-1,3)/255, s=1); ax.view_init(10, -70); fig.savefig(io.BytesIO(), format='png')
-    return time.perf_counter()-t
 
-def format_video_rows(rows)->str: # markdown
+    t = time.perf_counter()
+    z, (v, u) = item['depth'], np.indices(item['depth'].shape)
+    fig = Figure((6.4, 4.8), dpi=100)
+    ax = fig.add_subplot(projection='3d')
+    ax.scatter(u.ravel(), z.ravel(), -v.ravel(), c=item['image'].reshape(-1, 3) / 255, s=1)
+    ax.view_init(10, -70)
+    fig.savefig(io.BytesIO(), format='png')
+    return time.perf_counter() - t
+
+# %% ../nbs/workshop/film.ipynb #c163_1
+def format_video_rows(rows) -> str:  # markdown
     "The rows as a table under a line that names the machine."
-    e = rows[0]; s = lambda r,k: f"{float(r[k+'_ms'])/1e3:.2f}"
-    head = [f"{e['cpu']}, {e['cores']} cores; {e['size']}, every pixel a point; fresh process each; load {e['load']}; numpy {e['numpy']}, OpenCV {e['opencv']}; commit {e['commit'] or 'unknown'}, {e['date']}",
-            '', '| | median s | middle half | runs |', '|---|--:|--:|--:|']
-    tail = [f"\nThe report's 24 views: about {24*float(r['median_ms'])/1e3:.0f} s (one view, times 24)." for r in rows if r['name'].startswith('scatter')]
-    return '\n'.join(head+[f"| {r['name']} | {s(r,'median')} | {s(r,'q25')} to {s(r,'q75')} | {r['runs']} |" for r in rows]+tail)
+    e = rows[0]
+    s = lambda r, k: f"{float(r[k + '_ms']) / 1e3:.2f}"
+    head = [
+        f"{e['cpu']}, {e['cores']} cores; {e['size']}, every pixel a point; fresh process each; load {e['load']}; "
+        f"numpy {e['numpy']}, OpenCV {e['opencv']}; commit {e['commit'] or 'unknown'}, {e['date']}",
+        '',
+        '| | median s | middle half | runs |',
+        '|---|--:|--:|--:|',
+    ]
+    tail = [
+        f"\nThe report's 24 views: about {24 * float(r['median_ms']) / 1e3:.0f} s (one view, times 24)."
+        for r in rows
+        if r['name'].startswith('scatter')
+    ]
+    return '\n'.join(
+        head
+        + [f"| {r['name']} | {s(r, 'median')} | {s(r, 'q25')} to {s(r, 'q75')} | {r['runs']} |" for r in rows]
+        + tail
+    )

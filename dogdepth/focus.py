@@ -8,180 +8,259 @@ __all__ = ['FINE', 'FOCUS', 'LENSES', 'REAL_FOCUS_M', 'spearman', 'noise_level',
 
 # %% ../nbs/workshop/focus.ipynb #w002
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .blur import gaussian_blur, gaussian_taps
 from .dog import focus_points, modified_dog, to_grey
 
 # %% ../nbs/workshop/focus.ipynb #c110
 def _ranks(a):
     "Ranks from 0, ties shared, mean taken off."
-    _,i,n = np.unique(a, return_inverse=True, return_counts=True)
-    r = (np.cumsum(n)-(n-1)/2)[i.ravel()]
-    return r-r.mean()
+    _, i, n = np.unique(a, return_inverse=True, return_counts=True)
+    r = (np.cumsum(n) - (n - 1) / 2)[i.ravel()]
+    return r - r.mean()
+
 
 def spearman(
-    a, b,        # values, any shape, one for one
+    a,
+    b,  # values, any shape, one for one
     given=None,  # a third quantity whose influence is taken out of both (partial correlation)
-)->float:        # -1..1; nan where one of them never changes
+) -> float:  # -1..1; nan where one of them never changes
     "Rank correlation (Spearman 1904)."
-    a,b = _ranks(a),_ranks(b)
+    a, b = _ranks(a), _ranks(b)
     if given is not None:
         c = _ranks(given)
-        if not c.any(): raise ValueError("`given` should change from place to place")
-        a,b = (v-(v@c)/(c@c)*c for v in (a,b))
-    n = np.sqrt((a@a)*(b@b))
-    return float(a@b/n) if n>1e-6*len(a) else float('nan')
+        if not c.any():
+            raise ValueError("`given` should change from place to place")
+        a, b = (v - (v @ c) / (c @ c) * c for v in (a, b))
+    n = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / n) if n > 1e-6 * len(a) else float('nan')
 
 # %% ../nbs/workshop/focus.ipynb #c116
 def noise_level(
-    grey,    # (H,W) grey levels
-)->float:    # standard deviation, grey levels
-    "How strong the noise is: the median answer of a mask that slopes and straight edges cannot wake (after Immerkaer 1996)."
-    m = np.float32([[1,-2,1],[-2,4,-2],[1,-2,1]]) # its squares add up to 36
-    return float(np.median(np.abs(cv2.filter2D(np.float32(grey), -1, m, borderType=cv2.BORDER_REFLECT_101)))/(6*.6745))
+    grey,  # (H,W) grey levels
+) -> float:  # standard deviation, grey levels
+    """How strong the noise is: the median answer of a mask that slopes and straight edges cannot wake (after Immerkaer
+    1996)."""
+    m = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])  # its squares add up to 36
+    return float(
+        np.median(np.abs(cv2.filter2D(np.float32(grey), -1, m, borderType=cv2.BORDER_REFLECT_101))) / (6 * 0.6745)
+    )
 
 # %% ../nbs/workshop/focus.ipynb #c119
-def _local(a, k=21): return cv2.blur(a, (k,k), borderType=cv2.BORDER_REFLECT_101)
+def _local(a, k=21):
+    return cv2.blur(a, (k, k), borderType=cv2.BORDER_REFLECT_101)
+
 
 def _slopes(g, s, k):
     "Energy of the slopes of `g` after a blur of `s` px, averaged over k x k; and that of noise of variance 1."
     t = gaussian_taps(s)
-    d = t*np.arange(-(len(t)//2), len(t)//2+1)/s**2
-    e = sum(cv2.sepFilter2D(g, cv2.CV_32F, *w, borderType=cv2.BORDER_REFLECT_101)**2 for w in ((d,t),(t,d)))
-    return _local(e, k), 2*(d@d)*(t@t)
+    d = t * np.arange(-(len(t) // 2), len(t) // 2 + 1) / s**2
+    e = sum(cv2.sepFilter2D(g, cv2.CV_32F, *w, borderType=cv2.BORDER_REFLECT_101) ** 2 for w in ((d, t), (t, d)))
+    return _local(e, k), 2 * (d @ d) * (t @ t)
 
-FINE = 1/370 # of the picture's size sqrt(H*W): the first of the two blurs, 1.5 px at 480x640
+
+FINE = 1 / 370  # of the picture's size sqrt(H*W): the first of the two blurs, 1.5 px at 480x640
+
 
 def sharpness(
-    img,                # (H,W,3) RGB or (H,W) grey, uint8
-    window:float=1/26,  # side of the neighbourhood, as a share of sqrt(H*W): 21 px at 480x640
-    least:float=.1,     # slopes with less than this share of the picture's mean energy say nothing
-)->np.ndarray:          # (H,W) float32: 1 is blurred away, 2 a perfect step, more is fine texture; nan = unknown
-    "How sharp the picture is around each pixel, whatever its light, contrast and noise: energy of the slopes after a blur, over that after one twice as wide."
-    g = to_grey(img).astype(np.float32); size = g.size**.5
-    s,k = FINE*size, 2*int(window*size/2)+1
-    n2 = max(noise_level(g)**2, 1/12)              # rounding to whole levels is noise too
-    (a,na),(b,nb) = _slopes(g, s, k),_slopes(g, 2*s, k)
-    a,b = a-n2*na, b-n2*nb
-    return np.where(b>max(4*n2*nb, least*float(b.mean())), np.maximum(a,0)/np.maximum(b,1e-6), np.nan).astype(np.float32)
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    window: float = 1 / 26,  # side of the neighbourhood, as a share of sqrt(H*W): 21 px at 480x640
+    least: float = 0.1,  # slopes with less than this share of the picture's mean energy say nothing
+) -> np.ndarray:  # (H,W) float32: 1 is blurred away, 2 a perfect step, more is fine texture; nan = unknown
+    """How sharp the picture is around each pixel, whatever its light, contrast and noise: energy of the slopes after a
+    blur, over that after one twice as wide."""
+    g = to_grey(img).astype(np.float32)
+    size = g.size**0.5
+    s, k = FINE * size, 2 * int(window * size / 2) + 1
+    n2 = max(noise_level(g) ** 2, 1 / 12)  # rounding to whole levels is noise too
+    (a, na), (b, nb) = _slopes(g, s, k), _slopes(g, 2 * s, k)
+    a, b = a - n2 * na, b - n2 * nb
+    return np.where(
+        b > max(4 * n2 * nb, least * float(b.mean())), np.maximum(a, 0) / np.maximum(b, 1e-6), np.nan
+    ).astype(np.float32)
 
-def edge_width(img, **kwargs)->np.ndarray: # (H,W) float32 px; nan = unknown; `kwargs` go to `sharpness`
-    "The sigma of the blur of the edges around each pixel (ratio of slopes at two scales: Zhuo & Sim 2011); 0 where the picture is finer than a step."
-    q = np.clip(sharpness(img, **kwargs), 1.005, 2)**2
-    return FINE*np.asarray(img).shape[0]**.5*np.asarray(img).shape[1]**.5*np.sqrt((4-q)/(q-1))
+# %% ../nbs/workshop/focus.ipynb #c119_1
+def edge_width(img, **kwargs) -> np.ndarray:  # (H,W) float32 px; nan = unknown; `kwargs` go to `sharpness`
+    """The sigma of the blur of the edges around each pixel (ratio of slopes at two scales: Zhuo & Sim 2011); 0 where
+    the picture is finer than a step."""
+    q = np.clip(sharpness(img, **kwargs), 1.005, 2) ** 2
+    return FINE * np.asarray(img).shape[0] ** 0.5 * np.asarray(img).shape[1] ** 0.5 * np.sqrt((4 - q) / (q - 1))
 
 # %% ../nbs/workshop/focus.ipynb #c124
 def steady_scores(
-    img,         # (H,W,3) RGB or (H,W) grey, uint8
-    grid:int=6,  # lines of the lattice
-)->np.ndarray:   # (16,) row by row: `sharpness`, and 0 where there is nothing to judge by
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    grid: int = 6,  # lines of the lattice
+) -> np.ndarray:  # (16,) row by row: `sharpness`, and 0 where there is nothing to judge by
     "How sharp the picture is around each focus point: the well-behaved form of `focus_scores`."
-    x,y = focus_points(img, grid=grid).T
-    return np.nan_to_num(sharpness(img)[y,x]).astype(float)
+    x, y = focus_points(img, grid=grid).T
+    return np.nan_to_num(sharpness(img)[y, x]).astype(float)
 
 # %% ../nbs/workshop/focus.ipynb #c128
 def steady_dog(
-    img,               # (H,W,3) RGB or (H,W) grey, uint8
-    share:float=1/128, # sigma of the wide blur, as a share of sqrt(H*W)
-    ratio:float=4.,    # wide blur over narrow blur
-)->np.ndarray:         # (H,W) float32, signed, in units of the picture's contrast (its standard deviation)
-    "A difference of Gaussians that does not depend on light, contrast and size: the well-behaved form of `modified_dog`."
-    if not (share>0 and ratio>1): raise ValueError(f"share should be above 0 and ratio above 1, got {share} and {ratio}")
+    img,  # (H,W,3) RGB or (H,W) grey, uint8
+    share: float = 1 / 128,  # sigma of the wide blur, as a share of sqrt(H*W)
+    ratio: float = 4.0,  # wide blur over narrow blur
+) -> np.ndarray:  # (H,W) float32, signed, in units of the picture's contrast (its standard deviation)
+    """A difference of Gaussians that does not depend on light, contrast and size: the well-behaved form of
+    `modified_dog`."""
+    if not (share > 0 and ratio > 1):
+        raise ValueError(f"share should be above 0 and ratio above 1, got {share} and {ratio}")
     g = to_grey(img).astype(np.float32)
-    sigma = share*g.size**.5
-    return (gaussian_blur(g, sigma)-gaussian_blur(g, sigma/ratio))/max(float(g.std()), 1.)
+    sigma = share * g.size**0.5
+    return (gaussian_blur(g, sigma) - gaussian_blur(g, sigma / ratio)) / max(float(g.std()), 1.0)
 
 # %% ../nbs/workshop/focus.ipynb #c137
-def _spread(a): return _local(a*a)-_local(a)**2
+def _spread(a):
+    return _local(a * a) - _local(a) ** 2
 
-FOCUS = dict( # sharpness around every pixel: grey levels (H,W) uint8 -> (H,W) float32
-    variance   = lambda g: _spread(np.float32(g)),
-    tenengrad  = lambda g: _local(sum(cv2.Sobel(g, cv2.CV_32F, *d)**2 for d in ((1,0),(0,1)))),
-    laplacian  = lambda g: _spread(cv2.Laplacian(g, cv2.CV_32F)),
-    sharpness  = sharpness,                                           # nan where unknown
-    dog        = lambda g: _local(np.float32(modified_dog(g))**2),    # local energy of the report's blur image
-    brightness = lambda g: _local(np.float32(g)),                     # two rivals that know nothing of focus
-    height     = lambda g: np.repeat(np.arange(len(g), 0, -1, dtype=np.float32)[:,None], g.shape[1], 1))
+
+FOCUS = dict(  # sharpness around every pixel: grey levels (H,W) uint8 -> (H,W) float32
+    variance=lambda g: _spread(np.float32(g)),
+    tenengrad=lambda g: _local(sum(cv2.Sobel(g, cv2.CV_32F, *d) ** 2 for d in ((1, 0), (0, 1)))),
+    laplacian=lambda g: _spread(cv2.Laplacian(g, cv2.CV_32F)),
+    sharpness=sharpness,  # nan where unknown
+    dog=lambda g: _local(np.float32(modified_dog(g)) ** 2),  # local energy of the report's blur image
+    brightness=lambda g: _local(np.float32(g)),  # two rivals that know nothing of focus
+    height=lambda g: np.repeat(np.arange(len(g), 0, -1, dtype=np.float32)[:, None], g.shape[1], 1),
+)
 
 # %% ../nbs/workshop/focus.ipynb #c144
 def focus_study(
-    items,                   # frames {'image', 'depth', 'name', 'scene'}, all of one size; with 'sharp', the same view in focus, sharpness is image / sharp
-    focus_m:float|None=None, # where the lens was focused, metres
+    items,  # frames {'image', 'depth', 'name', 'scene'}, all of one size; with 'sharp', the same view in focus, sharpness is image / sharp
+    focus_m: float | None = None,  # where the lens was focused, metres
     measures=tuple(FOCUS),
-    step:int=16,             # px between the places that are compared
-    others:int=8,            # rooms whose depth serves as the control
-    seed:int=0,
-)->list:                     # a dict per frame and measure: rank correlations with depth, its controls, and |1/depth - 1/focus|
+    step: int = 16,  # px between the places that are compared
+    others: int = 8,  # rooms whose depth serves as the control
+    seed: int = 0,
+) -> list:  # a dict per frame and measure: rank correlations with depth, its controls, and |1/depth - 1/focus|
     "How well sharpness ranks depth within each photo, with a shuffled control and one for height (report §2.2)."
-    cells = lambda a: a[step//2::step,step//2::step].ravel()
+    cells = lambda a: a[step // 2 :: step, step // 2 :: step].ravel()
+
     def look(it):
-        g,S = [to_grey(it[k]) for k in ('image','sharp') if k in it],{}
+        g, S = [to_grey(it[k]) for k in ('image', 'sharp') if k in it], {}
         for m in measures:
             v = [cells(FOCUS[m](i)) for i in g]
-            S[m] = v[0] if len(g)==1 else (v[0]+1)/(v[1]+1)
-        return dict(name=it['name'], scene=it['scene'], z=cells(it['depth']), S=S, texture=cells(FOCUS['variance'](g[-1])), height=cells(FOCUS['height'](g[0])))
-    F,rng,rows = [look(it) for it in items],np.random.default_rng(seed),[]
+            S[m] = v[0] if len(g) == 1 else (v[0] + 1) / (v[1] + 1)
+        return dict(
+            name=it['name'],
+            scene=it['scene'],
+            z=cells(it['depth']),
+            S=S,
+            texture=cells(FOCUS['variance'](g[-1])),
+            height=cells(FOCUS['height'](g[0])),
+        )
+
+    F, rng, rows = [look(it) for it in items], np.random.default_rng(seed), []
     for f in F:
-        rest = [o for o in F if o['scene']!=f['scene']]
+        rest = [o for o in F if o['scene'] != f['scene']]
         rest = [rest[k] for k in rng.permutation(len(rest))[:others]]
-        rows += [dict(name=f['name'], measure=m, **_relate(f, s, rest, focus_m)) for m,s in f['S'].items()]
+        rows += [dict(name=f['name'], measure=m, **_relate(f, s, rest, focus_m)) for m, s in f['S'].items()]
     return rows
 
+# %% ../nbs/workshop/focus.ipynb #c144_1
 def _relate(f, s, rest, focus_m):
     "The correlations of one frame `f` and one measure `s`."
-    ok = (f['z']>0)&np.isfinite(s)
-    z,rich = f['z'],ok&(f['texture']>=np.median(f['texture']))
-    blur = lambda k: spearman(s[k], abs(1/z[k]-1/focus_m)) if focus_m else float('nan')
-    both = [(ok&(o['z']>0), o['z']) for o in rest]
-    return dict(cells=int(ok.sum()), depth=spearman(s[ok], z[ok]), shuffled=float(np.mean([spearman(s[k], o[k]) for k,o in both])) if both else float('nan'),
-                given_height=spearman(s[ok], z[ok], f['height'][ok]), blur=blur(ok), depth_rich=spearman(s[rich], z[rich]), blur_rich=blur(rich))
+    ok = (f['z'] > 0) & np.isfinite(s)
+    z, rich = f['z'], ok & (f['texture'] >= np.median(f['texture']))
+    blur = lambda k: spearman(s[k], abs(1 / z[k] - 1 / focus_m)) if focus_m else float('nan')
+    both = [(ok & (o['z'] > 0), o['z']) for o in rest]
+    return dict(
+        cells=int(ok.sum()),
+        depth=spearman(s[ok], z[ok]),
+        shuffled=float(np.mean([spearman(s[k], o[k]) for k, o in both])) if both else float('nan'),
+        given_height=spearman(s[ok], z[ok], f['height'][ok]),
+        blur=blur(ok),
+        depth_rich=spearman(s[rich], z[rich]),
+        blur_rich=blur(rich),
+    )
 
 # %% ../nbs/workshop/focus.ipynb #c147
-LENSES = {'pinhole':None, 'f/2.8 at 2 m':(2.8,2.), 'f/1 at 2 m':(1.,2.), 'f/1 at 0.8 m':(1.,.8), 'f/1 at 6 m':(1.,6.)}
-REAL_FOCUS_M = 1.65 # where the lens of the 81 rooms was focused, as this page finds from the sharpness at f/2.8 over that at f/8
+LENSES = {
+    'pinhole': None,
+    'f/2.8 at 2 m': (2.8, 2.0),
+    'f/1 at 2 m': (1.0, 2.0),
+    'f/1 at 0.8 m': (1.0, 0.8),
+    'f/1 at 6 m': (1.0, 6.0),
+}
+REAL_FOCUS_M = (
+    1.65  # where the lens of the 81 rooms was focused, as this page finds from the sharpness at f/2.8 over that at f/8
+)
+
 
 def study_rooms(
-    n:int=24, height:int=480, width:int=640, lenses=LENSES,
-):            # yields (condition, items, focus_m)
+    n: int = 24,
+    height: int = 480,
+    width: int = 640,
+    lenses=LENSES,
+):  # yields (condition, items, focus_m)
     "Rendered rooms seen through each lens, with a little noise."
     from dogdepth.rooms import render_room
     from dogdepth.sensor import defocus, Lens
-    rooms = [render_room(s, height, width) for s in range(n)]
-    grain = lambda im, s: np.clip(np.rint(im+np.random.default_rng(s).normal(0, 1.5, im.shape)), 0, 255).astype(np.uint8)
-    for name,l in lenses.items():
-        see = lambda r: r['image'] if l is None else defocus(r['image'], r['depth'], r['camera'], Lens(*l))
-        yield name, ({**r,'image':grain(see(r), s)} for s,r in enumerate(rooms)), l and l[1]
 
+    rooms = [render_room(s, height, width) for s in range(n)]
+    grain = lambda im, s: np.clip(np.rint(im + np.random.default_rng(s).normal(0, 1.5, im.shape)), 0, 255).astype(
+        np.uint8
+    )
+    for name, l in lenses.items():
+        see = lambda r: r['image'] if l is None else defocus(r['image'], r['depth'], r['camera'], Lens(*l))
+        yield name, ({**r, 'image': grain(see(r), s)} for s, r in enumerate(rooms)), l and l[1]
+
+# %% ../nbs/workshop/focus.ipynb #c147_1
 def study_photos(
-    root,     # the folder that holds nyu/ and defocus_indoor/
-):            # yields (condition, items, focus_m)
-    "The real photos of the study: 81 rooms at f/2.8, at f/8 and as a pair, and one frame of each room of NYU (inside the Eigen crop)."
+    root,  # the folder that holds nyu/ and defocus_indoor/
+):  # yields (condition, items, focus_m)
+    """The real photos of the study: 81 rooms at f/2.8, at f/8 and as a pair, and one frame of each room of NYU (inside
+    the Eigen crop)."""
     from dogdepth.files import read_depth, read_image
     from dogdepth.nyu import NYUDepth
-    d = Path(root)/'defocus_indoor'
-    take = lambda f, **aps: dict(name=f.stem, scene=f.stem, depth=read_depth(f), **{k:read_image(d/a/f'{f.stem}.jpg') for k,a in aps.items()})
-    for name,aps in (('f/2.8',dict(image='f2.8')),('f/8',dict(image='f8')),('f/2.8 : f/8',dict(image='f2.8',sharp='f8'))):
+
+    d = Path(root) / 'defocus_indoor'
+    take = lambda f, **aps: dict(
+        name=f.stem,
+        scene=f.stem,
+        depth=read_depth(f),
+        **{k: read_image(d / a / f'{f.stem}.jpg') for k, a in aps.items()},
+    )
+    for name, aps in (
+        ('f/2.8', dict(image='f2.8')),
+        ('f/8', dict(image='f8')),
+        ('f/2.8 : f/8', dict(image='f2.8', sharp='f8')),
+    ):
         yield name, (take(f, **aps) for f in sorted(d.glob('depth_mm/*.png'))), REAL_FOCUS_M
-    first,crop = {},np.s_[45:471,41:601]
-    for nyu in (NYUDepth(Path(root)/'nyu', split=s) for s in ('train','val')):
-        for i,f in enumerate(nyu.frames): first.setdefault(f.scene, (nyu, i))
-    yield 'NYU', ({**it, 'image':it['image'][crop], 'depth':it['depth'][crop]} for it in (nyu[i] for nyu,i in first.values())), None
+    first, crop = {}, np.s_[45:471, 41:601]
+    for nyu in (NYUDepth(Path(root) / 'nyu', split=s) for s in ('train', 'val')):
+        for i, f in enumerate(nyu.frames):
+            first.setdefault(f.scene, (nyu, i))
+    yield (
+        'NYU',
+        (
+            {**it, 'image': it['image'][crop], 'depth': it['depth'][crop]}
+            for it in (nyu[i] for nyu, i in first.values())
+        ),
+        None,
+    )
 
 # %% ../nbs/workshop/focus.ipynb #c148
 def write_focus_study(
-    path,            # the CSV
-    root=None,       # as in `study_photos`; None: rendered rooms only
-    n:int=24,        # rendered rooms
-    lenses=LENSES,   # what they are seen through
+    path,  # the CSV
+    root=None,  # as in `study_photos`; None: rendered rooms only
+    n: int = 24,  # rendered rooms
+    lenses=LENSES,  # what they are seen through
 ):
     "The whole study, a row per condition, frame and measure (one minute; a busy machine needs several)."
     from itertools import chain
     import csv
+
     with open(path, 'w', newline='') as f:
         w = None
-        for name,items,focus_m in chain(study_photos(root) if root else (), study_rooms(n, lenses=lenses)):
-            pair = name=='f/2.8 : f/8'
-            for r in focus_study(items, focus_m, ('variance','tenengrad','laplacian','dog') if pair else tuple(FOCUS)):
-                r = dict(condition=name, **{k:f'{v:.3f}' if isinstance(v,float) else v for k,v in r.items()})
-                if w is None: w = csv.DictWriter(f, r); w.writeheader()
+        for name, items, focus_m in chain(study_photos(root) if root else (), study_rooms(n, lenses=lenses)):
+            pair = name == 'f/2.8 : f/8'
+            for r in focus_study(
+                items, focus_m, ('variance', 'tenengrad', 'laplacian', 'dog') if pair else tuple(FOCUS)
+            ):
+                r = dict(condition=name, **{k: f'{v:.3f}' if isinstance(v, float) else v for k, v in r.items()})
+                if w is None:
+                    w = csv.DictWriter(f, r)
+                    w.writeheader()
                 w.writerow(r)

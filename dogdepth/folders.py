@@ -19,105 +19,153 @@ from .pairing import _MARKS, _pair_by_time, _some, _tokens, pair_files
 # %% ../nbs/workshop/folders.ipynb #c116
 def _find(root, what, arg):
     "The files of a folder that match a pattern, or those listed."
-    if not isinstance(what,str): return [root/p for p in what]
+    if not isinstance(what, str):
+        return [root / p for p in what]
     found = [p for p in root.glob(what) if p.is_file() and not p.name.startswith('.')]
-    if found: return found
+    if found:
+        return found
     here = Counter(p.suffix or 'without suffix' for p in root.rglob('*') if p.is_file())
-    raise FileNotFoundError(f"nothing in {root} matches {arg}={what!r}; it holds {', '.join(f'{n} {s}' for s,n in here.most_common(5)) or 'no file'}. Subfolders belong in the pattern: 'rgb/*.png'")
+    raise FileNotFoundError(
+        f"nothing in {root} matches {arg}={what!r}; it holds "
+        f"{', '.join(f'{n} {s}' for s, n in here.most_common(5)) or 'no file'}. Subfolders belong in the pattern: "
+        "'rgb/*.png'"
+    )
 
+# %% ../nbs/workshop/folders.ipynb #c116_1x
 def read_times(
     path,  # TUM RGB-D's rgb.txt or depth.txt ('time file' a line), or associations.txt ('time file time file'); # begins a comment
-)->list:   # of (seconds, file, seconds, file ...), files as paths beside the list
+) -> list:  # of (seconds, file, seconds, file ...), files as paths beside the list
     "The rows of a list of times and files; `ValueError` names a row that is none."
     rows = []
-    for i,line in enumerate(Path(path).read_text(encoding='utf-8-sig').splitlines(), 1):
-        words = line.split('#')[0].replace(',',' ').split()
+    for i, line in enumerate(Path(path).read_text(encoding='utf-8-sig').splitlines(), 1):
+        words = line.split('#')[0].replace(',', ' ').split()
         if not words:
             continue
         try:
-            rows.append(tuple(float(w) if k%2==0 else Path(path).parent/w for k,w in enumerate(words)))
+            rows.append(tuple(float(w) if k % 2 == 0 else Path(path).parent / w for k, w in enumerate(words)))
         except ValueError:
             rows.append(())
-        if len(rows[-1]) not in (2,4):
-            raise ValueError(f"{path}:{i} is {line[:80]!r}; expected a time and a file, as in TUM's rgb.txt, or two of each, as in associations.txt")
-    if not rows or len({len(r) for r in rows})>1:
-        raise ValueError(f"{path} lists no frame, or rows of different lengths; expected a time and a file a line, or two of each")
+        if len(rows[-1]) not in (2, 4):
+            raise ValueError(
+                f"{path}:{i} is {line[:80]!r}; expected a time and a file, as in TUM's rgb.txt, or two of each, as in "
+                "associations.txt"
+            )
+    if not rows or len({len(r) for r in rows}) > 1:
+        raise ValueError(
+            f"{path} lists no frame, or rows of different lengths; expected a time and a file a line, or two of each"
+        )
     return rows
 
 # %% ../nbs/workshop/folders.ipynb #c116_1
 def _listed(root, rgb, depth, max_difference):
     "The pairs that TUM's lists name: rgb.txt and depth.txt by nearest time, associations.txt as it says."
-    lists = [root/p for p in dict.fromkeys((rgb, depth)) if p.endswith('.txt')]
+    lists = [root / p for p in dict.fromkeys((rgb, depth)) if p.endswith('.txt')]
     rows = [read_times(p) for p in lists]
-    if len(lists)==1 and len(rows[0][0])==4:
-        pairs = [(r[1],r[3]) for r in rows[0]]
-        swap = 'depth' in _tokens(pairs[0][0].relative_to(root)) and 'depth' not in _tokens(pairs[0][1].relative_to(root))
-        return [(b,a) for a,b in pairs] if swap else pairs
-    if len(lists)!=2 or any(len(r[0])!=2 for r in rows):
-        raise ValueError(f"rgb={rgb!r} and depth={depth!r}: give two lists of times (rgb.txt, depth.txt), or one list of pairs for both (associations.txt)")
-    (photos,maps) = ([r[1] for r in rs] for rs in rows)
+    if len(lists) == 1 and len(rows[0][0]) == 4:
+        pairs = [(r[1], r[3]) for r in rows[0]]
+        swap = 'depth' in _tokens(pairs[0][0].relative_to(root)) and 'depth' not in _tokens(
+            pairs[0][1].relative_to(root)
+        )
+        return [(b, a) for a, b in pairs] if swap else pairs
+    if len(lists) != 2 or any(len(r[0]) != 2 for r in rows):
+        raise ValueError(
+            f"rgb={rgb!r} and depth={depth!r}: give two lists of times (rgb.txt, depth.txt), or one list of pairs for "
+            "both (associations.txt)"
+        )
+    (photos, maps) = ([r[1] for r in rs] for rs in rows)
     pairs = _pair_by_time(photos, maps, *([r[0] for r in rs] for rs in rows), max_difference)
-    if left:=len(photos)+len(maps)-2*len(pairs):
-        warnings.warn(f"{left} of {len(photos)+len(maps)} listed files have no partner within {max_difference:g} s and are left out", stacklevel=4)
+    if left := len(photos) + len(maps) - 2 * len(pairs):
+        warnings.warn(
+            f"{left} of {len(photos) + len(maps)} listed files have no partner within {max_difference:g} s and are "
+            "left out",
+            stacklevel=4,
+        )
     return pairs
+
 
 def _own_frame(root, rgb, depth):
     rel = rgb.relative_to(root) if rgb.is_relative_to(root) else Path(rgb.name)
     scene = '/'.join(p for p in rel.parent.parts if p.lower() not in _MARKS) or root.resolve().name
     return Frame(rgb, depth, scene, rel.with_suffix('').as_posix(), rel.as_posix())
 
+# %% ../nbs/workshop/folders.ipynb #c116_1_1
 def _same_shape(a, b, what):
-    if abs(a[1]/a[0]-b[1]/b[0])>.02*b[1]/b[0]: raise ValueError(f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}")
+    if abs(a[1] / a[0] - b[1] / b[0]) > 0.02 * b[1] / b[0]:
+        raise ValueError(
+            f"{a[0]}x{a[1]} and {b[0]}x{b[1]} differ in shape, so neither is a resize of the other; {what}"
+        )
 
 # %% ../nbs/workshop/folders.ipynb #c117a
 def _folder_pairs(root, rgb, depth, max_difference, unpaired):
-    if any(isinstance(p,str) and p.endswith('.txt') for p in (rgb,depth)) and isinstance(rgb,str) and isinstance(depth,str):
+    if (
+        any(isinstance(p, str) and p.endswith('.txt') for p in (rgb, depth))
+        and isinstance(rgb, str)
+        and isinstance(depth, str)
+    ):
         return _listed(root, rgb, depth, max_difference)
-    photos,maps = _find(root,rgb,'rgb'),_find(root,depth,'depth')
-    if both:=set(photos)&set(maps):
-        raise ValueError(f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from depth")
-    if isinstance(rgb,str) or isinstance(depth,str):
+    photos, maps = _find(root, rgb, 'rgb'), _find(root, depth, 'depth')
+    if both := set(photos) & set(maps):
+        raise ValueError(
+            f"rgb={rgb!r} and depth={depth!r} both find {_some(sorted(both))}: choose patterns that tell photos from "
+            "depth"
+        )
+    if isinstance(rgb, str) or isinstance(depth, str):
         return pair_files(photos, maps, max_difference, unpaired)
-    if len(photos)!=len(maps):
+    if len(photos) != len(maps):
         raise ValueError(f"{len(photos)} photos but {len(maps)} depth maps: two lists should be of equal length")
     return list(zip(photos, maps))
+
 
 def _folder_camera(c, h, w):
     if c is None:
         return default_camera(h, w)
     if not isinstance(c, Camera):
         return Camera.from_fov(c, h, w)
-    _same_shape((c.height,c.width), (h,w), "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours")
-    return c # `_item` resizes it
+    _same_shape(
+        (c.height, c.width),
+        (h, w),
+        "the camera belongs to another picture: give the one of these frames, or `camera.crop` yours",
+    )
+    return c  # `_item` resizes it
 
 # %% ../nbs/workshop/folders.ipynb #c117
 class FolderDepth(_Frames):
     "Your own RGB-D frames (a phone, a RealSense, TUM) as the same items as those of `NYUDepth`."
-    def __init__(self,
-        root,                 # folder
-        rgb='*.jpg',          # pattern within `root` ('*/rgb/*.png' works too), a list of paths, or TUM's 'rgb.txt' or 'associations.txt'
-        depth='*.png',        # likewise; two lists are taken in their order
-        scale:float|None=None,# metres per unit of the depth files: 0.001 for millimetres
-        encoding='auto',      # or a name from `dogdepth.depth.ENCODINGS`; 8-bit files need one, or `scale`
-        camera=None,          # a `Camera`, or a horizontal field of view in degrees; None: `default_camera`
-        invalid=None,         # stored numbers that mean "no reading", see `read_depth`
-        max_difference=.02,   # seconds between a photo and its depth map, where their names are times
-        unpaired='refuse'):   # frames whose number has no partner: 'refuse', or 'skip' with a warning
+
+    def __init__(
+        self,
+        root,  # folder
+        rgb='*.jpg',  # pattern within `root` ('*/rgb/*.png' works too), a list of paths, or TUM's 'rgb.txt' or 'associations.txt'
+        depth='*.png',  # likewise; two lists are taken in their order
+        scale: float | None = None,  # metres per unit of the depth files: 0.001 for millimetres
+        encoding='auto',  # or a name from `dogdepth.depth.ENCODINGS`; 8-bit files need one, or `scale`
+        camera=None,  # a `Camera`, or a horizontal field of view in degrees; None: `default_camera`
+        invalid=None,  # stored numbers that mean "no reading", see `read_depth`
+        max_difference=0.02,  # seconds between a photo and its depth map, where their names are times
+        unpaired='refuse',
+    ):  # frames whose number has no partner: 'refuse', or 'skip' with a warning
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no such folder: {root}; expected one that holds {rgb} and {depth}")
         check_units(encoding, scale)
-        self.encoding,self.scale,self.camera,self.invalid = encoding,scale,camera,invalid
+        self.encoding, self.scale, self.camera, self.invalid = encoding, scale, camera, invalid
         pairs = _folder_pairs(self.root, rgb, depth, max_difference, unpaired)
-        if encoding=='auto' and scale is None:
+        if encoding == 'auto' and scale is None:
             check_levels(pairs[0][1])
-        self.frames = [_own_frame(self.root,*p) for p in pairs]
-    def __getitem__(self, i:int)->dict:
+        self.frames = [_own_frame(self.root, *p) for p in pairs]
+
+    def __getitem__(self, i: int) -> dict:
         f = self.frames[i]
-        image,depth = _read_pair(f, self.encoding, self.scale, self.invalid)
-        h,w = depth.shape
-        _same_shape(image.shape[:2], (h,w), f"{f.rgb.name} and its depth {f.depth.name} do not show one field of view: crop or register them first")
-        if image.shape[:2]!=(h,w): # phones: a sharp photo, a small depth map
-            image = cv2.resize(image, (w,h), interpolation=cv2.INTER_AREA if image.shape[1]>w else cv2.INTER_LINEAR)
+        image, depth = _read_pair(f, self.encoding, self.scale, self.invalid)
+        h, w = depth.shape
+        _same_shape(
+            image.shape[:2],
+            (h, w),
+            f"{f.rgb.name} and its depth {f.depth.name} do not show one field of view: crop or register them first",
+        )
+        if image.shape[:2] != (h, w):  # phones: a sharp photo, a small depth map
+            image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if image.shape[1] > w else cv2.INTER_LINEAR)
         return _item(f, image, depth, _folder_camera(self.camera, h, w))
-    def __repr__(self): return f"FolderDepth({self.root.name!r}): {len(self)} frames"
+
+    def __repr__(self):
+        return f"FolderDepth({self.root.name!r}): {len(self)} frames"

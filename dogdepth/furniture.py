@@ -11,205 +11,552 @@ from dataclasses import replace
 from .solids import Material, ball, box, cyl
 
 # %% ../nbs/workshop/furniture.ipynb #c048
-def _mat(r, kinds=('plain',), sat=(.1,.6), val=(.2,.9), size=(.1,.4), contrast=.35, gloss=0.):
-    c = r.color(sat,val); k = 1+r(.2,1)*contrast
-    return Material(r.pick(kinds),tuple(v/k for v in c),tuple(min(v*k,.95) for v in c),r(*size),r(),0.,gloss)
+def _mat(r, kinds=('plain',), sat=(0.1, 0.6), val=(0.2, 0.9), size=(0.1, 0.4), contrast=0.35, gloss=0.0):
+    c = r.color(sat, val)
+    k = 1 + r(0.2, 1) * contrast
+    return Material(
+        r.pick(kinds), tuple(v / k for v in c), tuple(min(v * k, 0.95) for v in c), r(*size), r(), 0.0, gloss
+    )
 
-def _timber(r, gloss=.1):
-    c = r.pick([(.42,.24,.11),(.28,.13,.06),(.55,.38,.2),(.13,.07,.04),(.62,.5,.34),(.7,.66,.6),(.8,.8,.78)]); k = r(.8,1.15)
-    return Material('wood',tuple(v*k*.55 for v in c),tuple(v*k for v in c),r(.15,.6),r(),0.,gloss)
 
-def _leaf(r): k = r(.5,1.2); return Material('carpet',(.005*k,.02*k,.004*k),(.12*k,.3*k,.06*k))
-def _white(r): return _mat(r,sat=(0,.08),val=(.8,.97),contrast=.1,gloss=.1)
-def _cloth(r): return _mat(r,('carpet','carpet','stripes','plaid','plain'),sat=(.1,.75),val=(.25,.9),size=(.06,.25),contrast=.6)
-def _dark(r): return _mat(r,val=(.05,.3),gloss=.15)
-def _screen_mat(r): return Material('screen',(.004,.004,.005),(.05,.09,.16) if r()<.7 else (.4,.6,.9),r(.1,.3),r(),.0,.3)
-def _drawers(r): return replace(_timber(r),kind='panel',size=r(.3,.9))
-BULB = Material('plain',(1,.9,.75),(1,.95,.85),glow=1.6)
+def _timber(r, gloss=0.1):
+    c = r.pick(
+        [
+            (0.42, 0.24, 0.11),
+            (0.28, 0.13, 0.06),
+            (0.55, 0.38, 0.2),
+            (0.13, 0.07, 0.04),
+            (0.62, 0.5, 0.34),
+            (0.7, 0.66, 0.6),
+            (0.8, 0.8, 0.78),
+        ]
+    )
+    k = r(0.8, 1.15)
+    return Material('wood', tuple(v * k * 0.55 for v in c), tuple(v * k for v in c), r(0.15, 0.6), r(), 0.0, gloss)
+
+
+def _leaf(r):
+    k = r(0.5, 1.2)
+    return Material('carpet', (0.005 * k, 0.02 * k, 0.004 * k), (0.12 * k, 0.3 * k, 0.06 * k))
+
+
+def _white(r):
+    return _mat(r, sat=(0, 0.08), val=(0.8, 0.97), contrast=0.1, gloss=0.1)
+
+
+def _cloth(r):
+    return _mat(
+        r,
+        ('carpet', 'carpet', 'stripes', 'plaid', 'plain'),
+        sat=(0.1, 0.75),
+        val=(0.25, 0.9),
+        size=(0.06, 0.25),
+        contrast=0.6,
+    )
+
+
+def _dark(r):
+    return _mat(r, val=(0.05, 0.3), gloss=0.15)
+
+
+def _screen_mat(r):
+    return Material(
+        'screen',
+        (0.004, 0.004, 0.005),
+        (0.05, 0.09, 0.16) if r() < 0.7 else (0.4, 0.6, 0.9),
+        r(0.1, 0.3),
+        r(),
+        0.0,
+        0.3,
+    )
+
+
+def _drawers(r):
+    return replace(_timber(r), kind='panel', size=r(0.3, 0.9))
+
+
+BULB = Material('plain', (1, 0.9, 0.75), (1, 0.95, 0.85), glow=1.6)
 
 # %% ../nbs/workshop/furniture.ipynb #c049
 def clutter(r, y, w, d, n):
     "Small things standing on a surface at height `y`."
     out = []
     for _ in range(n):
-        x,z,s = r(-.45,.45)*w,r(.1,.9)*d,r(.04,.11)
-        m = r.pick((_mat,_cloth,_white,_timber,_dark))(r)
+        x, z, s = r(-0.45, 0.45) * w, r(0.1, 0.9) * d, r(0.04, 0.11)
+        m = r.pick((_mat, _cloth, _white, _timber, _dark))(r)
         kind = r()
-        if kind<.35:   out += [box(x,y,z,r(.08,.28),r(.03,.25),r(.08,.22),m,r(0,3.1))]
-        elif kind<.7:  out += [cyl(x,y,z,s*.7,r(.08,.3),m)]
-        elif kind<.85: out += [ball(x,y,z,s,s,s,m)]
-        else:          out += [cyl(x,y,z,s,r(.1,.2),m),ball(x,y+.1,z,s*1.3,s*1.5,s*1.3,_leaf(r))]
+        if kind < 0.35:
+            out += [box(x, y, z, r(0.08, 0.28), r(0.03, 0.25), r(0.08, 0.22), m, r(0, 3.1))]
+        elif kind < 0.7:
+            out += [cyl(x, y, z, s * 0.7, r(0.08, 0.3), m)]
+        elif kind < 0.85:
+            out += [ball(x, y, z, s, s, s, m)]
+        else:
+            out += [cyl(x, y, z, s, r(0.1, 0.2), m), ball(x, y + 0.1, z, s * 1.3, s * 1.5, s * 1.3, _leaf(r))]
     return out
+
 
 def lamp(r, x, y, z, h):
     "A foot, a pole and a glowing shade."
-    m,s = _dark(r),min(.22,h*.32)
-    shade = Material('fold',(.7,.5,.3),(1,.85,.6),.05,glow=r(.5,1.1)) if r()<.6 else _white(r)
-    return [cyl(x,y,z,s*.6,.03,m),cyl(x,y,z,.015,h-.2,m),cyl(x,y+h-s*1.3,z,s*.85,s*1.3,shade)]
+    m, s = _dark(r), min(0.22, h * 0.32)
+    shade = Material('fold', (0.7, 0.5, 0.3), (1, 0.85, 0.6), 0.05, glow=r(0.5, 1.1)) if r() < 0.6 else _white(r)
+    return [
+        cyl(x, y, z, s * 0.6, 0.03, m),
+        cyl(x, y, z, 0.015, h - 0.2, m),
+        cyl(x, y + h - s * 1.3, z, s * 0.85, s * 1.3, shade),
+    ]
 
-def _legs(w, d, h, t, m): return [box(sx*(w/2-t),0,z,t,h,t,m) for sx in (-1,1) for z in (t,d-t)]
+
+def _legs(w, d, h, t, m):
+    return [box(sx * (w / 2 - t), 0, z, t, h, t, m) for sx in (-1, 1) for z in (t, d - t)]
+
 
 def _moved(parts, x, z, turn):
     "The same bodies, turned about the vertical and then shifted along the floor."
-    c,s = round(math.cos(turn),9),round(math.sin(turn),9)
-    return [replace(b,center=(x+c*b.center[0]+s*b.center[2],b.center[1],z+c*b.center[2]-s*b.center[0]),turn=b.turn+turn) for b in parts]
+    c, s = round(math.cos(turn), 9), round(math.sin(turn), 9)
+    return [
+        replace(
+            b,
+            center=(x + c * b.center[0] + s * b.center[2], b.center[1], z + c * b.center[2] - s * b.center[0]),
+            turn=b.turn + turn,
+        )
+        for b in parts
+    ]
 
-def _chair(r, x=0., z=0., turn=0.):
-    m,h = r.pick((_timber,_cloth,_dark))(r),r(.42,.48)
-    parts = _legs(.42,.42,h,.04,_timber(r))+[box(0,h,.21,.44,.05,.44,m),box(0,h+.05,.02,.42,r(.35,.55),.04,m)]
-    return _moved(parts,x,z,turn)
+
+def _chair(r, x=0.0, z=0.0, turn=0.0):
+    m, h = r.pick((_timber, _cloth, _dark))(r), r(0.42, 0.48)
+    parts = _legs(0.42, 0.42, h, 0.04, _timber(r)) + [
+        box(0, h, 0.21, 0.44, 0.05, 0.44, m),
+        box(0, h + 0.05, 0.02, 0.42, r(0.35, 0.55), 0.04, m),
+    ]
+    return _moved(parts, x, z, turn)
 
 # %% ../nbs/workshop/furniture.ipynb #c050
 def sofa(r):
-    w,h,m = r(.8,2.3),r(.36,.45),_cloth(r)
-    n = max(1,round(w/.75)); seat = _cloth(r) if r()<.3 else m
-    return ([box(0,.05,.45,w,h-.1,.85,m),box(0,.05,.12,w,h+r(.3,.45),.24,m)]+[box(s*(w/2+.09),.05,.45,.18,h+.15,.88,m) for s in (-1,1)]
-            +[box((k-(n-1)/2)*w/n,h-.05,.53,w/n-.02,.15,.7,seat) for k in range(n)]
-            +[ball(r(-.4,.4)*w,h+.08,.4,.2,.19,.1,_cloth(r),r(-.4,.4)) for _ in range(int(r(0,3.5)))])
+    w, h, m = r(0.8, 2.3), r(0.36, 0.45), _cloth(r)
+    n = max(1, round(w / 0.75))
+    seat = _cloth(r) if r() < 0.3 else m
+    return (
+        [box(0, 0.05, 0.45, w, h - 0.1, 0.85, m), box(0, 0.05, 0.12, w, h + r(0.3, 0.45), 0.24, m)]
+        + [box(s * (w / 2 + 0.09), 0.05, 0.45, 0.18, h + 0.15, 0.88, m) for s in (-1, 1)]
+        + [box((k - (n - 1) / 2) * w / n, h - 0.05, 0.53, w / n - 0.02, 0.15, 0.7, seat) for k in range(n)]
+        + [
+            ball(r(-0.4, 0.4) * w, h + 0.08, 0.4, 0.2, 0.19, 0.1, _cloth(r), r(-0.4, 0.4))
+            for _ in range(int(r(0, 3.5)))
+        ]
+    )
 
-def armchair(r): return sofa(r)[:5]
+
+def armchair(r):
+    return sofa(r)[:5]
+
 
 def bed(r):
-    w,l,h = r.pick((.95,1.4,1.7)),2.05,r(.4,.62); m = _timber(r)
-    return ([box(0,.12,l/2,w,h*.45,l,m),box(0,.1+h*.4,l/2,w-.04,h*.5,l-.05,_white(r)),box(0,.12,.03,w+.06,h+r(.3,.7),.06,m),box(0,.1+h*.35,l*.62,w+.05,h*.62,l*.75,_cloth(r))]
-            +[ball(s*w/4,h+.02,.35,w/5,.09,.2,r.pick((_white,_cloth))(r)) for s in (-1,1)])
+    w, l, h = r.pick((0.95, 1.4, 1.7)), 2.05, r(0.4, 0.62)
+    m = _timber(r)
+    return [
+        box(0, 0.12, l / 2, w, h * 0.45, l, m),
+        box(0, 0.1 + h * 0.4, l / 2, w - 0.04, h * 0.5, l - 0.05, _white(r)),
+        box(0, 0.12, 0.03, w + 0.06, h + r(0.3, 0.7), 0.06, m),
+        box(0, 0.1 + h * 0.35, l * 0.62, w + 0.05, h * 0.62, l * 0.75, _cloth(r)),
+    ] + [ball(s * w / 4, h + 0.02, 0.35, w / 5, 0.09, 0.2, r.pick((_white, _cloth))(r)) for s in (-1, 1)]
+
 
 def table(r):
-    w,d,h = r(.8,1.9),r(.6,1.),r(.66,.78); m = _timber(r,.2)
-    return ([box(0,h,d/2,w,.04,d,m)]+_legs(w,d,h,.06,m)+clutter(r,h+.04,w,d,int(r(0,7)))
-            +[c for s in (-1,1) if r()<.6 for c in _chair(r,s*w*.22,d+.25,math.pi+r(-.4,.4))])
+    w, d, h = r(0.8, 1.9), r(0.6, 1.0), r(0.66, 0.78)
+    m = _timber(r, 0.2)
+    return (
+        [box(0, h, d / 2, w, 0.04, d, m)]
+        + _legs(w, d, h, 0.06, m)
+        + clutter(r, h + 0.04, w, d, int(r(0, 7)))
+        + [c for s in (-1, 1) if r() < 0.6 for c in _chair(r, s * w * 0.22, d + 0.25, math.pi + r(-0.4, 0.4))]
+    )
+
 
 def low_table(r):
-    w,d,h = r(.6,1.2),r(.45,.7),r(.32,.48); m = _timber(r,.2)
-    return [box(0,h,d/2,w,.05,d,m),box(0,.12,d/2,w-.1,.02,d-.1,m)]+_legs(w,d,h,.05,m)+clutter(r,h+.05,w,d,int(r(1,6)))
+    w, d, h = r(0.6, 1.2), r(0.45, 0.7), r(0.32, 0.48)
+    m = _timber(r, 0.2)
+    return (
+        [box(0, h, d / 2, w, 0.05, d, m), box(0, 0.12, d / 2, w - 0.1, 0.02, d - 0.1, m)]
+        + _legs(w, d, h, 0.05, m)
+        + clutter(r, h + 0.05, w, d, int(r(1, 6)))
+    )
 
-def chair(r): return _chair(r,0.,0.,r(0,6.2))
-def stool(r): h = r(.4,.7); return [cyl(0,h,.2,.18,.05,r.pick((_timber,_cloth))(r)),cyl(0,0,.2,.03,h,_dark(r)),cyl(0,0,.2,.17,.03,_dark(r))]
+
+def chair(r):
+    return _chair(r, 0.0, 0.0, r(0, 6.2))
+
+
+def stool(r):
+    h = r(0.4, 0.7)
+    return [
+        cyl(0, h, 0.2, 0.18, 0.05, r.pick((_timber, _cloth))(r)),
+        cyl(0, 0, 0.2, 0.03, h, _dark(r)),
+        cyl(0, 0, 0.2, 0.17, 0.03, _dark(r)),
+    ]
 
 # %% ../nbs/workshop/furniture.ipynb #c051
 #| code-fold: true
 #| code-summary: more furniture
 def desk(r):
-    w,d,h = r(1.1,1.8),r(.6,.8),r(.7,.76); m,k = _timber(r),_dark(r)
-    x = r(-.2,.2)*w
-    return ([box(0,h,d/2,w,.035,d,m),box(-w/2+.02,0,d/2,.03,h,d-.05,m),box(w/2-.22,0,d/2,.42,h,d-.06,_drawers(r))]
-            +[cyl(x,h+.035,.25,.11,.02,k),box(x,h+.05,.22,.04,.12,.03,k),box(x,h+.14,.24,r(.45,.6),.33,.03,_screen_mat(r)),box(x,h+.035,.5,.42,.02,.14,k)]
-            +clutter(r,h+.035,w,d,int(r(1,7)))+_chair(r,x,d+r(.1,.4),math.pi+r(-.6,.6)))
+    w, d, h = r(1.1, 1.8), r(0.6, 0.8), r(0.7, 0.76)
+    m, k = _timber(r), _dark(r)
+    x = r(-0.2, 0.2) * w
+    return (
+        [
+            box(0, h, d / 2, w, 0.035, d, m),
+            box(-w / 2 + 0.02, 0, d / 2, 0.03, h, d - 0.05, m),
+            box(w / 2 - 0.22, 0, d / 2, 0.42, h, d - 0.06, _drawers(r)),
+        ]
+        + [
+            cyl(x, h + 0.035, 0.25, 0.11, 0.02, k),
+            box(x, h + 0.05, 0.22, 0.04, 0.12, 0.03, k),
+            box(x, h + 0.14, 0.24, r(0.45, 0.6), 0.33, 0.03, _screen_mat(r)),
+            box(x, h + 0.035, 0.5, 0.42, 0.02, 0.14, k),
+        ]
+        + clutter(r, h + 0.035, w, d, int(r(1, 7)))
+        + _chair(r, x, d + r(0.1, 0.4), math.pi + r(-0.6, 0.6))
+    )
+
 
 def shelf(r):
-    w,d,h,m = r(.6,1.9),r(.26,.38),r(1.,2.15),_timber(r); n = int(r(3,6)); step = h/n
-    out = [box(s*(w/2-.01),0,d/2,.025,h,d,m) for s in (-1,1)]+[box(0,0,.01,w,h,.02,m)]+[box(0,k*step,d/2,w,.025,d,m) for k in range(n)]+[box(0,h,d/2,w,.025,d,m)]
+    w, d, h, m = r(0.6, 1.9), r(0.26, 0.38), r(1.0, 2.15), _timber(r)
+    n = int(r(3, 6))
+    step = h / n
+    out = (
+        [box(s * (w / 2 - 0.01), 0, d / 2, 0.025, h, d, m) for s in (-1, 1)]
+        + [box(0, 0, 0.01, w, h, 0.02, m)]
+        + [box(0, k * step, d / 2, w, 0.025, d, m) for k in range(n)]
+        + [box(0, h, d / 2, w, 0.025, d, m)]
+    )
     for k in range(n):
-        if r()<.7:
-            u = r(.4,.95)*w; b = Material('books',(.02,.02,.02),r.color((0,.4),(.6,.95)),r(.025,.05),r())
-            out += [box((r()-.5)*(w-u)*.9,k*step+.025,d*.45,u,step*r(.55,.85),d*.6,b)]
-        else: out += clutter(r,k*step+.025,w*.9,d,int(r(1,4)))
+        if r() < 0.7:
+            u = r(0.4, 0.95) * w
+            b = Material('books', (0.02, 0.02, 0.02), r.color((0, 0.4), (0.6, 0.95)), r(0.025, 0.05), r())
+            out += [box((r() - 0.5) * (w - u) * 0.9, k * step + 0.025, d * 0.45, u, step * r(0.55, 0.85), d * 0.6, b)]
+        else:
+            out += clutter(r, k * step + 0.025, w * 0.9, d, int(r(1, 4)))
     return out
 
+
 def cupboard(r):
-    w,d,h = r(.6,2.),r(.4,.6),r(.7,2.2); m = _drawers(r) if r()<.75 else replace(_white(r),kind='panel',size=r(.3,.6))
-    return ([box(0,.06,d/2,w,h,d,m),box(0,0,d/2-.02,w,.06,d-.04,_dark(r))]+[ball((k-.5)*.12,h*.5,d+.015,.015,.015,.015,_dark(r)) for k in (0,1)]
-            +(clutter(r,h+.06,w,d,int(r(1,7))) if h<1.5 else []))
+    w, d, h = r(0.6, 2.0), r(0.4, 0.6), r(0.7, 2.2)
+    m = _drawers(r) if r() < 0.75 else replace(_white(r), kind='panel', size=r(0.3, 0.6))
+    return (
+        [box(0, 0.06, d / 2, w, h, d, m), box(0, 0, d / 2 - 0.02, w, 0.06, d - 0.04, _dark(r))]
+        + [ball((k - 0.5) * 0.12, h * 0.5, d + 0.015, 0.015, 0.015, 0.015, _dark(r)) for k in (0, 1)]
+        + (clutter(r, h + 0.06, w, d, int(r(1, 7))) if h < 1.5 else [])
+    )
+
 
 def tv(r):
-    w,m,s = r(1.,1.9),_drawers(r),r(.8,1.3)
-    return [box(0,.05,.22,w,.42,.44,m),box(0,.47,.2,.3,.05,.18,_dark(r)),box(0,.52,.2,s,s*.57,.05,_screen_mat(r))]+clutter(r,.47,w,.4,int(r(0,4)))
+    w, m, s = r(1.0, 1.9), _drawers(r), r(0.8, 1.3)
+    return [
+        box(0, 0.05, 0.22, w, 0.42, 0.44, m),
+        box(0, 0.47, 0.2, 0.3, 0.05, 0.18, _dark(r)),
+        box(0, 0.52, 0.2, s, s * 0.57, 0.05, _screen_mat(r)),
+    ] + clutter(r, 0.47, w, 0.4, int(r(0, 4)))
 
-def nightstand(r): return [box(0,0,.22,.45,.55,.42,_drawers(r))]+lamp(r,r(-.1,.1),.55,.2,r(.4,.55))+clutter(r,.55,.4,.4,1)
-def floor_lamp(r): return lamp(r,0.,0.,.25,r(1.4,1.75))
+
+def nightstand(r):
+    return (
+        [box(0, 0, 0.22, 0.45, 0.55, 0.42, _drawers(r))]
+        + lamp(r, r(-0.1, 0.1), 0.55, 0.2, r(0.4, 0.55))
+        + clutter(r, 0.55, 0.4, 0.4, 1)
+    )
+
+
+def floor_lamp(r):
+    return lamp(r, 0.0, 0.0, 0.25, r(1.4, 1.75))
 
 # %% ../nbs/workshop/furniture.ipynb #c052
 #| code-fold: true
 #| code-summary: more furniture
 def counter(r):
-    w,m = r(1.2,3.),_drawers(r); top = _mat(r,val=(.1,.9),gloss=.3)
-    out = [box(0,.1,.29,w,.76,.58,m),box(0,0,.26,w,.1,.5,_dark(r)),box(0,.86,.31,w,.04,.64,top)]+clutter(r,.9,w,.6,int(r(3,9)))
-    if r()<.7: out += [box(0,1.42,.17,w,r(.6,.8),.34,m),box(0,.9,.005,w,.52,.01,_mat(r,('tiles',),size=(.08,.16),sat=(0,.3),val=(.6,.95),gloss=.2))]
-    x = r(-.3,.3)*w
-    return out+[box(x,.15,.3,.6,.72,.6,r.pick((_white,_dark))(r))]+([box(x,1.4,.2,.6,.12,.45,_white(r))] if r()<.5 else [])
+    w, m = r(1.2, 3.0), _drawers(r)
+    top = _mat(r, val=(0.1, 0.9), gloss=0.3)
+    out = [
+        box(0, 0.1, 0.29, w, 0.76, 0.58, m),
+        box(0, 0, 0.26, w, 0.1, 0.5, _dark(r)),
+        box(0, 0.86, 0.31, w, 0.04, 0.64, top),
+    ] + clutter(r, 0.9, w, 0.6, int(r(3, 9)))
+    if r() < 0.7:
+        out += [
+            box(0, 1.42, 0.17, w, r(0.6, 0.8), 0.34, m),
+            box(
+                0,
+                0.9,
+                0.005,
+                w,
+                0.52,
+                0.01,
+                _mat(r, ('tiles',), size=(0.08, 0.16), sat=(0, 0.3), val=(0.6, 0.95), gloss=0.2),
+            ),
+        ]
+    x = r(-0.3, 0.3) * w
+    return (
+        out
+        + [box(x, 0.15, 0.3, 0.6, 0.72, 0.6, r.pick((_white, _dark))(r))]
+        + ([box(x, 1.4, 0.2, 0.6, 0.12, 0.45, _white(r))] if r() < 0.5 else [])
+    )
+
 
 def fridge(r):
-    m,h = r.pick((_white,_white,_dark))(r),r(1.5,1.9); k = h*r(.55,.7)
-    return [box(0,.03,.32,.68,k,.64,m),box(0,k+.045,.32,.68,h-k,.64,m),box(-.28,k*.55,.66,.025,k*.35,.03,_dark(r)),box(-.28,k+.1,.66,.025,.25,.03,_dark(r))]+clutter(r,h+.05,.6,.6,int(r(0,4)))
+    m, h = r.pick((_white, _white, _dark))(r), r(1.5, 1.9)
+    k = h * r(0.55, 0.7)
+    return [
+        box(0, 0.03, 0.32, 0.68, k, 0.64, m),
+        box(0, k + 0.045, 0.32, 0.68, h - k, 0.64, m),
+        box(-0.28, k * 0.55, 0.66, 0.025, k * 0.35, 0.03, _dark(r)),
+        box(-0.28, k + 0.1, 0.66, 0.025, 0.25, 0.03, _dark(r)),
+    ] + clutter(r, h + 0.05, 0.6, 0.6, int(r(0, 4)))
+
 
 def bath(r):
-    m = _white(r); w = r(1.4,1.7)
-    return [box(0,0,.7,w,.52,.07,m),box(0,0,.04,w,.52,.07,m),box(0,0,.37,w,.2,.7,m)]+[box(s*(w/2),0,.37,.07,.52,.73,m) for s in (-1,1)]+([box(-w*.25,.25,.76,w*.45,1.75,.02,replace(_cloth(r),kind=r.pick(('fold','plaid','picture')),size=r(.1,.4)))] if r()<.6 else [])
+    m = _white(r)
+    w = r(1.4, 1.7)
+    return (
+        [box(0, 0, 0.7, w, 0.52, 0.07, m), box(0, 0, 0.04, w, 0.52, 0.07, m), box(0, 0, 0.37, w, 0.2, 0.7, m)]
+        + [box(s * (w / 2), 0, 0.37, 0.07, 0.52, 0.73, m) for s in (-1, 1)]
+        + (
+            [
+                box(
+                    -w * 0.25,
+                    0.25,
+                    0.76,
+                    w * 0.45,
+                    1.75,
+                    0.02,
+                    replace(_cloth(r), kind=r.pick(('fold', 'plaid', 'picture')), size=r(0.1, 0.4)),
+                )
+            ]
+            if r() < 0.6
+            else []
+        )
+    )
+
 
 def toilet(r):
-    m = _white(r); return [box(0,.38,.1,.4,.38,.2,m),cyl(0,0,.4,.13,.36,m),ball(0,.22,.42,.2,.13,.27,m),cyl(0,.38,.42,.19,.04,m)]
+    m = _white(r)
+    return [
+        box(0, 0.38, 0.1, 0.4, 0.38, 0.2, m),
+        cyl(0, 0, 0.4, 0.13, 0.36, m),
+        ball(0, 0.22, 0.42, 0.2, 0.13, 0.27, m),
+        cyl(0, 0.38, 0.42, 0.19, 0.04, m),
+    ]
+
 
 def basin(r):
-    m = _drawers(r); return [box(0,0,.25,r(.5,1.2),.78,.5,m),box(0,.78,.26,r(.55,1.2),.06,.52,_white(r)),cyl(0,.84,.1,.015,.14,_dark(r))]+clutter(r,.84,.6,.3,int(r(1,5)))
+    m = _drawers(r)
+    return [
+        box(0, 0, 0.25, r(0.5, 1.2), 0.78, 0.5, m),
+        box(0, 0.78, 0.26, r(0.55, 1.2), 0.06, 0.52, _white(r)),
+        cyl(0, 0.84, 0.1, 0.015, 0.14, _dark(r)),
+    ] + clutter(r, 0.84, 0.6, 0.3, int(r(1, 5)))
 
 # %% ../nbs/workshop/furniture.ipynb #c053
 #| code-fold: true
 #| code-summary: more furniture
 def plant(r):
-    p,q,green = r(.14,.22),r(.25,.4),_leaf(r)
-    return [cyl(0,0,.25,p,q,r.pick((_white,_timber,_dark))(r)),cyl(0,q,.25,.02,.4,_timber(r))]+[ball(r(-.18,.18),q+r(.1,.7),.25+r(-.15,.15),r(.1,.24),r(.08,.3),r(.1,.24),green,r(0,3)) for _ in range(6)]
+    p, q, green = r(0.14, 0.22), r(0.25, 0.4), _leaf(r)
+    return [cyl(0, 0, 0.25, p, q, r.pick((_white, _timber, _dark))(r)), cyl(0, q, 0.25, 0.02, 0.4, _timber(r))] + [
+        ball(
+            r(-0.18, 0.18),
+            q + r(0.1, 0.7),
+            0.25 + r(-0.15, 0.15),
+            r(0.1, 0.24),
+            r(0.08, 0.3),
+            r(0.1, 0.24),
+            green,
+            r(0, 3),
+        )
+        for _ in range(6)
+    ]
+
 
 def boxes(r):
-    first = box(r(-.2,.2),0,.3,r(.3,.6),r(.2,.5),r(.3,.5),_mat(r,val=(.4,.8)),r(-.4,.4))
-    out = [first,box(r(-.1,.1),2*first.half[1],.3,r(.2,.4),r(.15,.4),r(.2,.35),_mat(r,val=(.4,.8)),r(-.5,.5))]
-    return out+([box(r(.4,.6),0,.3,r(.2,.4),r(.2,.4),r(.2,.4),_cloth(r),r(-.5,.5))] if r()<.5 else [])
+    first = box(r(-0.2, 0.2), 0, 0.3, r(0.3, 0.6), r(0.2, 0.5), r(0.3, 0.5), _mat(r, val=(0.4, 0.8)), r(-0.4, 0.4))
+    out = [
+        first,
+        box(
+            r(-0.1, 0.1),
+            2 * first.half[1],
+            0.3,
+            r(0.2, 0.4),
+            r(0.15, 0.4),
+            r(0.2, 0.35),
+            _mat(r, val=(0.4, 0.8)),
+            r(-0.5, 0.5),
+        ),
+    ]
+    return out + (
+        [box(r(0.4, 0.6), 0, 0.3, r(0.2, 0.4), r(0.2, 0.4), r(0.2, 0.4), _cloth(r), r(-0.5, 0.5))] if r() < 0.5 else []
+    )
 
-def bin_(r): return [cyl(0,0,.2,r(.12,.2),r(.25,.65),r.pick((_white,_dark,_mat))(r))]
-def toy(r): s = r(.08,.3); return [ball(0,0,.3,s,s,s,_mat(r,('plain','stripes','checker'),sat=(.5,.9),val=(.4,.9),size=(.08,.2)))]
-def partition(r): h = r(1.3,2.5); return [box(0,0,.06,r(.5,1.6),h,.12,_mat(r,('plain','panel','wood'),size=(.3,.9)))]
+
+def bin_(r):
+    return [cyl(0, 0, 0.2, r(0.12, 0.2), r(0.25, 0.65), r.pick((_white, _dark, _mat))(r))]
+
+
+def toy(r):
+    s = r(0.08, 0.3)
+    return [
+        ball(
+            0,
+            0,
+            0.3,
+            s,
+            s,
+            s,
+            _mat(r, ('plain', 'stripes', 'checker'), sat=(0.5, 0.9), val=(0.4, 0.9), size=(0.08, 0.2)),
+        )
+    ]
+
+
+def partition(r):
+    h = r(1.3, 2.5)
+    return [box(0, 0, 0.06, r(0.5, 1.6), h, 0.12, _mat(r, ('plain', 'panel', 'wood'), size=(0.3, 0.9)))]
 
 # %% ../nbs/workshop/furniture.ipynb #c054
 #| code-fold: true
 #| code-summary: more furniture
 def picture(r):
-    w,h = r(.3,1.1),r(.3,.9); return [box(0,r(1.2,1.55),.015,w,h,.03,Material('picture',(.02,.02,.02),r.color((0,.5),(.7,.98)),r(.1,.45),r()))]
+    w, h = r(0.3, 1.1), r(0.3, 0.9)
+    return [
+        box(
+            0,
+            r(1.2, 1.55),
+            0.015,
+            w,
+            h,
+            0.03,
+            Material('picture', (0.02, 0.02, 0.02), r.color((0, 0.5), (0.7, 0.98)), r(0.1, 0.45), r()),
+        )
+    ]
+
 
 def window(r):
-    w,h,y = r(.7,1.9),r(.9,1.5),r(.7,1.); c = Material('window',(.15,.15,.15),r.pick(((.75,.88,1.),(1.,.97,.9))),.5,r(),r(.5,1.3))
-    style = r(); curtain = replace(_cloth(r),kind='fold',size=r(.08,.2))
-    out = [box(0,y,.01,w,h,.03,c),box(0,y-.05,.06,w+.15,.04,.14,_white(r))]
-    if style<.4: out += [box(s*(w/2+.05),max(y-r(.1,.9),.02),.1,r(.25,.5),h+1-.2*y,.06,curtain) for s in (-1,1)]
-    elif style<.6: out += [box(0,y+h*r(0,.6),.04,w,h*.6,.02,Material('blinds',(.25,.25,.25),(.85,.85,.8),.05,r(),.35))]
+    w, h, y = r(0.7, 1.9), r(0.9, 1.5), r(0.7, 1.0)
+    c = Material('window', (0.15, 0.15, 0.15), r.pick(((0.75, 0.88, 1.0), (1.0, 0.97, 0.9))), 0.5, r(), r(0.5, 1.3))
+    style = r()
+    curtain = replace(_cloth(r), kind='fold', size=r(0.08, 0.2))
+    out = [box(0, y, 0.01, w, h, 0.03, c), box(0, y - 0.05, 0.06, w + 0.15, 0.04, 0.14, _white(r))]
+    if style < 0.4:
+        out += [
+            box(s * (w / 2 + 0.05), max(y - r(0.1, 0.9), 0.02), 0.1, r(0.25, 0.5), h + 1 - 0.2 * y, 0.06, curtain)
+            for s in (-1, 1)
+        ]
+    elif style < 0.6:
+        out += [
+            box(
+                0,
+                y + h * r(0, 0.6),
+                0.04,
+                w,
+                h * 0.6,
+                0.02,
+                Material('blinds', (0.25, 0.25, 0.25), (0.85, 0.85, 0.8), 0.05, r(), 0.35),
+            )
+        ]
     return out
 
-def door(r):
-    m = r.pick((_timber,_white))(r); w = r(.75,.95)
-    return [box(0,0,.025,w,2.02,.05,replace(m,kind=r.pick(('panel','plain','wood')),size=w)),ball(w*.38,.98,.08,.03,.03,.03,_dark(r))]+[box(s*(w/2+.05),0,.03,.09,2.1,.06,_white(r)) for s in (-1,1)]+[box(0,2.02,.03,w+.18,.09,.06,_white(r))]
 
-def clock(r): s = r(.12,.18); return [ball(0,r(1.6,1.9),.02,s,s,.03,_white(r))]
-def board(r): return [box(0,r(.9,1.1),.02,r(1.,2.4),r(.8,1.2),.04,r.pick((_white,_dark))(r))]
-def wall_shelf(r): w,y = r(.5,1.2),r(1.2,1.7); return [box(0,y,.12,w,.03,.24,_timber(r))]+clutter(r,y+.03,w,.2,int(r(2,6)))
+def door(r):
+    m = r.pick((_timber, _white))(r)
+    w = r(0.75, 0.95)
+    return (
+        [
+            box(0, 0, 0.025, w, 2.02, 0.05, replace(m, kind=r.pick(('panel', 'plain', 'wood')), size=w)),
+            ball(w * 0.38, 0.98, 0.08, 0.03, 0.03, 0.03, _dark(r)),
+        ]
+        + [box(s * (w / 2 + 0.05), 0, 0.03, 0.09, 2.1, 0.06, _white(r)) for s in (-1, 1)]
+        + [box(0, 2.02, 0.03, w + 0.18, 0.09, 0.06, _white(r))]
+    )
+
+
+def clock(r):
+    s = r(0.12, 0.18)
+    return [ball(0, r(1.6, 1.9), 0.02, s, s, 0.03, _white(r))]
+
+
+def board(r):
+    return [box(0, r(0.9, 1.1), 0.02, r(1.0, 2.4), r(0.8, 1.2), 0.04, r.pick((_white, _dark))(r))]
+
+
+def wall_shelf(r):
+    w, y = r(0.5, 1.2), r(1.2, 1.7)
+    return [box(0, y, 0.12, w, 0.03, 0.24, _timber(r))] + clutter(r, y + 0.03, w, 0.2, int(r(2, 6)))
 
 # %% ../nbs/workshop/furniture.ipynb #c058
-PIECES = dict( # what stands in which kind of room: along the walls, in the middle, on the walls
-    living  = ((sofa,tv,shelf,floor_lamp,plant,armchair,cupboard,table),(low_table,armchair,toy,table),(picture,window,window,clock,wall_shelf,picture)),
-    bedroom = ((bed,nightstand,cupboard,shelf,desk,bin_,floor_lamp),(toy,boxes,stool,chair),(picture,window,wall_shelf,picture)),
-    kitchen = ((counter,counter,fridge,table,cupboard),(table,chair,stool),(window,picture,clock,wall_shelf)),
-    office  = ((desk,desk,shelf,cupboard,boxes,bin_,plant),(desk,chair,partition,boxes,table),(board,window,picture,clock)),
-    bath    = ((bath,toilet,basin,cupboard,bin_),(stool,bin_),(picture,window,wall_shelf)),
-    study   = ((shelf,shelf,shelf,table,sofa,boxes),(table,chair,partition,low_table),(picture,window,board)))
+PIECES = dict(  # what stands in which kind of room: along the walls, in the middle, on the walls
+    living=(
+        (sofa, tv, shelf, floor_lamp, plant, armchair, cupboard, table),
+        (low_table, armchair, toy, table),
+        (picture, window, window, clock, wall_shelf, picture),
+    ),
+    bedroom=(
+        (bed, nightstand, cupboard, shelf, desk, bin_, floor_lamp),
+        (toy, boxes, stool, chair),
+        (picture, window, wall_shelf, picture),
+    ),
+    kitchen=((counter, counter, fridge, table, cupboard), (table, chair, stool), (window, picture, clock, wall_shelf)),
+    office=(
+        (desk, desk, shelf, cupboard, boxes, bin_, plant),
+        (desk, chair, partition, boxes, table),
+        (board, window, picture, clock),
+    ),
+    bath=((bath, toilet, basin, cupboard, bin_), (stool, bin_), (picture, window, wall_shelf)),
+    study=((shelf, shelf, shelf, table, sofa, boxes), (table, chair, partition, low_table), (picture, window, board)),
+)
 
-WIDTH = dict(living=(4.,7.),bedroom=(3.4,5.4),kitchen=(2.9,5.5),office=(3.5,9.),bath=(2.1,3.4),study=(3.6,10.)) # metres
-FURNITURE = tuple(dict.fromkeys(f for places in PIECES.values() for group in places for f in group))+(door,boxes,toy)
+WIDTH = dict(
+    living=(4.0, 7.0), bedroom=(3.4, 5.4), kitchen=(2.9, 5.5), office=(3.5, 9.0), bath=(2.1, 3.4), study=(3.6, 10.0)
+)  # metres
+FURNITURE = tuple(dict.fromkeys(f for places in PIECES.values() for group in places for f in group)) + (
+    door,
+    boxes,
+    toy,
+)
 
+# %% ../nbs/workshop/furniture.ipynb #c058_1
 def _bounds(parts):
     "The axis-aligned box (6,) around some bodies: x, y, z lows, then highs."
-    q = [(*b.center,abs(math.cos(b.turn)),abs(math.sin(b.turn)),*b.half) for b in parts]
-    q = [(x,y,z,c*w+s*d,h,s*w+c*d) for x,y,z,c,s,w,h,d in q]
-    return [min(b[k]-b[k+3] for b in q) for k in range(3)]+[max(b[k]+b[k+3] for b in q) for k in range(3)]
+    q = [(*b.center, abs(math.cos(b.turn)), abs(math.sin(b.turn)), *b.half) for b in parts]
+    q = [(x, y, z, c * w + s * d, h, s * w + c * d) for x, y, z, c, s, w, h, d in q]
+    return [min(b[k] - b[k + 3] for b in q) for k in range(3)] + [max(b[k] + b[k + 3] for b in q) for k in range(3)]
 
+# %% ../nbs/workshop/furniture.ipynb #c058_2
 def _place(r, room, make, taken, wall, tries=10):
     "Put a piece against a wall (or anywhere on the floor) where it overlaps nothing; [] where it does not fit."
-    W,D,H = room
-    parts = make(r); b = _bounds(parts)
+    W, D, H = room
+    parts = make(r)
+    b = _bounds(parts)
     for _ in range(tries):
         if wall:
-            k = int(r(0,4)); turn = k*math.pi/2; a,dist = (W,D/2) if k%2==0 else (D,W/2)
-            if b[3]-b[0]>a-.05: continue
-            u = r(-a/2-b[0],a/2-b[3]); s,c = round(math.sin(turn)),round(math.cos(turn))
-            moved = _moved(parts,c*u-s*(dist-.005+min(b[2],0)),-s*u-c*(dist-.005+min(b[2],0)),turn)
-        else: moved = _moved(parts,r(-.5,.5)*(W-.8),r(-.5,.5)*(D-.8),r(0,6.28))
+            k = int(r(0, 4))
+            turn = k * math.pi / 2
+            a, dist = (W, D / 2) if k % 2 == 0 else (D, W / 2)
+            if b[3] - b[0] > a - 0.05:
+                continue
+            u = r(-a / 2 - b[0], a / 2 - b[3])
+            s, c = round(math.sin(turn)), round(math.cos(turn))
+            moved = _moved(
+                parts, c * u - s * (dist - 0.005 + min(b[2], 0)), -s * u - c * (dist - 0.005 + min(b[2], 0)), turn
+            )
+        else:
+            moved = _moved(parts, r(-0.5, 0.5) * (W - 0.8), r(-0.5, 0.5) * (D - 0.8), r(0, 6.28))
         q = _bounds(moved)
-        if not (q[0]>-W/2-.01 and q[3]<W/2+.01 and q[1]>-H and q[4]<.01 and q[2]>-D/2-.01 and q[5]<D/2+.01): continue
-        if all(any(q[k+3]<t[k] or t[k+3]<q[k] for k in range(3)) for t in taken): taken.append(q); return moved
+        if not (
+            q[0] > -W / 2 - 0.01
+            and q[3] < W / 2 + 0.01
+            and q[1] > -H
+            and q[4] < 0.01
+            and q[2] > -D / 2 - 0.01
+            and q[5] < D / 2 + 0.01
+        ):
+            continue
+        if all(any(q[k + 3] < t[k] or t[k + 3] < q[k] for k in range(3)) for t in taken):
+            taken.append(q)
+            return moved
     return []

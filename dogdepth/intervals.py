@@ -11,51 +11,75 @@ import numpy as np
 from .arms import ARMS
 
 # %% ../nbs/workshop/intervals.ipynb #c051
-def images_of(rows, arms)->dict: # (arm, seed) -> (frames,) AbsRel, nan where a frame was not scored
-    num = lambda v: math.nan if v in ('-','nan') else float(v)/1e4
-    return {(r['arm'],r['seed']):np.array([num(v) for v in r['images'].split()]) for r in rows if r['arm'] in arms}
+def images_of(rows, arms) -> dict:  # (arm, seed) -> (frames,) AbsRel, nan where a frame was not scored
+    num = lambda v: math.nan if v in ('-', 'nan') else float(v) / 1e4
+    return {(r['arm'], r['seed']): np.array([num(v) for v in r['images'].split()]) for r in rows if r['arm'] in arms}
 
-def paired(rows, arm:str)->np.ndarray: # (seeds, frames): AbsRel of the arm minus its control's, nan where one of them was not scored
+
+def paired(
+    rows, arm: str
+) -> np.ndarray:  # (seeds, frames): AbsRel of the arm minus its control's, nan where one of them was not scored
     "Frame by frame, for every seed that both have."
-    control = ARMS[arm].control; x = images_of(rows, (arm,control))
-    return np.array([v-x[control,s] for (a,s),v in sorted(x.items()) if a==arm and (control,s) in x])
+    control = ARMS[arm].control
+    x = images_of(rows, (arm, control))
+    return np.array([v - x[control, s] for (a, s), v in sorted(x.items()) if a == arm and (control, s) in x])
 
-def chance(rows, arms, like:str)->tuple: # standard deviation of one run, degrees of freedom
-    "What chance does to a run on the frames `like` is scored on: what is left when every arm and every seed has its mean (randomised blocks, Fisher 1935). `ValueError` for fewer than two arms with two seeds."
-    on = {s:~np.isnan(v) for (_,s),v in images_of(rows, [like]).items() if not np.isnan(v).all()}
-    runs = {(a,s):m for (a,s),v in images_of(rows, arms).items() if s in on and math.isfinite(m:=v[on[s]].mean())}
-    x = np.array([[a==b for b in arms]+[s==t for t in on] for a,s in runs], float); df = len(runs)-int(np.linalg.matrix_rank(x)) if runs else 0
-    if df<1: raise ValueError(f"the spread needs two arms that share two seeds, got {len(runs)} runs of {', '.join(map(str,arms))}")
-    y = np.array(list(runs.values())); left = y-x@np.linalg.lstsq(x, y, rcond=None)[0]
-    return float((left@left/df)**.5), df
+
+def chance(rows, arms, like: str) -> tuple:  # standard deviation of one run, degrees of freedom
+    """What chance does to a run on the frames `like` is scored on: what is left when every arm and every seed has its
+    mean (randomised blocks, Fisher 1935). `ValueError` for fewer than two arms with two seeds."""
+    on = {s: ~np.isnan(v) for (_, s), v in images_of(rows, [like]).items() if not np.isnan(v).all()}
+    runs = {(a, s): m for (a, s), v in images_of(rows, arms).items() if s in on and math.isfinite(m := v[on[s]].mean())}
+    x = np.array([[a == b for b in arms] + [s == t for t in on] for a, s in runs], float)
+    df = len(runs) - int(np.linalg.matrix_rank(x)) if runs else 0
+    if df < 1:
+        raise ValueError(
+            f"the spread needs two arms that share two seeds, got {len(runs)} runs of {', '.join(map(str, arms))}"
+        )
+    y = np.array(list(runs.values()))
+    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    return float((left @ left / df) ** 0.5), df
 
 # %% ../nbs/workshop/intervals.ipynb #c053
-def smallest_effect(sd:float, n:int, df:int, power:float=.8, level:float=.95)->float:
+def smallest_effect(sd: float, n: int, df: int, power: float = 0.8, level: float = 0.95) -> float:
     "The true difference between two arms of `n` runs that a study finds with this probability."
     from scipy.optimize import brentq
     from scipy.stats import nct, t
-    q,se = t.ppf((1+level)/2, df),sd*(2/n)**.5
-    found = lambda d: nct.sf(q, df, d/se)
-    return float(brentq(lambda d: found(d)-power, 0, (q+4)*se)) # beyond, scipy's nct gives nan
+
+    q, se = t.ppf((1 + level) / 2, df), sd * (2 / n) ** 0.5
+    found = lambda d: nct.sf(q, df, d / se)
+    return float(brentq(lambda d: found(d) - power, 0, (q + 4) * se))  # beyond, scipy's nct gives nan
 
 # %% ../nbs/workshop/intervals.ipynb #c056
 def over_rooms(
-    diff,   # (frames,) or (seeds, frames), nan where a frame was not scored
+    diff,  # (frames,) or (seeds, frames), nan where a frame was not scored
     rooms,  # (frames,) of names
-    n:int=2000, seed:int=0, level:float=.95,
-)->tuple:   # low, high
-    "Between which values the mean (over frames, then over seeds) falls when the validation rooms are drawn again (percentile bootstrap: Efron 1979). `ValueError` for fewer than two rooms."
-    diff = np.atleast_2d(np.asarray(diff, float)); there = ~np.isnan(diff); ok = there.any(0)
-    names,which = np.unique(np.asarray(rooms)[ok], return_inverse=True)
-    if len(names)<2: raise ValueError(f"an interval needs at least two rooms to draw from, got {len(names)}")
-    total,count = (np.array([np.bincount(which, v, len(names)) for v in x[:,ok]]) for x in (np.where(there, diff, 0), 1.*there)) # (seeds, rooms)
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), n)
-    with np.errstate(invalid='ignore'): means = np.nanmean((times@total.T)/(times@count.T), 1) # a seed none of whose rooms was drawn has no say
-    return tuple(float(v) for v in np.percentile(means, (50*(1-level), 50*(1+level))))
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple:  # low, high
+    """Between which values the mean (over frames, then over seeds) falls when the validation rooms are drawn again
+    (percentile bootstrap: Efron 1979). `ValueError` for fewer than two rooms."""
+    diff = np.atleast_2d(np.asarray(diff, float))
+    there = ~np.isnan(diff)
+    ok = there.any(0)
+    names, which = np.unique(np.asarray(rooms)[ok], return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval needs at least two rooms to draw from, got {len(names)}")
+    total, count = (
+        np.array([np.bincount(which, v, len(names)) for v in x[:, ok]]) for x in (np.where(there, diff, 0), 1.0 * there)
+    )  # (seeds, rooms)
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), n)
+    with np.errstate(invalid='ignore'):
+        means = np.nanmean((times @ total.T) / (times @ count.T), 1)  # a seed none of whose rooms was drawn has no say
+    return tuple(float(v) for v in np.percentile(means, (50 * (1 - level), 50 * (1 + level))))
 
 # %% ../nbs/workshop/intervals.ipynb #c058
-def holm(p)->np.ndarray:
-    "Probabilities adjusted for the number of questions: among those below 5 % there is a false alarm, even one, in at most 5 % of all studies (Holm 1979)."
-    p = np.asarray(p, float); order = np.argsort(p)
-    out = np.empty_like(p); out[order] = np.minimum(np.maximum.accumulate((len(p)-np.arange(len(p)))*p[order]), 1)
+def holm(p) -> np.ndarray:
+    """Probabilities adjusted for the number of questions: among those below 5 % there is a false alarm, even one, in at
+    most 5 % of all studies (Holm 1979)."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    out = np.empty_like(p)
+    out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]), 1)
     return out

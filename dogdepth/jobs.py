@@ -6,141 +6,268 @@
 __all__ = ['STATES', 'ONE_THREAD', 'JOBS', 'fresh', 'bench_dog', 'format_rows']
 
 # %% ../nbs/workshop/jobs.ipynb #w002
-import json, os, subprocess, sys, tempfile
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from importlib.util import find_spec
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .files import data_root, read_image
 from .dog import focus_scores, literal_dog, literal_scores, modified_dog, to_grey
-from .timing import CLOCKS, LADDER, Timing, bench, environment, patch_scores, python_dog, python_scores, race, write_results
+from dogdepth.timing import (
+    CLOCKS,
+    LADDER,
+    Timing,
+    bench,
+    environment,
+    patch_scores,
+    python_dog,
+    python_scores,
+    race,
+    write_results,
+)
 
 # %% ../nbs/workshop/jobs.ipynb #c033
-STATES = dict(cold={'MALLOC_MMAP_THRESHOLD_':'131072'},                                        # every large array is fetched anew
-              warm={'MALLOC_MMAP_THRESHOLD_':str(2**30), 'MALLOC_TRIM_THRESHOLD_':str(2*10**9)}) # memory once fetched is kept
-ONE_THREAD = {f'{k}_NUM_THREADS':'1' for k in ('OMP','OPENBLAS','MKL','VECLIB_MAXIMUM')}
+STATES = dict(
+    cold={'MALLOC_MMAP_THRESHOLD_': '131072'},  # every large array is fetched anew
+    warm={'MALLOC_MMAP_THRESHOLD_': str(2**30), 'MALLOC_TRIM_THRESHOLD_': str(2 * 10**9)},
+)  # memory once fetched is kept
+ONE_THREAD = {f'{k}_NUM_THREADS': '1' for k in ('OMP', 'OPENBLAS', 'MKL', 'VECLIB_MAXIMUM')}
+
 
 def fresh(
-    job:str,             # a key of `JOBS`
-    frames,              # list of (H,W,3) uint8, all of one size
-    state:str='warm',    # of the allocator, a key of `STATES`
-    clock:str='wall',
-)->list:                 # of row dicts
+    job: str,  # a key of `JOBS`
+    frames,  # list of (H,W,3) uint8, all of one size
+    state: str = 'warm',  # of the allocator, a key of `STATES`
+    clock: str = 'wall',
+) -> list:  # of row dicts
     "Run one job in a fresh process with one thread and a fixed state of the allocator."
     with tempfile.TemporaryDirectory() as d:
-        np.save(p:=f'{d}/frames.npy', np.stack(frames))
+        np.save(p := f'{d}/frames.npy', np.stack(frames))
         code = 'import sys; from dogdepth.jobs import _child; _child(*sys.argv[1:])'
-        r = subprocess.run([sys.executable, '-c', code, job, p, state, clock], env=os.environ|ONE_THREAD|STATES[state], capture_output=True, text=True)
-    if r.returncode: raise RuntimeError(f"timing job {job!r} failed: {r.stderr.strip().splitlines()[-1] if r.stderr.strip() else r.returncode}")
+        r = subprocess.run(
+            [sys.executable, '-c', code, job, p, state, clock],
+            env=os.environ | ONE_THREAD | STATES[state],
+            capture_output=True,
+            text=True,
+        )
+    if r.returncode:
+        raise RuntimeError(
+            f"timing job {job!r} failed: {r.stderr.strip().splitlines()[-1] if r.stderr.strip() else r.returncode}"
+        )
     return json.loads(r.stdout.splitlines()[-1])
 
+# %% ../nbs/workshop/jobs.ipynb #c033_1
 def _child(job, path, state, clock):
     "What `fresh` runs: one line of JSON on stdout."
     cv2.setNumThreads(1)
-    frames = list(np.load(path)); h,w = frames[0].shape[:2]
-    rows = [dict(table=table, sigma=sigma, state=state, clock=clock, size=f'{h}x{w}', **t.row()) for table,sigma,ts in JOBS[job](frames, clock) for t in ts]
-    print(json.dumps([r|environment() for r in rows]))
+    frames = list(np.load(path))
+    h, w = frames[0].shape[:2]
+    rows = [
+        dict(table=table, sigma=sigma, state=state, clock=clock, size=f'{h}x{w}', **t.row())
+        for table, sigma, ts in JOBS[job](frames, clock)
+        for t in ts
+    ]
+    print(json.dumps([r | environment() for r in rows]))
 
 # %% ../nbs/workshop/jobs.ipynb #c045
 def _scores_job(frames, clock):
-    return [('scores', '', race({'full frames, OpenCV':literal_scores, 'windows, plain Python':python_scores, 'windows, OpenCV':patch_scores, 'all windows at once':focus_scores},
-                               frames[:8], tol=1e-8, clock=clock))]
+    return [
+        (
+            'scores',
+            '',
+            race(
+                {
+                    'full frames, OpenCV': literal_scores,
+                    'windows, plain Python': python_scores,
+                    'windows, OpenCV': patch_scores,
+                    'all windows at once': focus_scores,
+                },
+                frames[:8],
+                tol=1e-8,
+                clock=clock,
+            ),
+        )
+    ]
+
 
 def _ladder_job(frames, clock):
-    crops = [to_grey(f)[:60,:80] for f in frames[:3]]
-    low = race({'plain Python':lambda g: python_dog(g, 5), 'modified_dog':lambda g: modified_dog(g, sigma=5, saturate=False)}, crops, tol=2, rounds=1, clock=clock)
+    crops = [to_grey(f)[:60, :80] for f in frames[:3]]
+    low = race(
+        {
+            'plain Python': lambda g: python_dog(g, 5),
+            'modified_dog': lambda g: modified_dog(g, sigma=5, saturate=False),
+        },
+        crops,
+        tol=2,
+        rounds=1,
+        clock=clock,
+    )
     return [('crop of 60x80', 5, low), ('ladder', '', race(LADDER, frames[:24], tol=6, clock=clock, alone=True))]
 
+# %% ../nbs/workshop/jobs.ipynb #c045_1
 def _filter_job(frames, clock):
-    "The literal form sweeps 50 MB through the caches, so `modified_dog` runs once just after it and then, five times, on its own."
-    both = race({'literal':literal_dog, 'modified_dog, after it':modified_dog}, frames, tol=6, rounds=1 if len(frames)>105 else 3, clock=clock)
-    return [('filter', '', both+race({'modified_dog':modified_dog}, frames, rounds=5, clock=clock))]
+    """The literal form sweeps 50 MB through the caches, so `modified_dog` runs once just after it and then, five times,
+    on its own."""
+    both = race(
+        {'literal': literal_dog, 'modified_dog, after it': modified_dog},
+        frames,
+        tol=6,
+        rounds=1 if len(frames) > 105 else 3,
+        clock=clock,
+    )
+    return [('filter', '', both + race({'modified_dog': modified_dog}, frames, rounds=5, clock=clock))]
+
 
 def _batch_job(frames, clock, bs=8):
     import torch
     from dogdepth.dog import modified_dog_batch
+
     ts = []
-    for device in ['cpu']+['cuda']*torch.cuda.is_available():
-        x = torch.stack([torch.from_numpy(f) for f in (frames*bs)[:bs]]).permute(0,3,1,2).to(device)/255
-        got = (modified_dog_batch(x)[:,0]*255).round().cpu().numpy()
-        off = max(abs(a-modified_dog(f)).max() for a,f in zip(got,frames))
-        if off>1: raise ValueError(f"modified_dog_batch on {device} differs from modified_dog by {off:g} levels: not timed")
-        t = bench(modified_dog_batch, x, repeats=(3,200), clock='wall' if device=='cuda' else clock)
-        ts.append(Timing(f'batch of {bs}, {device}', tuple(m/bs for m in t.ms)))
+    for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
+        x = torch.stack([torch.from_numpy(f) for f in (frames * bs)[:bs]]).permute(0, 3, 1, 2).to(device) / 255
+        got = (modified_dog_batch(x)[:, 0] * 255).round().cpu().numpy()
+        off = max(abs(a - modified_dog(f)).max() for a, f in zip(got, frames))
+        if off > 1:
+            raise ValueError(f"modified_dog_batch on {device} differs from modified_dog by {off:g} levels: not timed")
+        t = bench(modified_dog_batch, x, repeats=(3, 200), clock='wall' if device == 'cuda' else clock)
+        ts.append(Timing(f'batch of {bs}, {device}', tuple(m / bs for m in t.ms)))
     return [('batch', '', ts)]
 
+# %% ../nbs/workshop/jobs.ipynb #c045_2
 def _floor_job(frames, clock):
-    g,d = np.empty(frames[0].shape[:2], np.uint8),np.empty_like(frames[0])
-    floor = {'grey conversion':lambda f: cv2.cvtColor(f, cv2.COLOR_RGB2GRAY, dst=g), 'copy of the photo':lambda f: np.copyto(d, f)}
-    return [('floor', '', [t for n,f in floor.items() for t in race({n:lambda x: f(x) is None}, frames[:50], rounds=5, clock=clock)])]
+    g, d = np.empty(frames[0].shape[:2], np.uint8), np.empty_like(frames[0])
+    floor = {
+        'grey conversion': lambda f: cv2.cvtColor(f, cv2.COLOR_RGB2GRAY, dst=g),
+        'copy of the photo': lambda f: np.copyto(d, f),
+    }
+    return [
+        (
+            'floor',
+            '',
+            [
+                t
+                for n, f in floor.items()
+                for t in race({n: lambda x: f(x) is None}, frames[:50], rounds=5, clock=clock)
+            ],
+        )
+    ]
 
 # %% ../nbs/workshop/jobs.ipynb #c046
 def _scipy_dog(g, sigma):
     from scipy.ndimage import gaussian_filter
-    a,b = (np.rint(gaussian_filter(g.astype(float), s, mode='mirror', truncate=5)) for s in (sigma,sigma/10))
-    return a-b
+
+    a, b = (np.rint(gaussian_filter(g.astype(float), s, mode='mirror', truncate=5)) for s in (sigma, sigma / 10))
+    return a - b
+
 
 def _skimage_dog(g, sigma):
     from skimage.filters import difference_of_gaussians
-    return -difference_of_gaussians(g.astype(float), sigma/10, sigma, mode='mirror', truncate=5)
+
+    return -difference_of_gaussians(g.astype(float), sigma / 10, sigma, mode='mirror', truncate=5)
+
 
 def _opencv_dog(g, sigma):
-    return cv2.subtract(cv2.GaussianBlur(g, (0,0), sigma), cv2.GaussianBlur(g, (0,0), sigma/10), dtype=cv2.CV_16S)
+    return cv2.subtract(cv2.GaussianBlur(g, (0, 0), sigma), cv2.GaussianBlur(g, (0, 0), sigma / 10), dtype=cv2.CV_16S)
+
 
 def _kornia_dog(g, sigma):
     import torch
     from kornia.filters import gaussian_blur2d
-    x = torch.from_numpy(g)[None,None].float()
-    a,b = (gaussian_blur2d(x, (2*int(np.ceil(4.5*s))+1,)*2, (s,s)).round() for s in (sigma,sigma/10))
-    return (a-b)[0,0].numpy()
 
-def _dog_job(frames, clock, sigmas=(1,2,3,5,8,12,20,32,45,64)):
-    g,out = [to_grey(f) for f in frames[:3]],[]
-    others = {'SciPy, float64':_scipy_dog, 'scikit-image, float64':_skimage_dog, 'OpenCV, 8 bit':_opencv_dog} | ({'kornia, float32':_kornia_dog} if find_spec('kornia') else {})
+    x = torch.from_numpy(g)[None, None].float()
+    a, b = (gaussian_blur2d(x, (2 * int(np.ceil(4.5 * s)) + 1,) * 2, (s, s)).round() for s in (sigma, sigma / 10))
+    return (a - b)[0, 0].numpy()
+
+# %% ../nbs/workshop/jobs.ipynb #c046_1
+def _dog_job(frames, clock, sigmas=(1, 2, 3, 5, 8, 12, 20, 32, 45, 64)):
+    g, out = [to_grey(f) for f in frames[:3]], []
+    others = {'SciPy, float64': _scipy_dog, 'scikit-image, float64': _skimage_dog, 'OpenCV, 8 bit': _opencv_dog} | (
+        {'kornia, float32': _kornia_dog} if find_spec('kornia') else {}
+    )
     for s in sigmas:
-        forms = {'modified_dog':lambda x: modified_dog(x, saturate=False, sigma=s)} | {n:lambda x, f=f: f(x, s) for n,f in others.items()}
+        forms = {'modified_dog': lambda x: modified_dog(x, saturate=False, sigma=s)} | {
+            n: lambda x, f=f: f(x, s) for n, f in others.items()
+        }
         out.append(('dog', s, race(forms, g, tol=6, clock=clock, alone=True)))
     return out
 
-JOBS = dict(scores=_scores_job, ladder=_ladder_job, filter=_filter_job, batch=_batch_job, dog=_dog_job, floor=_floor_job)
+
+JOBS = dict(
+    scores=_scores_job, ladder=_ladder_job, filter=_filter_job, batch=_batch_job, dog=_dog_job, floor=_floor_job
+)
 
 # %% ../nbs/workshop/jobs.ipynb #c049
 def _photos(n):
     "`n` photos of one size and where they are from: NYU's training pairs, spread over all 795, or rendered rooms."
     if data_root() is None:
         from dogdepth.rooms import render_room
-        return [render_room(seed, 480, 640)['image'] for seed in range(min(n,40))],'rendered rooms'
+
+        return [render_room(seed, 480, 640)['image'] for seed in range(min(n, 40))], 'rendered rooms'
     from dogdepth.nyu import NYUDepth
-    files = sorted(f.rgb for s in ('train','val') for f in NYUDepth(split=s).frames)
-    return [read_image(files[i]) for i in np.linspace(0, len(files)-1, min(n,len(files))).astype(int)],'NYU Depth V2'
+
+    files = sorted(f.rgb for s in ('train', 'val') for f in NYUDepth(split=s).frames)
+    return [
+        read_image(files[i]) for i in np.linspace(0, len(files) - 1, min(n, len(files))).astype(int)
+    ], 'NYU Depth V2'
 
 # %% ../nbs/workshop/jobs.ipynb #c050
 def bench_dog(
-    n:int=20,            # photos for the filter; the other jobs take a few of them. 795 is the whole set of NYU's pairs
-    out=None,            # a folder for the CSV, usually results/; None: write nothing
-    clock:str='wall',    # 'cpu' on a machine that does other work too
-    jobs=tuple(JOBS),    # which of them
-    frames=None,         # your own photos, (H,W,3) uint8 of one size, in place of the n
-    states=tuple(STATES),# of the allocator; jobs other than the scores and the filter run warm
-)->list:                 # of row dicts, see `format_rows`
-    "Time the filter on this machine: every form checked against the others, then timed in fresh single-threaded processes (report §2.3)."
-    if clock not in CLOCKS: raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
-    if unknown:=set(jobs)-set(JOBS): raise ValueError(f"jobs should be among {sorted(JOBS)}, got {sorted(unknown)}")
-    if n<1: raise ValueError(f"n is a number of photos, 1 or more, got {n}")
-    if unknown:=set(states)-set(STATES): raise ValueError(f"states should be among {sorted(STATES)}, got {sorted(unknown)}")
-    frames,photos = _photos(n) if frames is None else (frames,'your own')
+    n: int = 20,  # photos for the filter; the other jobs take a few of them. 795 is the whole set of NYU's pairs
+    out=None,  # a folder for the CSV, usually results/; None: write nothing
+    clock: str = 'wall',  # 'cpu' on a machine that does other work too
+    jobs=tuple(JOBS),  # which of them
+    frames=None,  # your own photos, (H,W,3) uint8 of one size, in place of the n
+    states=tuple(STATES),  # of the allocator; jobs other than the scores and the filter run warm
+) -> list:  # of row dicts, see `format_rows`
+    """Time the filter on this machine: every form checked against the others, then timed in fresh single-threaded
+    processes (report §2.3)."""
+    if clock not in CLOCKS:
+        raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
+    if unknown := set(jobs) - set(JOBS):
+        raise ValueError(f"jobs should be among {sorted(JOBS)}, got {sorted(unknown)}")
+    if n < 1:
+        raise ValueError(f"n is a number of photos, 1 or more, got {n}")
+    if unknown := set(states) - set(STATES):
+        raise ValueError(f"states should be among {sorted(STATES)}, got {sorted(unknown)}")
+    frames, photos = _photos(n) if frames is None else (frames, 'your own')
     rows = []
     for job in jobs:
-        for state in states if job in ('scores','filter') else ('warm',):
-            rows += [dict(photos=photos)|r for r in fresh(job, frames if job=='filter' else frames[:50], state, clock)]
-    if out is not None: write_results(rows, out)
+        for state in states if job in ('scores', 'filter') else ('warm',):
+            rows += [
+                dict(photos=photos) | r for r in fresh(job, frames if job == 'filter' else frames[:50], state, clock)
+            ]
+    if out is not None:
+        write_results(rows, out)
     return rows
 
 # %% ../nbs/workshop/jobs.ipynb #c051
-def format_rows(rows)->str: # markdown
+def format_rows(rows) -> str:  # markdown
     "The rows as a table under a line that names the machine (and every commit, where there are several)."
-    if not rows: raise ValueError("format_rows needs at least one row, as `bench_dog` or `read_results` gives them")
-    e = {k:', '.join(dict.fromkeys(str(r[k]) for r in rows if r.get(k) not in (None,''))) for k in ('cpu','cores','gpu','size','photos','clock','numpy','opencv','torch','commit','date')}
+    if not rows:
+        raise ValueError("format_rows needs at least one row, as `bench_dog` or `read_results` gives them")
+    e = {
+        k: ', '.join(dict.fromkeys(str(r[k]) for r in rows if r.get(k) not in (None, '')))
+        for k in ('cpu', 'cores', 'gpu', 'size', 'photos', 'clock', 'numpy', 'opencv', 'torch', 'commit', 'date')
+    }
     loads = sorted({float(r['load']) for r in rows})
-    head = [f"{e['cpu']}, {e['cores']} cores, one thread{', '+e['gpu'] if e['gpu'] else ''}; {e['size']} uint8{', '+e['photos'] if e['photos'] else ''}; {e['clock']} clock, load {loads[0]:g}{f' to {loads[-1]:g}' if loads[1:] else ''}; "
-            f"numpy {e['numpy']}, OpenCV {e['opencv']}, torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}", '', '| table | form | allocator | median ms | middle half | runs |', '|---|---|---|--:|--:|--:|']
-    table = lambda r: r['table']+(f" sigma {float(r['sigma']):g}" if r['sigma']!='' else '')
-    return '\n'.join(head+[f"| {table(r)} | {r['name']} | {r['state']} | {r['median_ms']:.3g} | {r['q25_ms']:.3g} to {r['q75_ms']:.3g} | {r['runs']} |" for r in rows])
+    head = [
+        f"{e['cpu']}, {e['cores']} cores, one thread{', ' + e['gpu'] if e['gpu'] else ''}; {e['size']} "
+        f"uint8{', ' + e['photos'] if e['photos'] else ''}; {e['clock']} clock, load "
+        f"{loads[0]:g}{f' to {loads[-1]:g}' if loads[1:] else ''}; "
+        f"numpy {e['numpy']}, OpenCV {e['opencv']}, torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
+        '',
+        '| table | form | allocator | median ms | middle half | runs |',
+        '|---|---|---|--:|--:|--:|',
+    ]
+    table = lambda r: r['table'] + (f" sigma {float(r['sigma']):g}" if r['sigma'] != '' else '')
+    return '\n'.join(
+        head
+        + [
+            f"| {table(r)} | {r['name']} | {r['state']} | {r['median_ms']:.3g} | {r['q25_ms']:.3g} to "
+            f"{r['q75_ms']:.3g} | {r['runs']} |"
+            for r in rows
+        ]
+    )

@@ -6,171 +6,275 @@
 __all__ = ['LISTS', 'nyu_levels', 'write_nyu', 'Frame', 'read_list', 'place', 'val_places', 'resize_item']
 
 # %% ../nbs/workshop/layout.ipynb #w002
-import csv, hashlib, re
+import csv
+import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .files import NYU_MAX_M, data_root
 from .atomic import atomic_write
 from .files import read_depth, read_image, write_depth
 from .depth import valid_mask
 
 # %% ../nbs/workshop/layout.ipynb #c014
-def nyu_levels(depth)->np.ndarray: # (H,W) metres -> (H,W) uint8, 0 = no reading
+def nyu_levels(depth) -> np.ndarray:  # (H,W) metres -> (H,W) uint8, 0 = no reading
     "The level of the Kaggle edition's 8-bit PNG that each depth falls into; `read_depth(..., 'nyu8')` goes back."
-    d = np.asarray(depth); ok = valid_mask(d, (0,np.inf))
-    return np.where(ok, np.clip(np.floor(np.where(ok,d,0)/NYU_MAX_M*255), 1, 255), 0).astype(np.uint8)
+    d = np.asarray(depth)
+    ok = valid_mask(d, (0, np.inf))
+    return np.where(ok, np.clip(np.floor(np.where(ok, d, 0) / NYU_MAX_M * 255), 1, 255), 0).astype(np.uint8)
 
 # %% ../nbs/workshop/layout.ipynb #c027
-LISTS = dict(train='data/nyu2_train.csv', test='data/nyu2_test.csv') # as in the Kaggle edition
+LISTS = dict(train='data/nyu2_train.csv', test='data/nyu2_test.csv')  # as in the Kaggle edition
 
+# %% ../nbs/workshop/layout.ipynb #c027_1
 def write_nyu(
-    items,         # of image, depth, scene
-    root,          # a folder, made where missing
-    split='train', # 'train': JPEG and 8-bit levels; 'test': PNG and 16-bit mm
-)->Path:           # the list: root/data/nyu2_train.csv
+    items,  # of image, depth, scene
+    root,  # a folder, made where missing
+    split='train',  # 'train': JPEG and 8-bit levels; 'test': PNG and 16-bit mm
+) -> Path:  # the list: root/data/nyu2_train.csv
     "Write frames in the Kaggle edition's layout. The list comes last: an interrupted run leaves none."
-    if split not in LISTS: raise ValueError(f"split should be 'train' or 'test', got {split!r}")
-    root,rows = Path(root),[]
-    out = root/LISTS[split]
-    if out.exists(): raise ValueError(f"{out} is there already: choose an empty folder, or delete the old one first")
-    for i,it in enumerate(items):
-        folder = f"data/nyu2_train/{it['scene'] or 'room'}_out" if split=='train' else 'data/nyu2_test'
-        rgb,depth = (f'{folder}/{i}.jpg',f'{folder}/{i}.png') if split=='train' else (f'{folder}/{i:05d}_colors.png',f'{folder}/{i:05d}_depth.png')
-        (root/folder).mkdir(parents=True, exist_ok=True)
-        (root/rgb).write_bytes(cv2.imencode(Path(rgb).suffix, it['image'][...,::-1], [cv2.IMWRITE_JPEG_QUALITY,95] if split=='train' else [])[1].tobytes())
-        if split=='train': (root/depth).write_bytes(cv2.imencode('.png', nyu_levels(it['depth']))[1].tobytes())
-        else: write_depth(root/depth, it['depth'])
+    if split not in LISTS:
+        raise ValueError(f"split should be 'train' or 'test', got {split!r}")
+    root, rows = Path(root), []
+    out = root / LISTS[split]
+    if out.exists():
+        raise ValueError(f"{out} is there already: choose an empty folder, or delete the old one first")
+    for i, it in enumerate(items):
+        folder = f"data/nyu2_train/{it['scene'] or 'room'}_out" if split == 'train' else 'data/nyu2_test'
+        rgb, depth = (
+            (f'{folder}/{i}.jpg', f'{folder}/{i}.png')
+            if split == 'train'
+            else (f'{folder}/{i:05d}_colors.png', f'{folder}/{i:05d}_depth.png')
+        )
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / rgb).write_bytes(
+            cv2.imencode(
+                Path(rgb).suffix, it['image'][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95] if split == 'train' else []
+            )[1].tobytes()
+        )
+        if split == 'train':
+            (root / depth).write_bytes(cv2.imencode('.png', nyu_levels(it['depth']))[1].tobytes())
+        else:
+            write_depth(root / depth, it['depth'])
         rows.append(f'{rgb},{depth}\n')
-    if not rows: raise ValueError("no frame to write: `items` is empty")
+    if not rows:
+        raise ValueError("no frame to write: `items` is empty")
     atomic_write(out, ''.join(rows).encode())
     return out
 
 # %% ../nbs/workshop/layout.ipynb #c030
 class Frame(NamedTuple):
     "One row of a list: where a photo and its depth lie, and which room they show."
-    rgb:Path        # the photo
-    depth:Path      # its depth map
-    scene:str|None  # 'kitchen_0003'; None where the path names none
-    name:str        # 'kitchen_0003/17'; unique in a data set
-    at:str          # 'nyu2_train.csv:17', for messages
+
+    rgb: Path  # the photo
+    depth: Path  # its depth map
+    scene: str | None  # 'kitchen_0003'; None where the path names none
+    name: str  # 'kitchen_0003/17'; unique in a data set
+    at: str  # 'nyu2_train.csv:17', for messages
+
 
 def _frame(root, rgb, depth, at):
     p = Path(rgb)
-    scene = p.parent.name.removesuffix('_out') if p.parent.name.endswith('_out') or p.parent.parent.name.startswith('nyu2_') else None
+    scene = (
+        p.parent.name.removesuffix('_out')
+        if p.parent.name.endswith('_out') or p.parent.parent.name.startswith('nyu2_')
+        else None
+    )
     stem = p.stem.removesuffix('_colors')
-    return Frame(root/rgb, root/depth, scene, f'{scene}/{stem}' if scene else stem, at)
+    return Frame(root / rgb, root / depth, scene, f'{scene}/{stem}' if scene else stem, at)
 
 # %% ../nbs/workshop/layout.ipynb #c031
 def _rows(path):
     "(line number, the row's fields) of every line that is not blank."
-    try: text = Path(path).read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError: raise ValueError(f"{path} is not a text file; expected rows 'photo,depth'") from None
-    return [(i, [c.strip() for c in row]) for i,row in enumerate(csv.reader(text.splitlines()), 1) if any(c.strip() for c in row)]
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; expected rows 'photo,depth'") from None
+    return [
+        (i, [c.strip() for c in row])
+        for i, row in enumerate(csv.reader(text.splitlines()), 1)
+        if any(c.strip() for c in row)
+    ]
+
 
 def _row_fault(row):
     "What is wrong with a row of a list, or ''."
-    if len(row)!=2: return f"has {len(row)} field{'s'*(len(row)!=1)} instead of 2"
-    if not all(row): return "has an empty field"
-    if any(Path(c).is_absolute() or '..' in Path(c).parts for c in row): return "leaves the folder (paths should be relative, without '..')"
-    if not all(Path(c).suffix for c in row): return "does not name two image files"
+    if len(row) != 2:
+        return f"has {len(row)} field{'s' * (len(row) != 1)} instead of 2"
+    if not all(row):
+        return "has an empty field"
+    if any(Path(c).is_absolute() or '..' in Path(c).parts for c in row):
+        return "leaves the folder (paths should be relative, without '..')"
+    if not all(Path(c).suffix for c in row):
+        return "does not name two image files"
     return ''
 
+# %% ../nbs/workshop/layout.ipynb #c031_1
 def read_list(
-    path,      # a CSV without header: photo,depth, relative to `root`
-    root=None, # default: the folder two levels up, as in the Kaggle edition
-)->list:       # of `Frame`
+    path,  # a CSV without header: photo,depth, relative to `root`
+    root=None,  # default: the folder two levels up, as in the Kaggle edition
+) -> list:  # of `Frame`
     "The frames of one list; a wrong row is a `ValueError` that names file and line."
-    path = Path(path); root = Path(root) if root else path.parent.parent
+    path = Path(path)
+    root = Path(root) if root else path.parent.parent
     rows = _rows(path)
-    for i,row in rows:
-        if fault:=_row_fault(row): raise ValueError(f"{path}:{i} {fault}: {','.join(row)[:120]!r}. Expected 'photo,depth', for example data/nyu2_train/office_0003_out/2.jpg,data/nyu2_train/office_0003_out/2.png")
-    if not rows: raise ValueError(f"{path} lists no frame; expected rows 'photo,depth'")
-    return [_frame(root, *row, f'{path.name}:{i}') for i,row in rows]
+    for i, row in rows:
+        if fault := _row_fault(row):
+            raise ValueError(
+                f"{path}:{i} {fault}: {','.join(row)[:120]!r}. Expected 'photo,depth', for example "
+                "data/nyu2_train/office_0003_out/2.jpg,data/nyu2_train/office_0003_out/2.png"
+            )
+    if not rows:
+        raise ValueError(f"{path} lists no frame; expected rows 'photo,depth'")
+    return [_frame(root, *row, f'{path.name}:{i}') for i, row in rows]
 
 # %% ../nbs/workshop/layout.ipynb #c038
-def place(scene:str)->str: # 'basement_0001a' -> 'basement_0001'
+def place(scene: str) -> str:  # 'basement_0001a' -> 'basement_0001'
     "The room behind a scene's name: NYU cut long videos into parts a, b, c ... of one room."
     return re.sub(r'(?<=\d)[a-z]$', '', scene)
 
-def _hash(room): return int(hashlib.md5(room.encode(), usedforsecurity=False).hexdigest()[:8], 16)
+
+def _hash(room):
+    return int(hashlib.md5(room.encode(), usedforsecurity=False).hexdigest()[:8], 16)
+
 
 def val_places(
-    scenes,    # names; None is ignored
-    file=None, # a text file with one scene per line, which decides if it is there
-)->set:        # of places (see `place`)
-    "The rooms to validate on: those a file names, else a fixed hash of the name picks about 1 in 8 (at least one, never all)."
+    scenes,  # names; None is ignored
+    file=None,  # a text file with one scene per line, which decides if it is there
+) -> set:  # of places (see `place`)
+    """The rooms to validate on: those a file names, else a fixed hash of the name picks about 1 in 8 (at least one,
+    never all)."""
     if file and Path(file).is_file():
-        lines = (l.split('#')[0].strip().removesuffix('_out') for l in Path(file).read_text(encoding='utf-8-sig').splitlines())
+        lines = (
+            l.split('#')[0].strip().removesuffix('_out')
+            for l in Path(file).read_text(encoding='utf-8-sig').splitlines()
+        )
         return {place(l) for l in lines if l}
     rooms = sorted({place(s) for s in scenes if s}, key=_hash)
-    if len(rooms)<2: return set()
-    val = {r for r in rooms if _hash(r)%8==0}
-    return {rooms[0]} if not val else val-{rooms[-1]} if len(val)==len(rooms) else val
+    if len(rooms) < 2:
+        return set()
+    val = {r for r in rooms if _hash(r) % 8 == 0}
+    return {rooms[0]} if not val else val - {rooms[-1]} if len(val) == len(rooms) else val
 
 # %% ../nbs/workshop/layout.ipynb #c041
 def _near(root):
     "`root`, the data folder inside it, or the one around it."
     root = Path(root)
-    return [root, root/'nyu', root/'nyu_data'] + ([root.parent] if root.resolve().name=='data' else [])
+    return [root, root / 'nyu', root / 'nyu_data'] + ([root.parent] if root.resolve().name == 'data' else [])
+
 
 def _find_root(root):
     "The folder that holds data/nyu2_*.csv."
     if root is None:
-        if (d:=data_root()) is None: raise FileNotFoundError("no data folder: pass NYUDepth(root), or set DOGDEPTH_DATA to the folder that holds nyu/. A small stand-in of rendered rooms: dogdepth data rooms OUT --n 100")
-        root = next((d/n for n in ('nyu','nyu_data') if (d/n).is_dir()), d/'nyu')
+        if (d := data_root()) is None:
+            raise FileNotFoundError(
+                "no data folder: pass NYUDepth(root), or set DOGDEPTH_DATA to the folder that holds nyu/. A small "
+                "stand-in of rendered rooms: dogdepth data rooms OUT --n 100"
+            )
+        root = next((d / n for n in ('nyu', 'nyu_data') if (d / n).is_dir()), d / 'nyu')
     for r in _near(root):
-        if any((r/f).is_file() for f in LISTS.values()): return r
+        if any((r / f).is_file() for f in LISTS.values()):
+            return r
     root = Path(root)
-    what = 'is not there' if not root.exists() else 'is a file' if root.is_file() else f"holds neither {LISTS['train']} nor {LISTS['test']}"
-    raise FileNotFoundError(f"no NYU Depth folder at {root}: it {what}. Unpack the Kaggle edition there (kaggle.com/datasets/soumikrakshit/nyu-depth-v2), or write a small stand-in of rendered rooms: dogdepth data rooms {root} --n 100")
+    what = (
+        'is not there'
+        if not root.exists()
+        else 'is a file'
+        if root.is_file()
+        else f"holds neither {LISTS['train']} nor {LISTS['test']}"
+    )
+    raise FileNotFoundError(
+        f"no NYU Depth folder at {root}: it {what}. Unpack the Kaggle edition there "
+        "(kaggle.com/datasets/soumikrakshit/nyu-depth-v2), or write a small stand-in of rendered rooms: dogdepth data "
+        f"rooms {root} --n 100"
+    )
 
 # %% ../nbs/workshop/layout.ipynb #c042
 def _read_pair(f, encoding='auto', scale=None, invalid=None):
     "Photo and depth of one `Frame`; a fault in either names the row."
-    try: return read_image(f.rgb).copy(), read_depth(f.depth, encoding, scale, invalid)
-    except (ValueError,FileNotFoundError) as e: raise type(e)(f"{e} (row {f.at})") from None
+    try:
+        return read_image(f.rgb).copy(), read_depth(f.depth, encoding, scale, invalid)
+    except (ValueError, FileNotFoundError) as e:
+        raise type(e)(f"{e} (row {f.at})") from None
+
 
 def _side(frames, root, split, split_by, seed):
     "The frames of the training list that fall into 'train' or 'val'."
-    rooms = val_places([f.scene for f in frames], root/'val_scenes.txt')
-    held = set(np.random.default_rng(seed).permutation(len(frames))[:round(len(frames)/5)].tolist())
-    side = [f for i,f in enumerate(frames) if (i in held if split_by=='frame' else f.scene is not None and place(f.scene) in rooms)==(split=='val')]
-    if not side: raise ValueError(f"no frame of {root} falls into split={split!r}: it needs at least two scenes, and scene names that exist in {root/'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)")
+    rooms = val_places([f.scene for f in frames], root / 'val_scenes.txt')
+    held = set(np.random.default_rng(seed).permutation(len(frames))[: round(len(frames) / 5)].tolist())
+    side = [
+        f
+        for i, f in enumerate(frames)
+        if (i in held if split_by == 'frame' else f.scene is not None and place(f.scene) in rooms) == (split == 'val')
+    ]
+    if not side:
+        raise ValueError(
+            f"no frame of {root} falls into split={split!r}: it needs at least two scenes, and scene names that exist "
+            f"in {root / 'val_scenes.txt'} if that file is there (split_by='frame' works with any folder)"
+        )
     return side
+
 
 class _Scenes:
     "The rooms of a data set that knows the `scene` of each frame."
-    @property
-    def scenes(self)->list: return sorted({s for s in self.scene if s})
 
+    @property
+    def scenes(self) -> list:
+        return sorted({s for s in self.scene if s})
+
+# %% ../nbs/workshop/layout.ipynb #c042_1
 class _Frames(_Scenes):
     "What data sets with a list of `frames` have in common."
+
     @property
-    def scene(self)->list: return [f.scene for f in self.frames] # one a frame
-    def __len__(self): return len(self.frames)
+    def scene(self) -> list:
+        return [f.scene for f in self.frames]  # one a frame
+
+    def __len__(self):
+        return len(self.frames)
+
 
 def _item(f, image, depth, camera):
-    h,w = depth.shape
-    return dict(image=image, depth=depth, camera=camera if (camera.height,camera.width)==(h,w) else camera.resize(h,w), scene=f.scene, name=f.name)
+    h, w = depth.shape
+    return dict(
+        image=image,
+        depth=depth,
+        camera=camera if (camera.height, camera.width) == (h, w) else camera.resize(h, w),
+        scene=f.scene,
+        name=f.name,
+    )
 
 # %% ../nbs/workshop/layout.ipynb #c047
 def resize_item(
-    item:dict, # with image, depth, camera
-    h:int, w:int,
-)->dict:       # the same frame at (h,w)
-    "Photo by area average, depth by nearest neighbour (an average of near and far is a depth that nothing has), the camera with them."
-    if item['depth'].shape==(h,w): return item
-    how = cv2.INTER_LINEAR if h>item['depth'].shape[0] else cv2.INTER_AREA
-    return item|dict(image=cv2.resize(item['image'], (w,h), interpolation=how), camera=item['camera'].resize(h,w),
-                     depth=cv2.resize(item['depth'], (w,h), interpolation=cv2.INTER_NEAREST_EXACT))
+    item: dict,  # with image, depth, camera
+    h: int,
+    w: int,
+) -> dict:  # the same frame at (h,w)
+    """Photo by area average, depth by nearest neighbour (an average of near and far is a depth that nothing has), the
+    camera with them."""
+    if item['depth'].shape == (h, w):
+        return item
+    how = cv2.INTER_LINEAR if h > item['depth'].shape[0] else cv2.INTER_AREA
+    return item | dict(
+        image=cv2.resize(item['image'], (w, h), interpolation=how),
+        camera=item['camera'].resize(h, w),
+        depth=cv2.resize(item['depth'], (w, h), interpolation=cv2.INTER_NEAREST_EXACT),
+    )
 
 # %% ../nbs/workshop/layout.ipynb #c080
 def _bar(label, total, unit, show=True):
     "A tqdm bar on stderr, as a function of the amount done: a download may go on from the middle."
     from tqdm import tqdm
-    bar = tqdm(total=total, desc=label, unit='B' if unit=='bytes' else unit, unit_scale=unit=='bytes', disable=not show)
+
+    bar = tqdm(
+        total=total, desc=label, unit='B' if unit == 'bytes' else unit, unit_scale=unit == 'bytes', disable=not show
+    )
+
     def update(done):
-        bar.update(done-bar.n)
-        if done>=total: bar.close()
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
     return update

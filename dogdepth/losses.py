@@ -15,42 +15,58 @@ from .depth import valid_mask
 # %% ../nbs/07_losses.ipynb #c013
 def _check(pred, target, mask):
     "Float tensors of one shape and dtype; the mask defaults to every reading of the target."
-    for what,x in dict(pred=pred, target=target, mask=mask).items():
-        if not isinstance(x, Tensor) and (what!='mask' or x is not None): raise ValueError(f"{what} should be a torch tensor (B,1,H,W), got {type(x).__name__}: torch.from_numpy(x)[None,None] makes one of a map (H,W)")
-    if pred.ndim!=4 or pred.shape[1]!=1 or pred.shape!=target.shape: raise ValueError(f"pred and target should both be (B,1,H,W), got {tuple(pred.shape)} and {tuple(target.shape)}")
-    if not pred.is_floating_point() or pred.dtype!=target.dtype: raise ValueError(f"pred and target should be floats of one dtype, got {pred.dtype} and {target.dtype}: call .float() on both")
-    if mask is None: mask = valid_mask(target, (0,float('inf')))
-    if mask.shape!=target.shape or mask.dtype!=torch.bool: raise ValueError(f"mask should be bool, shaped like target {tuple(target.shape)}, got {tuple(mask.shape)} {mask.dtype}")
+    for what, x in dict(pred=pred, target=target, mask=mask).items():
+        if not isinstance(x, Tensor) and (what != 'mask' or x is not None):
+            raise ValueError(
+                f"{what} should be a torch tensor (B,1,H,W), got {type(x).__name__}: torch.from_numpy(x)[None,None] "
+                "makes one of a map (H,W)"
+            )
+    if pred.ndim != 4 or pred.shape[1] != 1 or pred.shape != target.shape:
+        raise ValueError(f"pred and target should both be (B,1,H,W), got {tuple(pred.shape)} and {tuple(target.shape)}")
+    if not pred.is_floating_point() or pred.dtype != target.dtype:
+        raise ValueError(
+            f"pred and target should be floats of one dtype, got {pred.dtype} and {target.dtype}: call .float() on both"
+        )
+    if mask is None:
+        mask = valid_mask(target, (0, float('inf')))
+    if mask.shape != target.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask should be bool, shaped like target {tuple(target.shape)}, got {tuple(mask.shape)} {mask.dtype}"
+        )
     return mask
 
+
 def masked_mean(
-    x:Tensor,    # (B,C,H,W)
-    mask:Tensor, # bool, same shape
-)->Tensor:       # (B,) the mean over the valid pixels of each image; 0 where there are none
+    x: Tensor,  # (B,C,H,W)
+    mask: Tensor,  # bool, same shape
+) -> Tensor:  # (B,) the mean over the valid pixels of each image; 0 where there are none
     "Image by image, so that a picture counts the same in every batch."
-    return torch.where(mask, x, 0).flatten(1).sum(1)/mask.flatten(1).sum(1).clamp(min=1)
+    return torch.where(mask, x, 0).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 # %% ../nbs/07_losses.ipynb #c020
-def l1_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None)->Tensor: # (B,)
+def l1_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (B,)
     "Mean absolute error, in the unit of the input (report §3.2)."
     mask = _check(pred, target, mask)
-    return masked_mean(torch.where(mask, pred-target, 0).abs(), mask)
+    return masked_mean(torch.where(mask, pred - target, 0).abs(), mask)
 
 # %% ../nbs/07_losses.ipynb #c027
-def diffs(x:Tensor): # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
+def diffs(x: Tensor):  # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
     "Each pixel's right neighbour minus itself, and its lower neighbour minus itself."
-    return x[...,:,1:]-x[...,:,:-1], x[...,1:,:]-x[...,:-1,:]
+    return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
-def grad_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None)->Tensor: # (B,)
-    "How much the slopes differ, sign included; a slope counts where both its pixels are valid (report §3.2, global gradient)."
+
+def grad_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (B,)
+    """How much the slopes differ, sign included; a slope counts where both its pixels are valid (report §3.2, global
+    gradient)."""
     mask = _check(pred, target, mask)
-    mx,my = mask[...,:,1:]&mask[...,:,:-1], mask[...,1:,:]&mask[...,:-1,:]
-    gx,gy = diffs(torch.where(mask, pred-target, 0))
-    return masked_mean(gx.abs(), mx)+masked_mean(gy.abs(), my)
+    mx, my = mask[..., :, 1:] & mask[..., :, :-1], mask[..., 1:, :] & mask[..., :-1, :]
+    gx, gy = diffs(torch.where(mask, pred - target, 0))
+    return masked_mean(gx.abs(), mx) + masked_mean(gy.abs(), my)
 
 # %% ../nbs/07_losses.ipynb #c037
-def grid_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None, n:int=4)->Tensor: # (B,)
-    "`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few readings weighs as much as a full one."
+def grid_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None, n: int = 4) -> Tensor:  # (B,)
+    """`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few
+    readings weighs as much as a full one."""
     mask = _check(pred, target, mask)
     cells = lambda t: [c for r in t.tensor_split(n, -2) for c in r.tensor_split(n, -1)]
     return sum(grad_loss(*c) for c in zip(cells(pred), cells(target), cells(mask)))
@@ -58,117 +74,164 @@ def grid_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None, n:int=4)->Tenso
 # %% ../nbs/07_losses.ipynb #c047
 def _reflect(a, r):
     "Half-sample symmetric padding (edge pixel repeated), as SciPy's filters do."
-    a = torch.cat([a[...,:r].flip(-1), a, a[...,-r:].flip(-1)], -1)
-    return torch.cat([a[...,:r,:].flip(-2), a, a[...,-r:,:].flip(-2)], -2)
+    a = torch.cat([a[..., :r].flip(-1), a, a[..., -r:].flip(-1)], -1)
+    return torch.cat([a[..., :r, :].flip(-2), a, a[..., -r:, :].flip(-2)], -2)
+
 
 def ssim_map(
-    x:Tensor, y:Tensor,       # (B,1,H,W)
-    mask:Tensor|None=None,    # bool: windows average over these pixels alone; None: all
-    data_range:float=10.,     # the span of possible values: 10 m for NYU
-    sigma:float=1.5,          # of the Gaussian window, in pixels
-    radius:int=5,             # of the window: 11x11
-)->Tensor:                    # (B,1,H,W) in [-1,1], 1 where the neighbourhoods agree
-    "Structural similarity, windowed (Wang et al. 2004); equals scikit-image's with `gaussian_weights=True, use_sample_covariance=False`."
-    if min(x.shape[-2:])<radius: raise ValueError(f"SSIM looks at {2*radius+1}x{2*radius+1} windows: maps should be at least {radius}x{radius}, got {tuple(x.shape[-2:])}")
+    x: Tensor,
+    y: Tensor,  # (B,1,H,W)
+    mask: Tensor | None = None,  # bool: windows average over these pixels alone; None: all
+    data_range: float = 10.0,  # the span of possible values: 10 m for NYU
+    sigma: float = 1.5,  # of the Gaussian window, in pixels
+    radius: int = 5,  # of the window: 11x11
+) -> Tensor:  # (B,1,H,W) in [-1,1], 1 where the neighbourhoods agree
+    """Structural similarity, windowed (Wang et al. 2004); equals scikit-image's with `gaussian_weights=True,
+    use_sample_covariance=False`."""
+    if min(x.shape[-2:]) < radius:
+        raise ValueError(
+            f"SSIM looks at {2 * radius + 1}x{2 * radius + 1} windows: maps should be at least {radius}x{radius}, got "
+            f"{tuple(x.shape[-2:])}"
+        )
     m = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
-    x,y = torch.where(m, x, 0),torch.where(m, y, 0)
-    t = torch.arange(-radius, radius+1, device=x.device, dtype=x.dtype)
-    g = torch.exp(-t**2/(2*sigma**2)); g = g/g.sum()
-    blur = lambda a: F.conv2d(F.conv2d(_reflect(a, radius), g.view(1,1,1,-1)), g.view(1,1,-1,1))
-    n = blur(m.to(x.dtype)).clamp(min=1e-3)                     # the share of each window that has readings
-    mx,my = blur(x)/n,blur(y)/n
-    vx,vy,cxy = blur(x*x)/n-mx*mx, blur(y*y)/n-my*my, blur(x*y)/n-mx*my
-    c1,c2 = (.01*data_range)**2,(.03*data_range)**2
-    return (2*mx*my+c1)*(2*cxy+c2)/((mx*mx+my*my+c1)*(vx+vy+c2))
+    x, y = torch.where(m, x, 0), torch.where(m, y, 0)
+    t = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    g = torch.exp(-(t**2) / (2 * sigma**2))
+    g = g / g.sum()
+    blur = lambda a: F.conv2d(F.conv2d(_reflect(a, radius), g.view(1, 1, 1, -1)), g.view(1, 1, -1, 1))
+    n = blur(m.to(x.dtype)).clamp(min=1e-3)  # the share of each window that has readings
+    mx, my = blur(x) / n, blur(y) / n
+    vx, vy, cxy = blur(x * x) / n - mx * mx, blur(y * y) / n - my * my, blur(x * y) / n - mx * my
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return (2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
 
 # %% ../nbs/07_losses.ipynb #c051
-def ssim_loss(pred:Tensor, target:Tensor, mask:Tensor|None=None, data_range:float=10.)->Tensor: # (B,)
+def ssim_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None, data_range: float = 10.0) -> Tensor:  # (B,)
     "(1 - SSIM)/2: 0 for a perfect match, above 1/2 only where one rises as the other falls (report §3.2)."
     mask = _check(pred, target, mask)
-    return masked_mean((1-ssim_map(pred, target, mask, data_range))/2, mask)
+    return masked_mean((1 - ssim_map(pred, target, mask, data_range)) / 2, mask)
 
 # %% ../nbs/07_losses.ipynb #c054
-def _published_terms(p:Tensor, t:Tensor, grid:int)->dict:
-    "The four terms as the report's published program computes them, on 8-bit levels (checked to the last digit against its own numbers)."
-    def grad(a, b): return sum((x.abs()-y.abs()).abs().mean() for x,y in zip(diffs(a),diffs(b)))
-    h,w = p.shape[-2]//grid,p.shape[-1]//grid
-    cell = lambda a,i,j: a[...,i*h:(i+1)*h,j*w:(j+1)*w]
-    cells = sum(grad(cell(p,i,j), cell(t,i,j)) for i in range(grid) for j in range(grid))
-    mp,mt = (a.mean((2,3), keepdim=True) for a in (p,t))
-    vp,vt = (a.var((2,3)) for a in (p,t))
-    cov = ((p-mp)*(t-mt)).mean((2,3))
-    mp,mt = mp[...,0,0],mt[...,0,0]
-    ssim = (2*mp*mt+.01**2)*(2*cov+.03**2)/((mp**2+mt**2+.01**2)*(vp+vt+.03**2))
-    return dict(depth=(p-t).abs().mean(), grad_global=grad(p,t), grad_grid=cells/len(p), ssim=1-((1-ssim)/2).clamp(0,1).mean())
+def _published_terms(p: Tensor, t: Tensor, grid: int) -> dict:
+    """The four terms as the report's published program computes them, on 8-bit levels (checked to the last digit
+    against its own numbers)."""
+
+    def grad(a, b):
+        return sum((x.abs() - y.abs()).abs().mean() for x, y in zip(diffs(a), diffs(b)))
+
+    h, w = p.shape[-2] // grid, p.shape[-1] // grid
+    cell = lambda a, i, j: a[..., i * h : (i + 1) * h, j * w : (j + 1) * w]
+    cells = sum(grad(cell(p, i, j), cell(t, i, j)) for i in range(grid) for j in range(grid))
+    mp, mt = (a.mean((2, 3), keepdim=True) for a in (p, t))
+    vp, vt = (a.var((2, 3)) for a in (p, t))
+    cov = ((p - mp) * (t - mt)).mean((2, 3))
+    mp, mt = mp[..., 0, 0], mt[..., 0, 0]
+    ssim = (2 * mp * mt + 0.01**2) * (2 * cov + 0.03**2) / ((mp**2 + mt**2 + 0.01**2) * (vp + vt + 0.03**2))
+    return dict(
+        depth=(p - t).abs().mean(),
+        grad_global=grad(p, t),
+        grad_grid=cells / len(p),
+        ssim=1 - ((1 - ssim) / 2).clamp(0, 1).mean(),
+    )
 
 # %% ../nbs/07_losses.ipynb #c055
 class DepthLoss(nn.Module):
-    "The report's loss: L1 + global gradient + 0.3 x grid gradient + SSIM (report §3.2), in metres, each term 0 for a perfect match; `published=True` is its program to the letter, on 8-bit levels."
-    def __init__(self,
-        grid_weight:float=.3,     # the report's 0.3
-        grid:int=4,               # cells a side
-        data_range:float=10.,     # metres, for SSIM's constants
-        published:bool=False,     # the published program: levels, unmasked, its SSIM sign and its division by the batch
-        terms=('depth','grad_global','grad_grid','ssim'), # which of them count towards the total
+    """The report's loss: L1 + global gradient + 0.3 x grid gradient + SSIM (report §3.2), in metres, each term 0 for a
+    perfect match; `published=True` is its program to the letter, on 8-bit levels."""
+
+    def __init__(
+        self,
+        grid_weight: float = 0.3,  # the report's 0.3
+        grid: int = 4,  # cells a side
+        data_range: float = 10.0,  # metres, for SSIM's constants
+        published: bool = False,  # the published program: levels, unmasked, its SSIM sign and its division by the batch
+        terms=('depth', 'grad_global', 'grad_grid', 'ssim'),  # which of them count towards the total
     ):
         super().__init__()
-        self.w = dict(depth=1., grad_global=1., grad_grid=grid_weight, ssim=1.)
-        if bad := set(terms)-set(self.w): raise ValueError(f"terms should be among {tuple(self.w)}, got {sorted(bad)}")
-        if not terms: raise ValueError(f"terms should be at least one of {tuple(self.w)}, got none")
-        if grid<1 or grid%1: raise ValueError(f"grid should be a whole number of cells a side, 1 or more, got {grid}")
-        if not 0<data_range<float('inf'): raise ValueError(f"data_range should be the span of depths in metres, above 0, got {data_range}")
-        self.grid,self.data_range,self.published,self.terms = int(grid),data_range,published,tuple(terms)
-    def forward(self,
-        pred:Tensor, target:Tensor, # (B,1,H,W) metres (published: levels)
-        mask:Tensor|None=None,      # bool, where the target counts; None: wherever it is above 0 (published: everywhere, always)
-    ):                              # the total, and a dict of the four terms (unweighted, detached)
+        self.w = dict(depth=1.0, grad_global=1.0, grad_grid=grid_weight, ssim=1.0)
+        if bad := set(terms) - set(self.w):
+            raise ValueError(f"terms should be among {tuple(self.w)}, got {sorted(bad)}")
+        if not terms:
+            raise ValueError(f"terms should be at least one of {tuple(self.w)}, got none")
+        if grid < 1 or grid % 1:
+            raise ValueError(f"grid should be a whole number of cells a side, 1 or more, got {grid}")
+        if not 0 < data_range < float('inf'):
+            raise ValueError(f"data_range should be the span of depths in metres, above 0, got {data_range}")
+        self.grid, self.data_range, self.published, self.terms = int(grid), data_range, published, tuple(terms)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,  # (B,1,H,W) metres (published: levels)
+        mask: Tensor
+        | None = None,  # bool, where the target counts; None: wherever it is above 0 (published: everywhere, always)
+    ):  # the total, and a dict of the four terms (unweighted, detached)
         mask = _check(pred, target, mask)
-        need = self.grid*(1+self.published) # the program's cells are all of one size, and one pixel has no slope
-        if min(pred.shape[-2:])<need: raise ValueError(f"a grid of {self.grid}x{self.grid} cells needs maps of at least {need}x{need} pixels, got {tuple(pred.shape[-2:])}: take larger maps or a smaller grid")
-        if self.published: d = _published_terms(pred, target, self.grid)
+        need = self.grid * (1 + self.published)  # the program's cells are all of one size, and one pixel has no slope
+        if min(pred.shape[-2:]) < need:
+            raise ValueError(
+                f"a grid of {self.grid}x{self.grid} cells needs maps of at least {need}x{need} pixels, got "
+                f"{tuple(pred.shape[-2:])}: take larger maps or a smaller grid"
+            )
+        if self.published:
+            d = _published_terms(pred, target, self.grid)
         else:
             a = (pred, target, mask)
-            d = dict(depth=l1_loss(*a).mean(), grad_global=grad_loss(*a).mean(),
-                     grad_grid=grid_loss(*a, self.grid).mean(), ssim=ssim_loss(*a, self.data_range).mean())
-        return sum(self.w[k]*d[k] for k in self.terms), {k:v.detach() for k,v in d.items()}
+            d = dict(
+                depth=l1_loss(*a).mean(),
+                grad_global=grad_loss(*a).mean(),
+                grad_grid=grid_loss(*a, self.grid).mean(),
+                ssim=ssim_loss(*a, self.data_range).mean(),
+            )
+        return sum(self.w[k] * d[k] for k in self.terms), {k: v.detach() for k, v in d.items()}
 
 # %% ../nbs/07_losses.ipynb #c091
 def _check_lam(lam):
-    if not 0<=lam<=1: raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
+
 
 def silog(
-    pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
-    mask:Tensor|None=None,      # bool, where the target counts
-    lam:float=.5,               # 0: scale matters fully, 1: not at all
-    scale:float=1.,             # KITTI's table uses 100, BTS trains with 10
-    eps:float=1e-6,             # under the root: a perfect prediction keeps a finite gradient
-)->Tensor:                      # (B,)
-    "Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq. 4); nan where a prediction that counts is not above 0."
-    _check_lam(lam); mask = _check(pred, target, mask)
+    pred: Tensor,
+    target: Tensor,  # (B,1,H,W) metres, pred > 0
+    mask: Tensor | None = None,  # bool, where the target counts
+    lam: float = 0.5,  # 0: scale matters fully, 1: not at all
+    scale: float = 1.0,  # KITTI's table uses 100, BTS trains with 10
+    eps: float = 1e-6,  # under the root: a perfect prediction keeps a finite gradient
+) -> Tensor:  # (B,)
+    """Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq.
+    4); nan where a prediction that counts is not above 0."""
+    _check_lam(lam)
+    mask = _check(pred, target, mask)
     g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
     m = masked_mean(g, mask)
-    var = masked_mean((g-m.view(-1,1,1,1))**2, mask)                 # no difference of large numbers
-    return scale*(torch.sqrt(var+(1-lam)*m**2+eps)-eps**.5)
+    var = masked_mean((g - m.view(-1, 1, 1, 1)) ** 2, mask)  # no difference of large numbers
+    return scale * (torch.sqrt(var + (1 - lam) * m**2 + eps) - eps**0.5)
 
 # %% ../nbs/07_losses.ipynb #c094
 def grad_matching(
-    pred:Tensor, target:Tensor, # (B,1,H,W) metres, pred > 0
-    mask:Tensor|None=None,      # bool
-    scales:int=4,               # full size, every 2nd, 4th, 8th pixel
-)->Tensor:                      # (B,)
-    "Slopes of log depth, compared at several scales (MegaDepth, Li & Snavely 2018, eq. 3); a wrong scale of the scene costs nothing here."
+    pred: Tensor,
+    target: Tensor,  # (B,1,H,W) metres, pred > 0
+    mask: Tensor | None = None,  # bool
+    scales: int = 4,  # full size, every 2nd, 4th, 8th pixel
+) -> Tensor:  # (B,)
+    """Slopes of log depth, compared at several scales (MegaDepth, Li & Snavely 2018, eq. 3); a wrong scale of the scene
+    costs nothing here."""
     mask = _check(pred, target, mask)
     g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
-    every = lambda x,s: x[...,::2**s,::2**s]
-    return sum(grad_loss(every(g,s), torch.zeros_like(every(g,s)), every(mask,s)) for s in range(scales))/scales
+    every = lambda x, s: x[..., :: 2**s, :: 2**s]
+    return sum(grad_loss(every(g, s), torch.zeros_like(every(g, s)), every(mask, s)) for s in range(scales)) / scales
 
 # %% ../nbs/07_losses.ipynb #c097
 class LogDepthLoss(nn.Module):
     "The modern comparison: SILog plus gradient matching, both on log depth; 0 for a perfect match."
-    def __init__(self, lam:float=.5, grad_weight:float=.5):
-        super().__init__(); _check_lam(lam)
-        self.lam,self.grad_weight = lam,grad_weight
-    def forward(self, pred:Tensor, target:Tensor, mask:Tensor|None=None): # total, dict(silog, grad)
+
+    def __init__(self, lam: float = 0.5, grad_weight: float = 0.5):
+        super().__init__()
+        _check_lam(lam)
+        self.lam, self.grad_weight = lam, grad_weight
+
+    def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None):  # total, dict(silog, grad)
         mask = _check(pred, target, mask)
-        d = dict(silog=silog(pred,target,mask,self.lam).mean(), grad=grad_matching(pred,target,mask).mean())
-        return d['silog']+self.grad_weight*d['grad'], {k:v.detach() for k,v in d.items()}
+        d = dict(silog=silog(pred, target, mask, self.lam).mean(), grad=grad_matching(pred, target, mask).mean())
+        return d['silog'] + self.grad_weight * d['grad'], {k: v.detach() for k, v in d.items()}

@@ -10,129 +10,187 @@ __all__ = ['METRICS', 'EIGEN_CROP', 'HEADINGS', 'EYE_M', 'check_mask', 'counted'
 
 # %% ../nbs/08_metrics.ipynb #c002
 import math
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .checks import check_metres
 from .depth import valid_mask, DEPTH_CAP
 
 # %% ../nbs/08_metrics.ipynb #c012
-def _np(x)->np.ndarray:
+def _np(x) -> np.ndarray:
     "numpy as it is; a torch tensor, from any device, as numpy."
-    if hasattr(x, 'depth_m'): raise ValueError(f"expected depth (H,W) in metres, got a {type(x).__name__}: pass .depth_m")
-    if not hasattr(x, 'detach'): return np.asarray(x)
+    if hasattr(x, 'depth_m'):
+        raise ValueError(f"expected depth (H,W) in metres, got a {type(x).__name__}: pass .depth_m")
+    if not hasattr(x, 'detach'):
+        return np.asarray(x)
     x = x.detach().cpu()
-    return (x if x.dtype.itemsize>2 or not x.is_floating_point() else x.float()).numpy() # numpy knows no bfloat16
+    return (x if x.dtype.itemsize > 2 or not x.is_floating_point() else x.float()).numpy()  # numpy knows no bfloat16
 
-def check_mask(mask, shape)->np.ndarray:
+
+def check_mask(mask, shape) -> np.ndarray:
     "A mask as numpy; refused unless it is bool (whole numbers would be taken for places) and of this shape."
     m = _np(mask)
-    if m.shape!=tuple(shape) or m.dtype!=bool: raise ValueError(f"mask should be bool and shaped like target, {tuple(shape)}; got {m.dtype}, {m.shape}: build it with `valid_mask(target)`")
+    if m.shape != tuple(shape) or m.dtype != bool:
+        raise ValueError(
+            f"mask should be bool and shaped like target, {tuple(shape)}; got {m.dtype}, {m.shape}: build it with "
+            "`valid_mask(target)`"
+        )
     return m
 
+
 def counted(
-    pred,      # metres, numpy or torch, any shape
-    target,    # metres, same shape; 0 = no reading
-    mask=None, # bool, same shape; default: `valid_mask(target)`
-)->tuple:      # (n,), (n,) float64: prediction and truth at the pixels that count
+    pred,  # metres, numpy or torch, any shape
+    target,  # metres, same shape; 0 = no reading
+    mask=None,  # bool, same shape; default: `valid_mask(target)`
+) -> tuple:  # (n,), (n,) float64: prediction and truth at the pixels that count
     "The pixels that count, flat and in double precision: all that the metrics below ever see."
-    p,t = _np(pred),_np(target)
-    if t.shape!=p.shape: raise ValueError(f"target should have the prediction's shape {p.shape}, got {t.shape}")
+    p, t = _np(pred), _np(target)
+    if t.shape != p.shape:
+        raise ValueError(f"target should have the prediction's shape {p.shape}, got {t.shape}")
     m = valid_mask(t) if mask is None else check_mask(mask, t.shape)
-    return tuple((x.ravel() if m.all() else x[m]).astype(np.float64, copy=False) for x in (p,t))
+    return tuple((x.ravel() if m.all() else x[m]).astype(np.float64, copy=False) for x in (p, t))
 
 # %% ../nbs/08_metrics.ipynb #c016
 def abs_rel(pred, target, mask=None):
     "mean(|p - t| / t), a fraction: 0.1 is 10 % off (Eigen et al. 2014, §4.4)."
-    p,t = counted(pred, target, mask)
-    return float(np.mean(abs(p-t)/t))
+    p, t = counted(pred, target, mask)
+    return float(np.mean(abs(p - t) / t))
+
 
 def sq_rel(pred, target, mask=None):
     "mean((p - t)² / t), in metres (Eigen et al. 2014, §4.4)."
-    p,t = counted(pred, target, mask)
-    return float(np.mean((p-t)**2/t))
+    p, t = counted(pred, target, mask)
+    return float(np.mean((p - t) ** 2 / t))
+
 
 def rmse(pred, target, mask=None):
     "sqrt(mean((p - t)²)), in metres: a few large errors weigh most (Eigen et al. 2014, §4.4)."
-    p,t = counted(pred, target, mask)
-    return float(np.sqrt(np.mean((p-t)**2)))
+    p, t = counted(pred, target, mask)
+    return float(np.sqrt(np.mean((p - t) ** 2)))
 
 # %% ../nbs/08_metrics.ipynb #c021
 def rmse_log(pred, target, mask=None):
     "sqrt(mean((ln p - ln t)²)) (Eigen et al. 2014, §4.4)."
-    p,t = counted(pred, target, mask)
-    return float(np.sqrt(np.mean(np.log(p/t)**2)))
+    p, t = counted(pred, target, mask)
+    return float(np.sqrt(np.mean(np.log(p / t) ** 2)))
+
 
 def log10(pred, target, mask=None):
     "mean(|log10 p - log10 t|) (Saxena et al. 2009; Liu et al. 2015)."
-    p,t = counted(pred, target, mask)
-    return float(np.mean(abs(np.log10(p/t))))
+    p, t = counted(pred, target, mask)
+    return float(np.mean(abs(np.log10(p / t))))
 
 # %% ../nbs/08_metrics.ipynb #c023
 def log_bias(pred, target, mask=None):
     "mean(ln p - ln t): above 0 the prediction is too far, below 0 too near; exp of it is the factor."
-    p,t = counted(pred, target, mask)
-    return float(np.mean(np.log(p/t)))
+    p, t = counted(pred, target, mask)
+    return float(np.mean(np.log(p / t)))
 
 # %% ../nbs/08_metrics.ipynb #c027
 def delta(pred, target, mask=None, power=1):
     "Share of pixels with max(p/t, t/p) < 1.25**power (Ladicky et al. 2014; Eigen et al. 2014)."
-    p,t = counted(pred, target, mask)
-    return float(np.mean(np.maximum(p/t, t/p) < 1.25**power))
+    p, t = counted(pred, target, mask)
+    return float(np.mean(np.maximum(p / t, t / p) < 1.25**power))
 
-def delta1(pred, target, mask=None): "Share of pixels within a factor 1.25.";  return delta(pred, target, mask)
-def delta2(pred, target, mask=None): "Share of pixels within a factor 1.25²."; return delta(pred, target, mask, 2)
-def delta3(pred, target, mask=None): "Share of pixels within a factor 1.25³."; return delta(pred, target, mask, 3)
+
+def delta1(pred, target, mask=None):
+    "Share of pixels within a factor 1.25."
+    return delta(pred, target, mask)
+
+
+def delta2(pred, target, mask=None):
+    "Share of pixels within a factor 1.25²."
+    return delta(pred, target, mask, 2)
+
+
+def delta3(pred, target, mask=None):
+    "Share of pixels within a factor 1.25³."
+    return delta(pred, target, mask, 3)
 
 # %% ../nbs/08_metrics.ipynb #c030
 def silog(
-    pred, target, mask=None,
-    lam=1.,     # 1: no price on a wrong scale; 0: `rmse_log` times `scale`
-    scale=100., # 100 is the KITTI benchmark's convention
+    pred,
+    target,
+    mask=None,
+    lam=1.0,  # 1: no price on a wrong scale; 0: `rmse_log` times `scale`
+    scale=100.0,  # 100 is the KITTI benchmark's convention
 ):
     "scale * sqrt(mean(g²) - lam*mean(g)²), g = ln(p/t); by default 100 * std(g) (Eigen et al. 2014, §3.2)."
-    p,t = counted(pred, target, mask)
-    g = np.log(p/t)
-    return float(scale*np.sqrt(np.var(g) + (1-lam)*np.mean(g)**2))
+    p, t = counted(pred, target, mask)
+    g = np.log(p / t)
+    return float(scale * np.sqrt(np.var(g) + (1 - lam) * np.mean(g) ** 2))
 
 # %% ../nbs/08_metrics.ipynb #c039
-METRICS = dict(abs_rel=abs_rel, sq_rel=sq_rel, rmse=rmse, rmse_log=rmse_log, log10=log10,
-               silog=silog, delta1=delta1, delta2=delta2, delta3=delta3)
+METRICS = dict(
+    abs_rel=abs_rel,
+    sq_rel=sq_rel,
+    rmse=rmse,
+    rmse_log=rmse_log,
+    log10=log10,
+    silog=silog,
+    delta1=delta1,
+    delta2=delta2,
+    delta3=delta3,
+)
 
 # %% ../nbs/08_metrics.ipynb #c040
-EIGEN_CROP = (slice(45,471), slice(41,601)) # rows, columns of 480x640 (Eigen et al. 2014): where NYU's depth survives its warp to the photo (nearly the toolbox's get_projection_mask)
+EIGEN_CROP = (
+    slice(45, 471),
+    slice(41, 601),
+)  # rows, columns of 480x640 (Eigen et al. 2014): where NYU's depth survives its warp to the photo (nearly the toolbox's get_projection_mask)
+
 
 def check_protocol(crop='auto', cap=DEPTH_CAP, average='image', align=None):
     "Refuse a protocol that does not exist, before any work."
-    for what,x,ok in (('crop',crop,('auto','eigen',None)), ('average',average,('image','pixel')), ('align',align,(None,'median','affine'))):
-        if x not in ok: raise ValueError(f"{what} should be one of {ok}, got {x!r}")
-    try: low,high = cap; ok = 0<low<high
-    except (TypeError, ValueError): ok = False # no pair of numbers
-    if not ok: raise ValueError(f"cap should be (low, high] metres with 0 < low < high, such as (0.001, 10), got {cap!r}")
+    for what, x, ok in (
+        ('crop', crop, ('auto', 'eigen', None)),
+        ('average', average, ('image', 'pixel')),
+        ('align', align, (None, 'median', 'affine')),
+    ):
+        if x not in ok:
+            raise ValueError(f"{what} should be one of {ok}, got {x!r}")
+    try:
+        low, high = cap
+        ok = 0 < low < high
+    except (TypeError, ValueError):
+        ok = False  # no pair of numbers
+    if not ok:
+        raise ValueError(f"cap should be (low, high] metres with 0 < low < high, such as (0.001, 10), got {cap!r}")
 
+# %% ../nbs/08_metrics.ipynb #c040_1
 def crop_mask(
-    shape,       # (..., H, W)
-    crop='auto', # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
-)->np.ndarray:   # (H,W) bool
+    shape,  # (..., H, W)
+    crop='auto',  # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
+) -> np.ndarray:  # (H,W) bool
     "The part of the frame that is scored."
     check_protocol(crop)
     size = tuple(shape[-2:])
-    if crop=='eigen' and size!=(480,640):
-        raise ValueError(f"the Eigen crop is rows 45:471, columns 41:601 of 480x640 and of nothing else, got {size[0]}x{size[1]}: resize to 480x640, or score the whole frame (crop=None; on the command line --crop none)")
-    m = np.full(size, crop is None or size!=(480,640))
-    if not m.any(): m[EIGEN_CROP] = True
+    if crop == 'eigen' and size != (480, 640):
+        raise ValueError(
+            f"the Eigen crop is rows 45:471, columns 41:601 of 480x640 and of nothing else, got {size[0]}x{size[1]}: "
+            "resize to 480x640, or score the whole frame (crop=None; on the command line --crop none)"
+        )
+    m = np.full(size, crop is None or size != (480, 640))
+    if not m.any():
+        m[EIGEN_CROP] = True
     return m
 
 # %% ../nbs/08_metrics.ipynb #c045
 def align_depth(
-    pred,      # (n,) metres, the pixels that count
-    target,    # (n,) metres
+    pred,  # (n,) metres, the pixels that count
+    target,  # (n,) metres
     how=None,  # None; 'median': one factor; 'affine': factor and shift, by least squares in metres
-)->np.ndarray: # (n,) the prediction, fitted to the truth
-    "Fit the prediction to the truth before scoring it: 'median' as Zhou et al. 2017; 'affine' in metres as Marigold (Ke et al. 2024), unlike MiDaS (Ranftl et al. 2022), which fits in 1/metres."
-    if how is None: return pred
-    if how=='median':
+) -> np.ndarray:  # (n,) the prediction, fitted to the truth
+    """Fit the prediction to the truth before scoring it: 'median' as Zhou et al. 2017; 'affine' in metres as Marigold
+    (Ke et al. 2024), unlike MiDaS (Ranftl et al. 2022), which fits in 1/metres."""
+    if how is None:
+        return pred
+    if how == 'median':
         mid = np.median(pred)
-        if mid<=0: raise ValueError(f"align='median' needs a positive prediction, its median is {mid:.3g}: is it depth in metres?")
-        return pred*(np.median(target)/mid)
+        if mid <= 0:
+            raise ValueError(
+                f"align='median' needs a positive prediction, its median is {mid:.3g}: is it depth in metres?"
+            )
+        return pred * (np.median(target) / mid)
     check_protocol(align=how)
     A = np.stack([pred, np.ones_like(pred)], 1)
     return A @ np.linalg.lstsq(A, target, rcond=None)[0]
@@ -141,140 +199,227 @@ def align_depth(
 def check_answer(p):
     "Refuse a prediction that is not a number at a pixel that counts."
     bad = int((~np.isfinite(p)).sum())
-    if bad: raise ValueError(f"the prediction holds {bad} nan or infinite values at pixels that count, of {p.size}: a model that diverged, or a hole left unfilled")
+    if bad:
+        raise ValueError(
+            f"the prediction holds {bad} nan or infinite values at pixels that count, of {p.size}: a model that "
+            "diverged, or a hole left unfilled"
+        )
+
 
 def check_unit(t, cap=DEPTH_CAP):
-    "Refuse a truth of which most lies absurdly far beyond the cap: it has another unit. One that is merely far is legal, and left out."
-    seen,far = t[np.isfinite(t)&(t>0)],max(30*cap[1], 300)
-    if 2*(seen>far).sum()>len(seen): raise ValueError(f"most of the truth lies beyond {far:g} m (its median is {np.median(seen):.0f}), and the cap is {cap[1]:g}: are these millimetres? Divide them by 1000")
+    """Refuse a truth of which most lies absurdly far beyond the cap: it has another unit. One that is merely far is
+    legal, and left out."""
+    seen, far = t[np.isfinite(t) & (t > 0)], max(30 * cap[1], 300)
+    if 2 * (seen > far).sum() > len(seen):
+        raise ValueError(
+            f"most of the truth lies beyond {far:g} m (its median is {np.median(seen):.0f}), and the cap is "
+            f"{cap[1]:g}: are these millimetres? Divide them by 1000"
+        )
 
 # %% ../nbs/08_metrics.ipynb #c049
 def image_metrics(
-    pred, target,  # (H,W) metres
-    mask=None,     # (H,W) bool
-    crop='auto', cap=DEPTH_CAP, align=None, # as in `depth_metrics`
-)->dict:           # the metrics of one image, `log_bias` and n
-    "One image's row of the table; without a pixel that counts n is 0 and the rest is nan. A prediction of 0 is scored as `cap[0]`, not left out."
-    pred,target = _np(pred),_np(target)
-    for x in (pred,target): check_metres(x)
+    pred,
+    target,  # (H,W) metres
+    mask=None,  # (H,W) bool
+    crop='auto',
+    cap=DEPTH_CAP,
+    align=None,  # as in `depth_metrics`
+) -> dict:  # the metrics of one image, `log_bias` and n
+    """One image's row of the table; without a pixel that counts n is 0 and the rest is nan. A prediction of 0 is scored
+    as `cap[0]`, not left out."""
+    pred, target = _np(pred), _np(target)
+    for x in (pred, target):
+        check_metres(x)
     m = valid_mask(target, cap) & crop_mask(target.shape, crop)
     check_unit(target, cap)
-    p,t = counted(pred, target, m if mask is None else m & check_mask(mask, m.shape))
-    if len(t)==0: return {k:float('nan') for k in (*METRICS,'log_bias')} | dict(n=0)
+    p, t = counted(pred, target, m if mask is None else m & check_mask(mask, m.shape))
+    if len(t) == 0:
+        return {k: float('nan') for k in (*METRICS, 'log_bias')} | dict(n=0)
     check_answer(p)
-    if align is None and 2*((p>300*t)&(p<3000*t)).sum()>len(p): # a merely bad prediction is legal; this one has its own unit
-        raise ValueError(f"most of the prediction is about a thousand times the truth (medians {np.median(p):.0f} and {np.median(t):.2f}): are these millimetres? Divide them by 1000")
-    p,all_ = np.clip(align_depth(p, t, align), *cap),np.ones(len(t), bool)
-    return {k:f(p, t, all_) for k,f in (METRICS|dict(log_bias=log_bias)).items()} | dict(n=len(t))
+    if align is None and 2 * ((p > 300 * t) & (p < 3000 * t)).sum() > len(
+        p
+    ):  # a merely bad prediction is legal; this one has its own unit
+        raise ValueError(
+            f"most of the prediction is about a thousand times the truth (medians {np.median(p):.0f} and "
+            f"{np.median(t):.2f}): are these millimetres? Divide them by 1000"
+        )
+    p, all_ = np.clip(align_depth(p, t, align), *cap), np.ones(len(t), bool)
+    return {k: f(p, t, all_) for k, f in (METRICS | dict(log_bias=log_bias)).items()} | dict(n=len(t))
 
 # %% ../nbs/08_metrics.ipynb #c052
 def average_metrics(
-    rows,            # dicts from `image_metrics`
-    average='image', # 'image': each image has one vote; 'pixel': each pixel has one
-    times=None,      # (D, rows): how often each row counts, for D means at once; default once
-)->dict:             # the keys of METRICS, and n = the sum of the images' n; with `times`, (D,) each
-    "One row from many, exactly as if all pixels had been kept. Images without a pixel that counts have no vote; if none has any, all is nan."
+    rows,  # dicts from `image_metrics`
+    average='image',  # 'image': each image has one vote; 'pixel': each pixel has one
+    times=None,  # (D, rows): how often each row counts, for D means at once; default once
+) -> dict:  # the keys of METRICS, and n = the sum of the images' n; with `times`, (D,) each
+    """One row from many, exactly as if all pixels had been kept. Images without a pixel that counts have no vote; if
+    none has any, all is nan."""
     check_protocol(average=average)
-    votes = 1. if times is None else np.asarray(times, float)[:,[bool(r['n']) for r in rows]]
+    votes = 1.0 if times is None else np.asarray(times, float)[:, [bool(r['n']) for r in rows]]
     rows = [r for r in rows if r['n']]
-    if not rows: return {k:float('nan') for k in METRICS} | dict(n=0)
-    col = {k:np.array([r[k] for r in rows], float) for k in (*METRICS,'log_bias','n')}
-    w = votes*(col['n'] if average=='pixel' else np.ones(len(rows)))
-    mean = lambda x: (w*x).sum(-1)/w.sum(-1)
-    res = {k:mean(col[k]) for k in METRICS}
-    if average=='pixel': # a root does not average; its square does
+    if not rows:
+        return {k: float('nan') for k in METRICS} | dict(n=0)
+    col = {k: np.array([r[k] for r in rows], float) for k in (*METRICS, 'log_bias', 'n')}
+    w = votes * (col['n'] if average == 'pixel' else np.ones(len(rows)))
+    mean = lambda x: (w * x).sum(-1) / w.sum(-1)
+    res = {k: mean(col[k]) for k in METRICS}
+    if average == 'pixel':  # a root does not average; its square does
         b = col['log_bias']
-        res |= {k:mean(col[k]**2)**.5 for k in ('rmse','rmse_log')}
-        res['silog'] = (mean(col['silog']**2) + 1e4*np.maximum(mean(b**2)-mean(b)**2, 0))**.5 # spread within images and between them
-    res['n'] = (votes*col['n']).sum(-1)
-    return res if times is not None else {k:float(v) for k,v in res.items()} | dict(n=int(res['n']))
+        res |= {k: mean(col[k] ** 2) ** 0.5 for k in ('rmse', 'rmse_log')}
+        res['silog'] = (
+            mean(col['silog'] ** 2) + 1e4 * np.maximum(mean(b**2) - mean(b) ** 2, 0)
+        ) ** 0.5  # spread within images and between them
+    res['n'] = (votes * col['n']).sum(-1)
+    return res if times is not None else {k: float(v) for k, v in res.items()} | dict(n=int(res['n']))
 
 # %% ../nbs/08_metrics.ipynb #c057
-def _images(x, what)->np.ndarray: # (B,H,W)
+def _images(x, what) -> np.ndarray:  # (B,H,W)
     x = _np(x)
-    if x.ndim==2: return x[None]
-    if x.ndim==4 and x.shape[1]==1: return x[:,0]
+    if x.ndim == 2:
+        return x[None]
+    if x.ndim == 4 and x.shape[1] == 1:
+        return x[:, 0]
     raise ValueError(f"{what} should be one map (H,W) or a batch (B,1,H,W), got {x.shape}")
 
 # %% ../nbs/08_metrics.ipynb #c058
 def depth_metrics(
-    pred,            # (H,W) numpy or torch, or (B,1,H,W): metres
-    target,          # same shape: metres; 0 = no reading
-    mask=None,       # bool, same shape: score only here (and only where `valid_mask(target, cap)`)
-    crop='auto',     # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
-    cap=DEPTH_CAP,   # metres: truth outside is left out, the prediction is clamped to it (so its 0 counts as 1 mm)
-    average='image', # 'image': the mean of the images' scores; 'pixel': all pixels in one pot
-    align=None,      # None: metric depth; 'median' | 'affine': fitted to the truth first, image by image
-)->dict:             # abs_rel sq_rel rmse rmse_log log10 silog delta1 delta2 delta3, n = pixels that counted
-    "The table of Eigen et al. 2014 under a named protocol. An image without a pixel that counts is left out; without any, every metric is nan and n is 0."
-    p,t = _images(pred,'pred'),_images(target,'target')
-    m = None if mask is None else _images(mask,'mask')
-    if p.shape!=t.shape: raise ValueError(f"pred and target should have one shape, got {p.shape} and {t.shape}: resize the prediction to the truth first")
-    if m is not None: check_mask(m, t.shape)
+    pred,  # (H,W) numpy or torch, or (B,1,H,W): metres
+    target,  # same shape: metres; 0 = no reading
+    mask=None,  # bool, same shape: score only here (and only where `valid_mask(target, cap)`)
+    crop='auto',  # 'auto': Eigen crop on 480x640, none on other sizes; 'eigen'; None
+    cap=DEPTH_CAP,  # metres: truth outside is left out, the prediction is clamped to it (so its 0 counts as 1 mm)
+    average='image',  # 'image': the mean of the images' scores; 'pixel': all pixels in one pot
+    align=None,  # None: metric depth; 'median' | 'affine': fitted to the truth first, image by image
+) -> dict:  # abs_rel sq_rel rmse rmse_log log10 silog delta1 delta2 delta3, n = pixels that counted
+    """The table of Eigen et al. 2014 under a named protocol. An image without a pixel that counts is left out; without
+    any, every metric is nan and n is 0."""
+    p, t = _images(pred, 'pred'), _images(target, 'target')
+    m = None if mask is None else _images(mask, 'mask')
+    if p.shape != t.shape:
+        raise ValueError(
+            f"pred and target should have one shape, got {p.shape} and {t.shape}: resize the prediction to the truth "
+            "first"
+        )
+    if m is not None:
+        check_mask(m, t.shape)
     check_protocol(crop, cap, average, align)
     rows = [image_metrics(p[i], t[i], None if m is None else m[i], crop, cap, align) for i in range(len(t))]
     return average_metrics(rows, average)
 
 # %% ../nbs/08_metrics.ipynb #c062
-HEADINGS = dict(abs_rel='AbsRel', sq_rel='SqRel', rmse='RMSE', rmse_log='RMSElog', log10='log10', silog='SILog', delta1='δ1', delta2='δ2', delta3='δ3',
-                boundary_f1='boundary F1', boundary_f1_4='every 4th px', boundary_f1_8='every 8th px', f_5cm='F 5 cm', f_10cm='F 10 cm', f_20cm='F 20 cm', coverage='inside 90 %', nll='NLL', ause='AUSE')
+HEADINGS = dict(
+    abs_rel='AbsRel',
+    sq_rel='SqRel',
+    rmse='RMSE',
+    rmse_log='RMSElog',
+    log10='log10',
+    silog='SILog',
+    delta1='δ1',
+    delta2='δ2',
+    delta3='δ3',
+    boundary_f1='boundary F1',
+    boundary_f1_4='every 4th px',
+    boundary_f1_8='every 8th px',
+    f_5cm='F 5 cm',
+    f_10cm='F 10 cm',
+    f_20cm='F 20 cm',
+    coverage='inside 90 %',
+    nll='NLL',
+    ause='AUSE',
+)
 
+# %% ../nbs/08_metrics.ipynb #c062_1
 def metric_table(
-    rows:dict, # name -> dict from `depth_metrics`, or of any numbers
-    keys=('abs_rel','rmse','log10','silog','delta1','delta2','delta3'),
-    note='',   # a line below the table: which frames, crop and cap, averaged over what, fitted or not
-)->str:        # a Markdown table, readable as plain text too
+    rows: dict,  # name -> dict from `depth_metrics`, or of any numbers
+    keys=('abs_rel', 'rmse', 'log10', 'silog', 'delta1', 'delta2', 'delta3'),
+    note='',  # a line below the table: which frames, crop and cap, averaged over what, fitted or not
+) -> str:  # a Markdown table, readable as plain text too
     "Several results under each other."
-    head = [['', *(HEADINGS.get(k,k) for k in keys)]]
-    body = [[name, *(f'{r[k]:.2f}' if k=='silog' else f'{r[k]:.3f}' if isinstance(r[k],float) else str(r[k]) for k in keys)] for name,r in rows.items()]
+    head = [['', *(HEADINGS.get(k, k) for k in keys)]]
+    body = [
+        [
+            name,
+            *(f'{r[k]:.2f}' if k == 'silog' else f'{r[k]:.3f}' if isinstance(r[k], float) else str(r[k]) for k in keys),
+        ]
+        for name, r in rows.items()
+    ]
     ws = [max(map(len, c)) for c in zip(*head, *body)]
-    line = lambda cs: '| '+' | '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(cs,ws)))+' |'
-    rule = '|'+'|'.join('-'*(w+2) if i==0 else '-'*(w+1)+':' for i,w in enumerate(ws))+'|'
+    line = lambda cs: (
+        '| ' + ' | '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cs, ws))) + ' |'
+    )
+    rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(ws)) + '|'
     return '\n'.join([line(head[0]), rule, *map(line, body)]) + (f'\n\n{note}' if note else '')
 
 # %% ../nbs/08_metrics.ipynb #c065
 def baseline_maps(
-    dataset,          # training items
-    every:int=1,      # use each `every`-th frame
-    size=(120,160),   # (H,W) of the maps
-)->dict:              # 'training mean' and 'per-pixel median': (H,W) float32 metres
-    "What one can answer without looking at the photo: one distance for all, or each pixel's median over the training frames."
-    maps = [cv2.resize(dataset[i]['depth'], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for i in range(0, len(dataset), every)]
-    x = np.stack(maps); ok = valid_mask(x)
-    if not ok.any(): raise ValueError(f"none of {len(x)} training frames holds a reading between {DEPTH_CAP[0]} and {DEPTH_CAP[1]} m")
-    x = np.where(ok, x, np.nan); x[:, ~ok.any(0)] = np.nanmedian(x) # where no frame ever saw anything
-    return {'training mean':np.full(size, np.nanmean(x), np.float32), 'per-pixel median':np.nanmedian(x, 0).astype(np.float32)}
+    dataset,  # training items
+    every: int = 1,  # use each `every`-th frame
+    size=(120, 160),  # (H,W) of the maps
+) -> dict:  # 'training mean' and 'per-pixel median': (H,W) float32 metres
+    """What one can answer without looking at the photo: one distance for all, or each pixel's median over the training
+    frames."""
+    maps = [
+        cv2.resize(dataset[i]['depth'], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        for i in range(0, len(dataset), every)
+    ]
+    x = np.stack(maps)
+    ok = valid_mask(x)
+    if not ok.any():
+        raise ValueError(
+            f"none of {len(x)} training frames holds a reading between {DEPTH_CAP[0]} and {DEPTH_CAP[1]} m"
+        )
+    x = np.where(ok, x, np.nan)
+    x[:, ~ok.any(0)] = np.nanmedian(x)  # where no frame ever saw anything
+    return {
+        'training mean': np.full(size, np.nanmean(x), np.float32),
+        'per-pixel median': np.nanmedian(x, 0).astype(np.float32),
+    }
 
 # %% ../nbs/08_metrics.ipynb #c069
-EYE_M = 1.4 # metres above the floor: a camera held in front of the chest or the face
+EYE_M = 1.4  # metres above the floor: a camera held in front of the chest or the face
+
 
 def floor_plane(
-    camera,                # of the photo
-    height_m:float=EYE_M,  # of the camera above the floor
-    pitch_deg:float=0.,    # how far down it looks
-    wall_m:float=3.,       # from the camera to the wall, along the floor
-)->np.ndarray:             # (H,W) float32 z-depth, metres
+    camera,  # of the photo
+    height_m: float = EYE_M,  # of the camera above the floor
+    pitch_deg: float = 0.0,  # how far down it looks
+    wall_m: float = 3.0,  # from the camera to the wall, along the floor
+) -> np.ndarray:  # (H,W) float32 z-depth, metres
     "A level floor and a wall across the view: the depth of a room with nothing in it."
-    y,(c,s) = camera.rays()[...,1],(math.cos(math.radians(pitch_deg)),math.sin(math.radians(pitch_deg)))
-    down,forward = np.maximum(y*c+s, 1e-6),np.maximum(c-y*s, 1e-6) # how far each ray falls, and goes, for a metre of z
-    return np.minimum(height_m/down, wall_m/forward).astype(np.float32)
+    y, (c, s) = camera.rays()[..., 1], (math.cos(math.radians(pitch_deg)), math.sin(math.radians(pitch_deg)))
+    down, forward = (
+        np.maximum(y * c + s, 1e-6),
+        np.maximum(c - y * s, 1e-6),
+    )  # how far each ray falls, and goes, for a metre of z
+    return np.minimum(height_m / down, wall_m / forward).astype(np.float32)
 
 # %% ../nbs/08_metrics.ipynb #c073
 def fit_floor_plane(
-    dataset,                # training items, with their cameras
-    every:int=1,            # use each `every`-th frame
-    height_m:float=EYE_M,   # what we know beforehand
-    size=(24,32),           # (H,W) at which frames are compared
-)->dict:                    # the arguments of `floor_plane`: height_m, pitch_deg, wall_m
+    dataset,  # training items, with their cameras
+    every: int = 1,  # use each `every`-th frame
+    height_m: float = EYE_M,  # what we know beforehand
+    size=(24, 32),  # (H,W) at which frames are compared
+) -> dict:  # the arguments of `floor_plane`: height_m, pitch_deg, wall_m
     "The floor and the wall that fit a set of rooms best, by the mean of |ln p - ln t|."
     from scipy.optimize import minimize
+
     items = [dataset[i] for i in range(0, len(dataset), every)]
-    t = np.stack([cv2.resize(i['depth'], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for i in items]); ok = valid_mask(t)
-    if not ok.any(): raise ValueError(f"none of {len(t)} training frames holds a reading between {DEPTH_CAP[0]} and {DEPTH_CAP[1]} m")
-    cams,which = list(dict.fromkeys(i['camera'].resize(*size) for i in items)),[i['camera'].resize(*size) for i in items]
-    at,lt = np.array([cams.index(c) for c in which]),np.log(np.where(ok, t, 1))
+    t = np.stack([cv2.resize(i['depth'], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for i in items])
+    ok = valid_mask(t)
+    if not ok.any():
+        raise ValueError(
+            f"none of {len(t)} training frames holds a reading between {DEPTH_CAP[0]} and {DEPTH_CAP[1]} m"
+        )
+    cams, which = (
+        list(dict.fromkeys(i['camera'].resize(*size) for i in items)),
+        [i['camera'].resize(*size) for i in items],
+    )
+    at, lt = np.array([cams.index(c) for c in which]), np.log(np.where(ok, t, 1))
+
     def off(x):
-        if x[1]<=0: return np.inf
-        return abs(np.log(np.stack([floor_plane(c, height_m, *x) for c in cams]))[at]-lt)[ok].mean()
-    best = minimize(off, (15.,3.), method='Nelder-Mead').x
+        if x[1] <= 0:
+            return np.inf
+        return abs(np.log(np.stack([floor_plane(c, height_m, *x) for c in cams]))[at] - lt)[ok].mean()
+
+    best = minimize(off, (15.0, 3.0), method='Nelder-Mead').x
     return dict(height_m=height_m, pitch_deg=float(best[0]), wall_m=float(best[1]))

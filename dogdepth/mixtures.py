@@ -8,7 +8,8 @@ __all__ = ['EXTRA', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'S
 
 # %% ../nbs/workshop/mixtures.ipynb #w002
 from dataclasses import replace
-import numpy as np, torch
+import numpy as np
+import torch
 from .depth import Camera
 from .files import data_root
 from .attention import DepthUNet
@@ -17,71 +18,135 @@ from .recipe import ModelConfig, TrainConfig
 # %% ../nbs/workshop/mixtures.ipynb #c104
 class WithoutCamera:
     "Frames of an unknown camera, cut to the network's shape: training takes their shape and leaves their scale alone."
-    def __init__(self, ds, cfg:ModelConfig): self.ds,self.shape = ds,(cfg.height,cfg.width_px)
-    def __len__(self): return len(self.ds)
-    def __getitem__(self, i):
-        item = self.ds[i]; h,w = item['depth'].shape; k = min(h/self.shape[0], w/self.shape[1])
-        ch,cw = round(self.shape[0]*k),round(self.shape[1]*k); y,x = (h-ch)//2,(w-cw)//2; at = np.s_[y:y+ch,x:x+cw]
-        return {**item, 'image':item['image'][at], 'depth':item['depth'][at], 'camera':item['camera'].crop(y,x,ch,cw), 'camera_known':False}
 
+    def __init__(self, ds, cfg: ModelConfig):
+        self.ds, self.shape = ds, (cfg.height, cfg.width_px)
+
+    def __len__(self):
+        return len(self.ds)
+
+    def __getitem__(self, i):
+        item = self.ds[i]
+        h, w = item['depth'].shape
+        k = min(h / self.shape[0], w / self.shape[1])
+        ch, cw = round(self.shape[0] * k), round(self.shape[1] * k)
+        y, x = (h - ch) // 2, (w - cw) // 2
+        at = np.s_[y : y + ch, x : x + cw]
+        return {
+            **item,
+            'image': item['image'][at],
+            'depth': item['depth'][at],
+            'camera': item['camera'].crop(y, x, ch, cw),
+            'camera_known': False,
+        }
+
+# %% ../nbs/workshop/mixtures.ipynb #c104_1
 class Lenses:
-    "Rendered rooms, each through a lens of its own, from 38 to 98 degrees across: what teaches that a wide view is not a far one."
-    def __init__(self, cfg:ModelConfig, n:int=480): self.size,self.n = (cfg.height,cfg.width_px),n
-    def __len__(self): return self.n
+    """Rendered rooms, each through a lens of its own, from 38 to 98 degrees across: what teaches that a wide view is
+    not a far one."""
+
+    def __init__(self, cfg: ModelConfig, n: int = 480):
+        self.size, self.n = (cfg.height, cfg.width_px), n
+
+    def __len__(self):
+        return self.n
+
     def __getitem__(self, i):
         from dogdepth.rooms import render_room
-        return render_room(200_000+i, camera=Camera.from_fov(38+60*(i*.618034%1), *self.size))
 
-def defocus_rooms(cfg:ModelConfig)->WithoutCamera:
+        return render_room(200_000 + i, camera=Camera.from_fov(38 + 60 * (i * 0.618034 % 1), *self.size))
+
+
+def defocus_rooms(cfg: ModelConfig) -> WithoutCamera:
     "81 rooms photographed at f/8 by a camera of unknown focal length (Carvalho et al. 2018, Deep Depth from Defocus)."
     from dogdepth.folders import FolderDepth
-    if data_root() is None or not (data_root()/'defocus_indoor').is_dir(): raise ValueError("extra='defocus' needs the folder defocus_indoor in DOGDEPTH_DATA; leave it out to train without")
-    return WithoutCamera(FolderDepth(data_root()/'defocus_indoor', 'f8/*.jpg', 'depth_mm/*.png', encoding='mm16'), cfg)
+
+    if data_root() is None or not (data_root() / 'defocus_indoor').is_dir():
+        raise ValueError(
+            "extra='defocus' needs the folder defocus_indoor in DOGDEPTH_DATA; leave it out to train without"
+        )
+    return WithoutCamera(
+        FolderDepth(data_root() / 'defocus_indoor', 'f8/*.jpg', 'depth_mm/*.png', encoding='mm16'), cfg
+    )
+
 
 EXTRA = dict(defocus=defocus_rooms, lenses=Lenses)
 
-def with_extra(train, cfg:ModelConfig):
+# %% ../nbs/workshop/mixtures.ipynb #c104_2
+def with_extra(train, cfg: ModelConfig):
     "`train` and the frames that `cfg.extra` names."
     names = cfg.extra.split('+') if cfg.extra else []
-    if odd := set(names)-set(EXTRA): raise ValueError(f"extra should name some of {', '.join(EXTRA)}, joined by +, got {cfg.extra!r}: {', '.join(sorted(odd))}?")
+    if odd := set(names) - set(EXTRA):
+        raise ValueError(
+            f"extra should name some of {', '.join(EXTRA)}, joined by +, got {cfg.extra!r}: {', '.join(sorted(odd))}?"
+        )
     return torch.utils.data.ConcatDataset([train, *(EXTRA[n](cfg) for n in names)]) if names else train
 
 # %% ../nbs/workshop/mixtures.ipynb #c105
 class Subset:
     "The frames `idx` of a data set."
-    def __init__(self, ds, idx): self.ds,self.idx = ds,list(idx)
-    def __len__(self): return len(self.idx)
-    def __getitem__(self, i): return self.ds[self.idx[i]]
 
-def split_packed(path, cfg:TrainConfig): # -> train, valid
-    "A packed file, split by room (a fixed hash of its name, about 1 in 8 to validate on) or at random over frames, 80/20."
+    def __init__(self, ds, idx):
+        self.ds, self.idx = ds, list(idx)
+
+    def __len__(self):
+        return len(self.idx)
+
+    def __getitem__(self, i):
+        return self.ds[self.idx[i]]
+
+
+def split_packed(path, cfg: TrainConfig):  # -> train, valid
+    """A packed file, split by room (a fixed hash of its name, about 1 in 8 to validate on) or at random over frames,
+    80/20."""
     from dogdepth.archive import PackedDepth
     from dogdepth.layout import place, val_places
+
     ds = PackedDepth(path)
-    if cfg.split_by=='frame': val = set(np.random.default_rng(cfg.seed).permutation(len(ds))[:len(ds)//5].tolist())
-    else: rooms = val_places(ds.scene); val = {i for i,s in enumerate(ds.scene) if s and place(s) in rooms}
+    if cfg.split_by == 'frame':
+        val = set(np.random.default_rng(cfg.seed).permutation(len(ds))[: len(ds) // 5].tolist())
+    else:
+        rooms = val_places(ds.scene)
+        val = {i for i, s in enumerate(ds.scene) if s and place(s) in rooms}
     return Subset(ds, [i for i in range(len(ds)) if i not in val]), Subset(ds, sorted(val))
 
-def make_datasets(cfg:TrainConfig): # -> train, valid
+# %% ../nbs/workshop/mixtures.ipynb #c105_1
+def make_datasets(cfg: TrainConfig):  # -> train, valid
     "A packed file, a Kaggle-layout folder, `DOGDEPTH_DATA`, or rendered rooms."
-    root = cfg.data or (data_root() and data_root()/'nyu')
-    if cfg.split_by=='none': return torch.utils.data.ConcatDataset(make_datasets(replace(cfg, split_by='scene'))),None
+    root = cfg.data or (data_root() and data_root() / 'nyu')
+    if cfg.split_by == 'none':
+        return torch.utils.data.ConcatDataset(make_datasets(replace(cfg, split_by='scene'))), None
     if root is None:
         from dogdepth.rooms import Rooms
-        return Rooms(cfg.rooms, cfg.height, cfg.width_px, seed=cfg.seed), Rooms(max(cfg.rooms//8,1), cfg.height, cfg.width_px, seed=cfg.seed+cfg.rooms)
-    if str(root).endswith(('.h5','.hdf5')): return split_packed(root, cfg)
+
+        return Rooms(cfg.rooms, cfg.height, cfg.width_px, seed=cfg.seed), Rooms(
+            max(cfg.rooms // 8, 1), cfg.height, cfg.width_px, seed=cfg.seed + cfg.rooms
+        )
+    if str(root).endswith(('.h5', '.hdf5')):
+        return split_packed(root, cfg)
     from dogdepth.nyu import NYUDepth
-    return tuple(NYUDepth(root, split=s, split_by=cfg.split_by, seed=cfg.seed) for s in ('train','val'))
+
+    return tuple(NYUDepth(root, split=s, split_by=cfg.split_by, seed=cfg.seed) for s in ('train', 'val'))
 
 # %% ../nbs/workshop/mixtures.ipynb #c123
 def mix_weights(
-    folders, # of weights of one architecture, of which one was trained from the other or both from a third
+    folders,  # of weights of one architecture, of which one was trained from the other or both from a third
     shares,  # one each; they add up to 1
-)->DepthUNet:
-    "The weighted mean of several networks' weights, at the price of one when it answers ('model soup', Wortsman et al. 2022)."
+) -> DepthUNet:
+    """The weighted mean of several networks' weights, at the price of one when it answers ('model soup', Wortsman et
+    al. 2022)."""
     models = [DepthUNet.from_pretrained(f) for f in folders]
-    if len(models)!=len(shares) or abs(sum(shares)-1)>1e-6: raise ValueError(f"shares should be {len(models)} numbers that add up to 1, got {list(shares)}")
-    if any(m.config!=models[0].config for m in models): raise ValueError(f"only networks of one configuration can be mixed: {', '.join(map(str,folders))} differ")
-    states = [m.state_dict() for m in models]; out = models[-1]
-    out.load_state_dict({k:sum(a*s[k] for a,s in zip(shares,states)) if v.is_floating_point() else v for k,v in states[-1].items()}); out.extra = {} # what was found for one of them does not hold for the mean
+    if len(models) != len(shares) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares should be {len(models)} numbers that add up to 1, got {list(shares)}")
+    if any(m.config != models[0].config for m in models):
+        raise ValueError(f"only networks of one configuration can be mixed: {', '.join(map(str, folders))} differ")
+    states = [m.state_dict() for m in models]
+    out = models[-1]
+    out.load_state_dict(
+        {
+            k: sum(a * s[k] for a, s in zip(shares, states)) if v.is_floating_point() else v
+            for k, v in states[-1].items()
+        }
+    )
+    out.extra = {}  # what was found for one of them does not hold for the mean
     return out.eval()

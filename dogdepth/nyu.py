@@ -11,57 +11,99 @@ from .depth import NYU_CAMERA
 from .files import check_units
 from .files import data_root
 from .layout import LISTS, _Frames, _find_root, _item, _read_pair, _side, read_list, resize_item
-from .archive import NYULabeled
+from .archive import NYULabeled  # noqa: F401
 from .folders import FolderDepth
 from .doctor import check_dataset
 
 # %% ../nbs/02_nyu.ipynb #w009
-_all_ = ['NYULabeled', 'FolderDepth', 'check_dataset'] # made in the workshop
+_all_ = ['NYULabeled', 'FolderDepth', 'check_dataset']  # made in the workshop
 
 # %% ../nbs/02_nyu.ipynb #c043
 class NYUDepth(_Frames):
-    "NYU Depth V2 in the Kaggle edition's layout: `ds[i]` is a dict of image, depth (m), camera, scene, name (Silberman et al. 2012; report §2.1)."
-    def __init__(self,
-        root=None,          # folder with data/nyu2_train.csv, data/nyu2_test.csv; None: DOGDEPTH_DATA/nyu
-        split='train',      # 'train', 'val' (both from the training list), 'test', or 'all': every frame of both lists
-        split_by='scene',   # 'scene': no room on both sides; 'frame': 80/20 at random over frames, as the report did
-        seed:int=0,         # of the random split over frames
-        encoding='auto',    # how depth files are read, see `read_depth`: 8 bits are levels, 16 bits millimetres
-        camera=NYU_CAMERA): # follows the frames' size
-        if split not in ('train','val','test','all'): raise ValueError(f"split should be 'train', 'val', 'test' or 'all', got {split!r}")
-        if split_by not in ('scene','frame'): raise ValueError(f"split_by should be 'scene' or 'frame', got {split_by!r}")
-        check_units(encoding, None)
-        self.root,self.split,self.split_by,self.seed,self.encoding,self.camera = _find_root(root),split,split_by,seed,encoding,camera
-        have = {k:self.root/f for k,f in LISTS.items() if (self.root/f).is_file()}
-        want = have if split=='all' else ['test' if split=='test' else 'train']
-        for k in want:
-            if k not in have: raise FileNotFoundError(f"no {LISTS[k]} in {self.root}, which split={split!r} needs. The Kaggle archive holds it; the official file has all 1449 frames: dogdepth data get labeled, then NYULabeled(path, split={k!r})")
-        self.frames = [f for k in want for f in read_list(have[k], self.root)]
-        if split in ('train','val'): self.frames = _side(self.frames, self.root, split, split_by, seed)
+    """NYU Depth V2 in the Kaggle edition's layout: `ds[i]` is a dict of image, depth (m), camera, scene, name
+    (Silberman et al. 2012; report §2.1)."""
 
-    def __getitem__(self, i:int)->dict:
+    def __init__(
+        self,
+        root=None,  # folder with data/nyu2_train.csv, data/nyu2_test.csv; None: DOGDEPTH_DATA/nyu
+        split='train',  # 'train', 'val' (both from the training list), 'test', or 'all': every frame of both lists
+        split_by='scene',  # 'scene': no room on both sides; 'frame': 80/20 at random over frames, as the report did
+        seed: int = 0,  # of the random split over frames
+        encoding='auto',  # how depth files are read, see `read_depth`: 8 bits are levels, 16 bits millimetres
+        camera=NYU_CAMERA,
+    ):  # follows the frames' size
+        if split not in ('train', 'val', 'test', 'all'):
+            raise ValueError(f"split should be 'train', 'val', 'test' or 'all', got {split!r}")
+        if split_by not in ('scene', 'frame'):
+            raise ValueError(f"split_by should be 'scene' or 'frame', got {split_by!r}")
+        check_units(encoding, None)
+        self.root, self.split, self.split_by, self.seed, self.encoding, self.camera = (
+            _find_root(root),
+            split,
+            split_by,
+            seed,
+            encoding,
+            camera,
+        )
+        have = {k: self.root / f for k, f in LISTS.items() if (self.root / f).is_file()}
+        want = have if split == 'all' else ['test' if split == 'test' else 'train']
+        for k in want:
+            if k not in have:
+                raise FileNotFoundError(
+                    f"no {LISTS[k]} in {self.root}, which split={split!r} needs. The Kaggle archive holds it; the "
+                    f"official file has all 1449 frames: dogdepth data get labeled, then NYULabeled(path, split={k!r})"
+                )
+        self.frames = [f for k in want for f in read_list(have[k], self.root)]
+        if split in ('train', 'val'):
+            self.frames = _side(self.frames, self.root, split, split_by, seed)
+
+    def __getitem__(self, i: int) -> dict:
         f = self.frames[i]
-        image,depth = _read_pair(f, 'nyu' if self.encoding=='auto' else self.encoding)
-        if image.shape[:2]!=depth.shape: raise ValueError(f"{f.rgb} is {image.shape[0]}x{image.shape[1]}, its depth {depth.shape[0]}x{depth.shape[1]} (row {f.at}): the two should be one size. See: dogdepth data check {self.root}")
+        image, depth = _read_pair(f, 'nyu' if self.encoding == 'auto' else self.encoding)
+        if image.shape[:2] != depth.shape:
+            raise ValueError(
+                f"{f.rgb} is {image.shape[0]}x{image.shape[1]}, its depth {depth.shape[0]}x{depth.shape[1]} (row "
+                f"{f.at}): the two should be one size. See: dogdepth data check {self.root}"
+            )
         return _item(f, image, depth, self.camera)
-    def __repr__(self): return f"NYUDepth({self.root.name!r}, split={self.split!r}, split_by={self.split_by!r}): {len(self)} frames, {len(self.scenes)} scenes"
+
+    def __repr__(self):
+        return f"NYUDepth({self.root.name!r}, split={self.split!r}, split_by={self.split_by!r}): {len(self)} frames, {len(self.scenes)} scenes"
 
 # %% ../nbs/02_nyu.ipynb #c048
-SAMPLES = ['kitchen_0052/898','bedroom_0125/1187','living_room_0062/1308','dining_room_0015/1380','playroom_0004/425','office_0019/610',
-           'bathroom_0034/701','classroom_0006/291','living_room_0047/1271','bedroom_0041/955','kitchen_0028/788','bedroom_0080/1066'] # unlike each other
+SAMPLES = [
+    'kitchen_0052/898',
+    'bedroom_0125/1187',
+    'living_room_0062/1308',
+    'dining_room_0015/1380',
+    'playroom_0004/425',
+    'office_0019/610',
+    'bathroom_0034/701',
+    'classroom_0006/291',
+    'living_room_0047/1271',
+    'bedroom_0041/955',
+    'kitchen_0028/788',
+    'bedroom_0080/1066',
+]  # unlike each other
 
+# %% ../nbs/02_nyu.ipynb #c048_1
 def sample_frames(
-    n:int=4,         # how many
-    size=(480,640),  # (H,W) in pixels
-)->list:             # of items: image, depth, camera, scene, name
-    "Frames to show things on: validation rooms of NYU where DOGDEPTH_DATA is set, rendered rooms elsewhere. Says which."
-    if not (isinstance(n, (int,np.integer)) and n>=1): raise ValueError(f"n should be a whole number of frames, 1 or more, got {n!r}")
+    n: int = 4,  # how many
+    size=(480, 640),  # (H,W) in pixels
+) -> list:  # of items: image, depth, camera, scene, name
+    """Frames to show things on: validation rooms of NYU where DOGDEPTH_DATA is set, rendered rooms elsewhere. Says
+    which."""
+    if not (isinstance(n, (int, np.integer)) and n >= 1):
+        raise ValueError(f"n should be a whole number of frames, 1 or more, got {n!r}")
     if data_root() is None:
         from dogdepth.rooms import render_room
+
         print(f"sample_frames: {n} rendered rooms, because DOGDEPTH_DATA is not set")
         return [render_room(seed, *size) for seed in range(n)]
-    ds = NYUDepth(split='val'); at = {f.name:i for i,f in enumerate(ds.frames)}
-    order = list(dict.fromkeys([at[s] for s in SAMPLES if s in at]+list(range(0,len(ds),3))+list(range(len(ds)))))
-    if n>len(order): raise ValueError(f"{n} sample frames wanted, but the validation set has {len(order)}")
+    ds = NYUDepth(split='val')
+    at = {f.name: i for i, f in enumerate(ds.frames)}
+    order = list(dict.fromkeys([at[s] for s in SAMPLES if s in at] + list(range(0, len(ds), 3)) + list(range(len(ds)))))
+    if n > len(order):
+        raise ValueError(f"{n} sample frames wanted, but the validation set has {len(order)}")
     print(f"sample_frames: {n} validation frames of NYU Depth V2")
     return [resize_item(ds[i], *size) for i in order[:n]]

@@ -12,114 +12,184 @@ from .solids import BALL, BOX, CYL
 
 # %% ../nbs/workshop/paint.ipynb #c030
 @lru_cache(None)
-def _table(): return np.random.Generator(np.random.PCG64(7)).random((128,128)).astype(np.float32)
+def _table():
+    return np.random.Generator(np.random.PCG64(7)).random((128, 128)).astype(np.float32)
+
 
 def noise(u, v):
     "Smooth random values in [0,1], one knot per unit, the same everywhere (value noise)."
     T = _table()
-    i,j = np.floor(u),np.floor(v)
-    f,g = u-i,v-j
-    f,g = f*f*(3-2*f),g*g*(3-2*g)
-    i,j = i.astype(np.int32)&127,j.astype(np.int32)&127
-    a,b = T[j,i],T[j,(i+1)&127]
-    j = (j+1)&127
-    a += (T[j,i]-a)*g; b += (T[j,(i+1)&127]-b)*g
-    return a+(b-a)*f
+    i, j = np.floor(u), np.floor(v)
+    f, g = u - i, v - j
+    f, g = f * f * (3 - 2 * f), g * g * (3 - 2 * g)
+    i, j = i.astype(np.int32) & 127, j.astype(np.int32) & 127
+    a, b = T[j, i], T[j, (i + 1) & 127]
+    j = (j + 1) & 127
+    a += (T[j, i] - a) * g
+    b += (T[j, (i + 1) & 127] - b) * g
+    return a + (b - a) * f
 
-def _rand(i, j=0): return _table()[(np.int32(j)+(i.astype(np.int32)>>7))&127, i.astype(np.int32)&127] # a random number for each cell
-def _fine(px, size): return np.clip(2-2*px/size,0,1) # 1 where a pixel is small beside the pattern, 0 where it would only alias
+
+def _rand(i, j=0):
+    return _table()[
+        (np.int32(j) + (i.astype(np.int32) >> 7)) & 127, i.astype(np.int32) & 127
+    ]  # a random number for each cell
+
+
+def _fine(px, size):
+    return np.clip(2 - 2 * px / size, 0, 1)  # 1 where a pixel is small beside the pattern, 0 where it would only alias
+
 
 def _line(u, period, width, px):
     "1 on lines `width` wide, `period` apart, smooth over one pixel; their mean where they cannot be told apart."
-    a = np.abs(u/period-np.rint(u/period))*period
-    f = _fine(px,period)
-    return np.clip((width/2-a)/np.maximum(px,1e-4)+.5,0,1)*f+width/period*(1-f)
+    a = np.abs(u / period - np.rint(u / period)) * period
+    f = _fine(px, period)
+    return np.clip((width / 2 - a) / np.maximum(px, 1e-4) + 0.5, 0, 1) * f + width / period * (1 - f)
 
+# %% ../nbs/workshop/paint.ipynb #c030_1
 def _frame(u, v, w, h, width, px):
     "1 within `width` of the rim of a panel with half-sizes w, h."
-    return np.clip((width-np.minimum(w-np.abs(u),h-np.abs(v)))/np.maximum(px,1e-4)+.5,0,1)
+    return np.clip((width - np.minimum(w - np.abs(u), h - np.abs(v))) / np.maximum(px, 1e-4) + 0.5, 0, 1)
 
 # %% ../nbs/workshop/paint.ipynb #c031
-def _plain(u,v,w,h,s,k,px):  return .5+.5*(noise(u*1.7+k,v*1.7+k)-.5)+.3*(noise(u*90,v*90)-.5)*_fine(px,.02)
+def _plain(u, v, w, h, s, k, px):
+    return 0.5 + 0.5 * (noise(u * 1.7 + k, v * 1.7 + k) - 0.5) + 0.3 * (noise(u * 90, v * 90) - 0.5) * _fine(px, 0.02)
 
-def _wood(u,v,w,h,s,k,px):
-    row = np.floor(v/s+k)
-    grain = noise(u*3+row*17,v*70+k)*_fine(px,.03)+.5*(1-_fine(px,.03))
-    return np.clip(.55*_rand(row)+.5*grain+.2*noise(u*2,v*12),0,1)*(1-.8*_line(v+k*s,s,.004,px))
 
-def _tiles(u,v,w,h,s,k,px):
-    g = np.maximum(_line(u+k,s,.008,px),_line(v+k,s,.008,px))
-    return (.45+.3*_rand(np.floor((u+k)/s+.5),np.floor((v+k)/s+.5))+.25*noise(u*9,v*9))*(1-g)
+def _wood(u, v, w, h, s, k, px):
+    row = np.floor(v / s + k)
+    grain = noise(u * 3 + row * 17, v * 70 + k) * _fine(px, 0.03) + 0.5 * (1 - _fine(px, 0.03))
+    return np.clip(0.55 * _rand(row) + 0.5 * grain + 0.2 * noise(u * 2, v * 12), 0, 1) * (
+        1 - 0.8 * _line(v + k * s, s, 0.004, px)
+    )
 
-def _checker(u,v,w,h,s,k,px):
-    f = _fine(px,s)
-    return ((np.floor(u/s+k)+np.floor(v/s))%2)*f+.5*(1-f)
 
-def _carpet(u,v,w,h,s,k,px): return .5+.9*(noise(u*130,v*130)-.5)*_fine(px,.02)+.5*(noise(u*25,v*25)-.5)*_fine(px,.06)+.3*(noise(u*2,v*2+k)-.5)
-def _stripes(u,v,w,h,s,k,px): return np.clip(_line(u+k,s,s*.4,px)+.15*noise(u*40,v*40),0,1)
-def _plaid(u,v,w,h,s,k,px):  return .5*_line(u+k,s,s*.45,px)+.5*_line(v+k,s,s*.3,px)
+def _tiles(u, v, w, h, s, k, px):
+    g = np.maximum(_line(u + k, s, 0.008, px), _line(v + k, s, 0.008, px))
+    return (
+        0.45 + 0.3 * _rand(np.floor((u + k) / s + 0.5), np.floor((v + k) / s + 0.5)) + 0.25 * noise(u * 9, v * 9)
+    ) * (1 - g)
 
-def _panel(u,v,w,h,s,k,px):
+
+def _checker(u, v, w, h, s, k, px):
+    f = _fine(px, s)
+    return ((np.floor(u / s + k) + np.floor(v / s)) % 2) * f + 0.5 * (1 - f)
+
+
+def _carpet(u, v, w, h, s, k, px):
+    return (
+        0.5
+        + 0.9 * (noise(u * 130, v * 130) - 0.5) * _fine(px, 0.02)
+        + 0.5 * (noise(u * 25, v * 25) - 0.5) * _fine(px, 0.06)
+        + 0.3 * (noise(u * 2, v * 2 + k) - 0.5)
+    )
+
+
+def _stripes(u, v, w, h, s, k, px):
+    return np.clip(_line(u + k, s, s * 0.4, px) + 0.15 * noise(u * 40, v * 40), 0, 1)
+
+
+def _plaid(u, v, w, h, s, k, px):
+    return 0.5 * _line(u + k, s, s * 0.45, px) + 0.5 * _line(v + k, s, s * 0.3, px)
+
+
+def _panel(u, v, w, h, s, k, px):
     "Cupboard doors: `n` raised panels with a dark gap between."
-    n = np.maximum(np.rint(2*w/s),1); half = w/n
-    x = (u/half+n)%2*half-half
-    gap = _frame(x,v,half,h,.006,px)
-    rim = _frame(x,v,half,h,.062,px)-_frame(x,v,half,h,.05,px)
-    return np.clip(.6+.3*(noise(u*4+k,v*50)-.5)-.35*rim,0,1)*(1-gap)
+    n = np.maximum(np.rint(2 * w / s), 1)
+    half = w / n
+    x = (u / half + n) % 2 * half - half
+    gap = _frame(x, v, half, h, 0.006, px)
+    rim = _frame(x, v, half, h, 0.062, px) - _frame(x, v, half, h, 0.05, px)
+    return np.clip(0.6 + 0.3 * (noise(u * 4 + k, v * 50) - 0.5) - 0.35 * rim, 0, 1) * (1 - gap)
 
 # %% ../nbs/workshop/paint.ipynb #c032
-def _books(u,v,w,h,s,k,px):
-    i = np.floor(u/s+k*50+1.5*noise(u*9+k*9,u*0))
-    tall = .55+.45*_rand(i,5)
-    m = np.stack([.6*_rand(i,2)+.55*_rand(i,c)-.1 for c in (11,19,27)])
-    return np.clip(m,0,1)*(((h-v)/(2*h))<tall)*(.75+.25*(1-_line(v,.09,.02,px)))
+def _books(u, v, w, h, s, k, px):
+    i = np.floor(u / s + k * 50 + 1.5 * noise(u * 9 + k * 9, u * 0))
+    tall = 0.55 + 0.45 * _rand(i, 5)
+    m = np.stack([0.6 * _rand(i, 2) + 0.55 * _rand(i, c) - 0.1 for c in (11, 19, 27)])
+    return np.clip(m, 0, 1) * (((h - v) / (2 * h)) < tall) * (0.75 + 0.25 * (1 - _line(v, 0.09, 0.02, px)))
 
-def _picture(u,v,w,h,s,k,px):
-    base = noise(u/s+k*90,v/s+k*70)*.6+.5*noise(u/s*4+k*9,v/s*4+k*9)
-    tint = np.stack([noise(u/s*.7+k*40+c*7.3,v/s*.7+k*30)-.5 for c in range(3)])
-    mat,wood = _frame(u,v,w,h,.06,px),_frame(u,v,w,h,.022,px)
-    return (np.clip(base*1.4-.25+.6*tint,0,1)*(1-mat)+.95*mat)*(1-wood)
 
-def _fold(u,v,w,h,s,k,px):   return np.abs(((u+.03*noise(u*3,v*1.5+k))/s+k)%1*2-1)*(.85+.15*noise(u*2,v*2))
-def _blinds(u,v,w,h,s,k,px): return 1-.75*_line(v+k,s,s*.35,px)
+def _picture(u, v, w, h, s, k, px):
+    base = noise(u / s + k * 90, v / s + k * 70) * 0.6 + 0.5 * noise(u / s * 4 + k * 9, v / s * 4 + k * 9)
+    tint = np.stack([noise(u / s * 0.7 + k * 40 + c * 7.3, v / s * 0.7 + k * 30) - 0.5 for c in range(3)])
+    mat, wood = _frame(u, v, w, h, 0.06, px), _frame(u, v, w, h, 0.022, px)
+    return (np.clip(base * 1.4 - 0.25 + 0.6 * tint, 0, 1) * (1 - mat) + 0.95 * mat) * (1 - wood)
 
-def _window(u,v,w,h,s,k,px):
-    bars = np.maximum(np.maximum(_line(u,np.maximum(2*w,.5),.05,px),_line(v,np.maximum(h,.4),.04,px)),_frame(u,v,w,h,.05,px))
-    view = np.clip(.75-.35*v/h+.5*(noise(u*3+k*30,v*3+k*20)-.5),0,1)
-    return view*(1-bars)+.12*bars
 
-def _screen(u,v,w,h,s,k,px): return (.15+.5*noise(u*3+k*30,v*3))*(1-_frame(u,v,w,h,.015,px))
-TEXTURES = dict(plain=_plain, wood=_wood, tiles=_tiles, checker=_checker, carpet=_carpet, stripes=_stripes, plaid=_plaid, panel=_panel,
-                books=_books, picture=_picture, fold=_fold, blinds=_blinds, window=_window, screen=_screen)
+def _fold(u, v, w, h, s, k, px):
+    return np.abs(((u + 0.03 * noise(u * 3, v * 1.5 + k)) / s + k) % 1 * 2 - 1) * (0.85 + 0.15 * noise(u * 2, v * 2))
+
+
+def _blinds(u, v, w, h, s, k, px):
+    return 1 - 0.75 * _line(v + k, s, s * 0.35, px)
+
+
+def _window(u, v, w, h, s, k, px):
+    bars = np.maximum(
+        np.maximum(_line(u, np.maximum(2 * w, 0.5), 0.05, px), _line(v, np.maximum(h, 0.4), 0.04, px)),
+        _frame(u, v, w, h, 0.05, px),
+    )
+    view = np.clip(0.75 - 0.35 * v / h + 0.5 * (noise(u * 3 + k * 30, v * 3 + k * 20) - 0.5), 0, 1)
+    return view * (1 - bars) + 0.12 * bars
+
+
+def _screen(u, v, w, h, s, k, px):
+    return (0.15 + 0.5 * noise(u * 3 + k * 30, v * 3)) * (1 - _frame(u, v, w, h, 0.015, px))
+
+# %% ../nbs/workshop/paint.ipynb #c032_1
+TEXTURES = dict(
+    plain=_plain,
+    wood=_wood,
+    tiles=_tiles,
+    checker=_checker,
+    carpet=_carpet,
+    stripes=_stripes,
+    plaid=_plaid,
+    panel=_panel,
+    books=_books,
+    picture=_picture,
+    fold=_fold,
+    blinds=_blinds,
+    window=_window,
+    screen=_screen,
+)
 
 # %% ../nbs/workshop/paint.ipynb #c035
 def surface(scene, p, who):
-    "At each point (3,N) on body `who`: the outward normal (3,N), the material's index, and where on the face it lies (u, v, half-width, half-height)."
-    c,s,x,y,z,*h = np.take(np.float32(scene.row).T,who,1)
-    q = p[0]-x,p[1]-y,p[2]-z; q = c*q[0]-s*q[2],q[1],s*q[0]+c*q[2]
-    a = [np.abs(v)/w for v,w in zip(q,h)]
-    shape = scene.shape[who]; cylinder = shape==CYL
-    axis = np.where((a[0]>=a[1])&(a[0]>=a[2]),0,np.where(a[1]>=a[2],1,2))  # a box's face is where |q|/half is 1
-    axis = np.where(shape==BOX,axis,np.where(cylinder&(a[1]>.9999),1,2))
-    n = np.stack([np.where(axis==k,np.sign(v),np.float32(0)) for k,v in enumerate(q)])
-    i = np.flatnonzero((shape==BALL)|(cylinder&(axis==2)))                 # rounded: the gradient of x²/w²+y²/h²+z²/d²
-    m = np.stack([q[k][i]/h[k][i]**2*(1 if k!=1 else ~cylinder[i]) for k in range(3)])
-    n[:,i] = m/np.sqrt(_dot(m,m))
-    side = lambda v: (np.where(axis==0,v[2],v[0]),np.where(axis==1,v[2],v[1]))
-    face = 2*axis+(np.choose(axis,q)>0)
-    n *= np.where(who==0,-1,1).astype(np.float32)                          # the room is seen from inside
-    return np.stack([c*n[0]+s*n[2],n[1],c*n[2]-s*n[0]]),scene.mat[who,face],*side(q),*side(h)
+    """At each point (3,N) on body `who`: the outward normal (3,N), the material's index, and where on the face it lies
+    (u, v, half-width, half-height)."""
+    c, s, x, y, z, *h = np.take(np.float32(scene.row).T, who, 1)
+    q = p[0] - x, p[1] - y, p[2] - z
+    q = c * q[0] - s * q[2], q[1], s * q[0] + c * q[2]
+    a = [np.abs(v) / w for v, w in zip(q, h)]
+    shape = scene.shape[who]
+    cylinder = shape == CYL
+    axis = np.where(
+        (a[0] >= a[1]) & (a[0] >= a[2]), 0, np.where(a[1] >= a[2], 1, 2)
+    )  # a box's face is where |q|/half is 1
+    axis = np.where(shape == BOX, axis, np.where(cylinder & (a[1] > 0.9999), 1, 2))
+    n = np.stack([np.where(axis == k, np.sign(v), np.float32(0)) for k, v in enumerate(q)])
+    i = np.flatnonzero((shape == BALL) | (cylinder & (axis == 2)))  # rounded: the gradient of x²/w²+y²/h²+z²/d²
+    m = np.stack([q[k][i] / h[k][i] ** 2 * (1 if k != 1 else ~cylinder[i]) for k in range(3)])
+    n[:, i] = m / np.sqrt(_dot(m, m))
+    side = lambda v: (np.where(axis == 0, v[2], v[0]), np.where(axis == 1, v[2], v[1]))
+    face = 2 * axis + (np.choose(axis, q) > 0)
+    n *= np.where(who == 0, -1, 1).astype(np.float32)  # the room is seen from inside
+    return np.stack([c * n[0] + s * n[2], n[1], c * n[2] - s * n[0]]), scene.mat[who, face], *side(q), *side(h)
 
-def _dot(a, b): return a[0]*b[0]+a[1]*b[1]+a[2]*b[2]
+
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 # %% ../nbs/workshop/paint.ipynb #c036
 def albedo(scene, mat, u, v, w, h, px):
     "The colour (3,N) of each point, by its material's texture; `px` is how many metres a pixel covers there."
-    a,b = (np.float32([getattr(m,s) for m in scene.mats])[mat].T for s in 'ab')
+    a, b = (np.float32([getattr(m, s) for m in scene.mats])[mat].T for s in 'ab')
     kind = np.array([list(TEXTURES).index(m.kind) for m in scene.mats])[mat]
-    size,phase = (np.float32([getattr(m,s) for m in scene.mats])[mat] for s in ('size','phase'))
-    mix = np.zeros((3,len(u)),np.float32)
+    size, phase = (np.float32([getattr(m, s) for m in scene.mats])[mat] for s in ('size', 'phase'))
+    mix = np.zeros((3, len(u)), np.float32)
     for k in np.flatnonzero(np.bincount(kind)):
-        i = np.flatnonzero(kind==k)
-        mix[:,i] = TEXTURES[list(TEXTURES)[k]](*(z[i] for z in (u,v,w,h,size,phase,px)))
-    return a+(b-a)*mix
+        i = np.flatnonzero(kind == k)
+        mix[:, i] = TEXTURES[list(TEXTURES)[k]](*(z[i] for z in (u, v, w, h, size, phase, px)))
+    return a + (b - a) * mix

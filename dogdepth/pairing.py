@@ -6,165 +6,219 @@
 __all__ = ['times_s', 'nearest_pairs', 'pair_files']
 
 # %% ../nbs/workshop/pairing.ipynb #w002
-import re, warnings
+import re
+import warnings
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
 import numpy as np
 
 # %% ../nbs/workshop/pairing.ipynb #c114
-_MARKS = set('rgb color colors colour colours image images img imgs photo photos picture pictures depth depths sync dense raw registered aligned'.split())
+_MARKS = set(
+    'rgb color colors colour colours image images img imgs photo photos picture pictures depth depths sync dense raw registered aligned'.split()
+)
 
-def _tokens(path): return [int(t) if t.isdigit() else t for t in re.findall(r'[^\W\d_]+|\d+', Path(path).as_posix().lower())]
-def _natural(path): return [(0,t,'') if isinstance(t,int) else (1,0,t) for t in _tokens(path)] # frame2 before frame10
-def _key(path): return tuple(t for t in _tokens(Path(path).with_suffix('')) if t not in _MARKS)
-def _some(paths): return ', '.join(Path(p).name for p in paths[:3]) + (f' and {len(paths)-3} more' if len(paths)>3 else '')
+
+def _tokens(path):
+    return [int(t) if t.isdigit() else t for t in re.findall(r'[^\W\d_]+|\d+', Path(path).as_posix().lower())]
+
+
+def _natural(path):
+    return [(0, t, '') if isinstance(t, int) else (1, 0, t) for t in _tokens(path)]  # frame2 before frame10
+
+
+def _key(path):
+    return tuple(t for t in _tokens(Path(path).with_suffix('')) if t not in _MARKS)
+
+
+def _some(paths):
+    return ', '.join(Path(p).name for p in paths[:3]) + (f' and {len(paths) - 3} more' if len(paths) > 3 else '')
+
 
 def _varying(keys):
     "Each key without the parts that all of them share: ('left', 7) -> (7,)."
-    if len({len(k) for k in keys})!=1:
+    if len({len(k) for k in keys}) != 1:
         return keys
-    at = [i for i,column in enumerate(zip(*keys)) if len(set(column))>1]
+    at = [i for i, column in enumerate(zip(*keys)) if len(set(column)) > 1]
     return [tuple(k[i] for i in at) for k in keys]
 
 # %% ../nbs/workshop/pairing.ipynb #c114b
-_DATE = re.compile(r'(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)(?:[-_.,]?(\d{1,9}))?(?!\d)')
+_DATE = re.compile(
+    r'(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)(?:[-_.,]?(\d{1,9}))?(?!\d)'
+)
 _TIME = re.compile(r'(?<![\d.])(\d+\.\d+|\d{10}[-_]\d{9}(?!\d)|\d{10}[-_]\d{6}(?!\d)|\d{10,})(?![\d.]*\d)')
+
 
 def _written_time(path):
     "(number, whole?) of the time in a file's name: seconds where it is no whole number; None without one."
     stem = Path(path).stem
-    if m:=_DATE.search(stem):
+    if m := _DATE.search(stem):
         try:
-            return datetime(*map(int, m.groups()[:6])).timestamp()+float(f"0.{m[7] or 0}"), False
+            return datetime(*map(int, m.groups()[:6])).timestamp() + float(f"0.{m[7] or 0}"), False
         except ValueError:
-            pass # digits that are no date
-    if not (m:=_TIME.search(stem)):
+            pass  # digits that are no date
+    if not (m := _TIME.search(stem)):
         return None
     whole = m[1].isdigit()
-    return float(m[1].replace('-','.').replace('_','.')), whole or float(m[1])>=1e11
+    return float(m[1].replace('-', '.').replace('_', '.')), whole or float(m[1]) >= 1e11
+
 
 def _unit_s(numbers):
-    "The unit of whole-number times, in seconds: by their size where they count from 1970, else by their step; None where neither tells."
-    middle,step = np.median(numbers),np.median(np.diff(numbers)) if len(numbers)>1 else 0
+    """The unit of whole-number times, in seconds: by their size where they count from 1970, else by their step; None
+    where neither tells."""
+    middle, step = np.median(numbers), np.median(np.diff(numbers)) if len(numbers) > 1 else 0
     for unit in (1, 1e-3, 1e-6, 1e-9):
-        if 1e9<=middle*unit<2.5e9:
+        if 1e9 <= middle * unit < 2.5e9:
             return unit
-    return next((unit for unit in (1, 1e-3, 1e-6, 1e-9) if .002<=step*unit<2), None)
+    return next((unit for unit in (1, 1e-3, 1e-6, 1e-9) if 0.002 <= step * unit < 2), None)
 
 # %% ../nbs/workshop/pairing.ipynb #c114b_1
 def times_s(
-    paths, # of photos or depth maps of one sequence
-):         # seconds, sorted or not as `paths` are; None where the names are no times
-    "The times that files are named by: seconds, milli-, micro- or nanoseconds, or dates. All of them, each another, or none."
+    paths,  # of photos or depth maps of one sequence
+):  # seconds, sorted or not as `paths` are; None where the names are no times
+    """The times that files are named by: seconds, milli-, micro- or nanoseconds, or dates. All of them, each another,
+    or none."""
     found = [_written_time(p) for p in paths]
     if not found or None in found:
         return None
-    numbers = np.array([x for x,_ in found])
-    unit = _unit_s(np.sort(numbers)) if all(whole for _,whole in found) else 1
-    if unit is None or len(set(numbers))<len(numbers) or len({whole for _,whole in found})>1:
+    numbers = np.array([x for x, _ in found])
+    unit = _unit_s(np.sort(numbers)) if all(whole for _, whole in found) else 1
+    if unit is None or len(set(numbers)) < len(numbers) or len({whole for _, whole in found}) > 1:
         return None
-    return numbers*unit
+    return numbers * unit
+
 
 def nearest_pairs(
-    a, b,              # times in seconds
-    max_difference=.02,# seconds
-)->list:               # of (i, j), in the order of `a`
+    a,
+    b,  # times in seconds
+    max_difference=0.02,  # seconds
+) -> list:  # of (i, j), in the order of `a`
     "Pairs of times, nearest first, each used once (as TUM RGB-D's associate.py does)."
     order = np.argsort(b, kind='stable')
-    sorted_b,near = np.asarray(b)[order],max_difference+1e-6
-    lo,hi = np.searchsorted(sorted_b, np.asarray(a)-near),np.searchsorted(sorted_b, np.asarray(a)+near, 'right')
-    close = sorted((abs(a[i]-sorted_b[k]), i, int(order[k])) for i in range(len(a)) for k in range(lo[i], hi[i]))
-    left,right,pairs = set(),set(),[]
-    for _,i,j in close:
+    sorted_b, near = np.asarray(b)[order], max_difference + 1e-6
+    lo, hi = np.searchsorted(sorted_b, np.asarray(a) - near), np.searchsorted(sorted_b, np.asarray(a) + near, 'right')
+    close = sorted((abs(a[i] - sorted_b[k]), i, int(order[k])) for i in range(len(a)) for k in range(lo[i], hi[i]))
+    left, right, pairs = set(), set(), []
+    for _, i, j in close:
         if i not in left and j not in right:
             left.add(i)
             right.add(j)
-            pairs.append((i,j))
+            pairs.append((i, j))
     return sorted(pairs)
 
 # %% ../nbs/workshop/pairing.ipynb #c114c
 def _refuse(rgb, depth, why):
-    raise ValueError(f"{len(rgb)} photos and {len(depth)} depth maps are not the same frames. {why} Remove the odd ones, or pass two lists in the order wanted")
+    raise ValueError(
+        f"{len(rgb)} photos and {len(depth)} depth maps are not the same frames. {why} Remove the odd ones, or pass "
+        "two lists in the order wanted"
+    )
+
 
 def _pair_by_time(rgb, depth, ta, tb, max_difference):
     pairs = nearest_pairs(ta, tb, max_difference)
     if not pairs:
-        gap = np.abs(np.asarray(ta)[:,None]-np.asarray(tb)[None]).min() if len(ta)*len(tb)<1e7 else np.nan
-        _refuse(rgb, depth, f"Their names are times, and no two lie within {max_difference:g} s (the nearest are {gap:.3g} s apart: do the two clocks differ? `max_difference` allows more).")
-    return [(rgb[i],depth[j]) for i,j in pairs]
+        gap = np.abs(np.asarray(ta)[:, None] - np.asarray(tb)[None]).min() if len(ta) * len(tb) < 1e7 else np.nan
+        _refuse(
+            rgb,
+            depth,
+            f"Their names are times, and no two lie within {max_difference:g} s (the nearest are {gap:.3g} s apart: do "
+            "the two clocks differ? `max_difference` allows more).",
+        )
+    return [(rgb[i], depth[j]) for i, j in pairs]
 
+# %% ../nbs/workshop/pairing.ipynb #c114c_1x
 def _pair_by_key(rgb, depth, a, b, unpaired):
-    "By equal keys; refuses twins, frames counted from another start, and (unless `unpaired` is 'skip') frames without a partner."
-    for paths,keys in ((rgb,a),(depth,b)):
-        if twins:=[p for p,k in zip(paths, keys) if keys.count(k)>1] if len(set(keys))<len(keys) else []:
+    """By equal keys; refuses twins, frames counted from another start, and (unless `unpaired` is 'skip') frames without
+    a partner."""
+    for paths, keys in ((rgb, a), (depth, b)):
+        if twins := [p for p, k in zip(paths, keys) if keys.count(k) > 1] if len(set(keys)) < len(keys) else []:
             _refuse(rgb, depth, f"Some names say the same frame: {_some(twins)}.")
-    at,seen = dict(zip(b, depth)),set(a)
-    lone = [p for p,k in zip(rgb, a) if k not in at],[p for p,k in zip(depth, b) if k not in seen]
-    if not lone[0]+lone[1]:
-        return [(p,at[k]) for p,k in zip(rgb, a)]
+    at, seen = dict(zip(b, depth)), set(a)
+    lone = [p for p, k in zip(rgb, a) if k not in at], [p for p, k in zip(depth, b) if k not in seen]
+    if not lone[0] + lone[1]:
+        return [(p, at[k]) for p, k in zip(rgb, a)]
     names = f"Photos without depth: {_some(lone[0]) or 'none'}. Depth maps without photo: {_some(lone[1]) or 'none'}."
-    numbers = [sorted(k[-1] for k in keys) if all(len(k)==1 and isinstance(k[0],int) for k in keys) else None for keys in (a,b)]
-    shifted = None not in numbers and len(a)==len(b) and len(set(np.subtract(*numbers).tolist()))==1
+    numbers = [
+        sorted(k[-1] for k in keys) if all(len(k) == 1 and isinstance(k[0], int) for k in keys) else None
+        for keys in (a, b)
+    ]
+    shifted = None not in numbers and len(a) == len(b) and len(set(np.subtract(*numbers).tolist())) == 1
     if shifted:
         names += " Perhaps the two are counted from different starts."
-    if unpaired!='skip' or shifted:
+    if unpaired != 'skip' or shifted:
         _refuse(rgb, depth, names)
-    return [(p,at[k]) for p,k in zip(rgb, a) if k in at]
+    return [(p, at[k]) for p, k in zip(rgb, a) if k in at]
 
 # %% ../nbs/workshop/pairing.ipynb #c114c_1
 def _pair_scene(rgb, depth, max_difference, unpaired):
     "The pairs of one folder of photos and one of depth maps."
-    if len(rgb)==len(depth)==1:
-        return [(rgb[0],depth[0])]
-    a,b = [_key(p) for p in rgb],[_key(p) for p in depth]
-    if sorted(map(str,a))==sorted(map(str,b)) and len(set(a))==len(a):
+    if len(rgb) == len(depth) == 1:
+        return [(rgb[0], depth[0])]
+    a, b = [_key(p) for p in rgb], [_key(p) for p in depth]
+    if sorted(map(str, a)) == sorted(map(str, b)) and len(set(a)) == len(a):
         return _pair_by_key(rgb, depth, a, b, unpaired)
-    ta,tb = times_s(rgb),times_s(depth)
+    ta, tb = times_s(rgb), times_s(depth)
     if ta is not None and tb is not None:
         return _pair_by_time(rgb, depth, ta, tb, max_difference)
-    for a,b in ((a,b),(_varying(a),_varying(b))):
-        if set(a)&set(b):
+    for a, b in ((a, b), (_varying(a), _varying(b))):
+        if set(a) & set(b):
             return _pair_by_key(rgb, depth, a, b, unpaired)
-    if len(rgb)!=len(depth):
+    if len(rgb) != len(depth):
         _refuse(rgb, depth, "Their names do not tell which belong together.")
-    if all(any(isinstance(t,int) for k in keys for t in k) for keys in (a,b)):
-        _refuse(rgb, depth, f"Their names carry different numbers ({rgb[0].name} and {depth[0].name} come first), so that order alone would be a guess.")
-    warnings.warn(f"the names of {len(rgb)} photos and depth maps do not tell which belong together: paired in their order, {rgb[0].name} with {depth[0].name}", stacklevel=4)
+    if all(any(isinstance(t, int) for k in keys for t in k) for keys in (a, b)):
+        _refuse(
+            rgb,
+            depth,
+            f"Their names carry different numbers ({rgb[0].name} and {depth[0].name} come first), so that order alone "
+            "would be a guess.",
+        )
+    warnings.warn(
+        f"the names of {len(rgb)} photos and depth maps do not tell which belong together: paired in their order, "
+        f"{rgb[0].name} with {depth[0].name}",
+        stacklevel=4,
+    )
     return list(zip(rgb, depth))
 
+# %% ../nbs/workshop/pairing.ipynb #c114c_1_1
 def _by_scene(rgb, depth):
     "Photos and depth maps by folder, once words like rgb are struck out; all together where no folder has both."
-    groups = [{},{}]
-    for group,paths in zip(groups, (rgb,depth)):
+    groups = [{}, {}]
+    for group, paths in zip(groups, (rgb, depth)):
         for p in paths:
-            group.setdefault(_key(p.parent/'x'), []).append(p)
-    a,b = groups
-    if not a.keys()&b.keys():
-        return [(rgb,depth)]
-    return [(a.get(k,[]),b.get(k,[])) for k in dict.fromkeys([*a,*b])]
+            group.setdefault(_key(p.parent / 'x'), []).append(p)
+    a, b = groups
+    if not a.keys() & b.keys():
+        return [(rgb, depth)]
+    return [(a.get(k, []), b.get(k, [])) for k in dict.fromkeys([*a, *b])]
 
 # %% ../nbs/workshop/pairing.ipynb #c114c_2
 def pair_files(
-    rgb,                # paths
-    depth,              # paths
-    max_difference=.02, # seconds between a photo and its depth map, where names are times
+    rgb,  # paths
+    depth,  # paths
+    max_difference=0.02,  # seconds between a photo and its depth map, where names are times
     unpaired='refuse',  # frames whose number has no partner: 'refuse', or 'skip' with a warning
-)->list:                # of (photo, depth), in natural order
+) -> list:  # of (photo, depth), in natural order
     """Pair photos with depth maps, folder by folder: by the rest of their names where those agree (rgb/7.jpg with depth/0007.png), by nearest time
     where they are times, by order where names say nothing. `ValueError` where names speak against it; a warning counts what is left out."""
-    if unpaired not in ('refuse','skip'):
+    if unpaired not in ('refuse', 'skip'):
         raise ValueError(f"unpaired should be 'refuse' or 'skip', got {unpaired!r}")
-    if not (isinstance(max_difference, Real) and 0<=max_difference<np.inf):
+    if not (isinstance(max_difference, Real) and 0 <= max_difference < np.inf):
         raise ValueError(f"max_difference should be seconds, 0 or more, got {max_difference!r}")
-    rgb,depth = sorted(map(Path,rgb), key=_natural),sorted(map(Path,depth), key=_natural)
+    rgb, depth = sorted(map(Path, rgb), key=_natural), sorted(map(Path, depth), key=_natural)
     scenes = _by_scene(rgb, depth)
-    lonely = [p for a,b in scenes if not (a and b) for p in a+b]
-    if lonely and unpaired!='skip' and any(times_s(a or b) is None for a,b in scenes if not (a and b)):
+    lonely = [p for a, b in scenes if not (a and b) for p in a + b]
+    if lonely and unpaired != 'skip' and any(times_s(a or b) is None for a, b in scenes if not (a and b)):
         _refuse(rgb, depth, f"A folder has only one of the two: {_some(lonely)}.")
-    pairs = [p for a,b in scenes if a and b for p in _pair_scene(a, b, max_difference, unpaired)]
-    if left:=len(rgb)+len(depth)-2*len(pairs):
-        photos,maps = sorted(set(rgb)-{a for a,_ in pairs}, key=_natural),sorted(set(depth)-{b for _,b in pairs}, key=_natural)
+    pairs = [p for a, b in scenes if a and b for p in _pair_scene(a, b, max_difference, unpaired)]
+    if left := len(rgb) + len(depth) - 2 * len(pairs):
+        photos, maps = (
+            sorted(set(rgb) - {a for a, _ in pairs}, key=_natural),
+            sorted(set(depth) - {b for _, b in pairs}, key=_natural),
+        )
         near = f" (times within {max_difference:g} s)" if times_s(scenes[0][0] or scenes[0][1]) is not None else ''
-        warnings.warn(f"{left} of {len(rgb)+len(depth)} files have no partner{near} and are left out: photos {_some(photos) or 'none'}; depth maps {_some(maps) or 'none'}", stacklevel=3)
+        warnings.warn(
+            f"{left} of {len(rgb) + len(depth)} files have no partner{near} and are left out: photos "
+            f"{_some(photos) or 'none'}; depth maps {_some(maps) or 'none'}",
+            stacklevel=3,
+        )
     return sorted(pairs, key=lambda p: _natural(p[0]))

@@ -8,227 +8,363 @@ __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'EXIF_TAGS',
            'LeftOut']
 
 # %% ../nbs/workshop/photos.ipynb #w002
-import re, warnings
+import re
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from PIL import Image, ImageOps
 from .depth import Camera, default_camera
 from .files import know_format, read_image
 
 # %% ../nbs/workshop/photos.ipynb #c008
-MIN_SIDE = 8     # pixels: below this there is nothing to look at
+MIN_SIDE = 8  # pixels: below this there is nothing to look at
 MAX_ASPECT = 20  # beyond this a strip, not a room
 
+# %% ../nbs/workshop/photos.ipynb #c008_1
 def as_rgb(
-    img, # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
-)->np.ndarray: # (H,W,3) uint8 RGB, an array of its own
+    img,  # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
+) -> np.ndarray:  # (H,W,3) uint8 RGB, an array of its own
     "The picture as the rest of the library knows pictures; transparent parts become white."
-    if isinstance(img, (str, Path)): raise ValueError(f"predict takes a picture, got the path {str(img)!r}: read it with `img,camera = load_photo(path)`")
-    if img is None or isinstance(img, (bytes,dict)): raise ValueError(f"a picture should be an array or a PIL image, got {type(img).__name__}: `load_photo` reads files")
-    if hasattr(img, 'detach'): img = img.detach().cpu(); img = img.float() if img.is_floating_point() else img # a torch tensor; numpy knows no bfloat16
+    if isinstance(img, (str, Path)):
+        raise ValueError(
+            f"predict takes a picture, got the path {str(img)!r}: read it with `img,camera = load_photo(path)`"
+        )
+    if img is None or isinstance(img, (bytes, dict)):
+        raise ValueError(
+            f"a picture should be an array or a PIL image, got {type(img).__name__}: `load_photo` reads files"
+        )
+    if hasattr(img, 'detach'):
+        img = img.detach().cpu()
+        img = img.float() if img.is_floating_point() else img  # a torch tensor; numpy knows no bfloat16
     if isinstance(img, Image.Image):
-        if img.mode[0] in 'IF': raise ValueError(f"a picture should have 8 bits a channel, got one of mode {img.mode!r}: scale it to 0..255 first")
-        img = ImageOps.exif_transpose(img); img = img.convert('RGBA' if img.mode in ('P','LA','PA','RGBA') or 'transparency' in img.info else 'RGB') # upright, as `load_photo` reads it
+        if img.mode[0] in 'IF':
+            raise ValueError(
+                f"a picture should have 8 bits a channel, got one of mode {img.mode!r}: scale it to 0..255 first"
+            )
+        img = ImageOps.exif_transpose(img)
+        img = img.convert(
+            'RGBA' if img.mode in ('P', 'LA', 'PA', 'RGBA') or 'transparency' in img.info else 'RGB'
+        )  # upright, as `load_photo` reads it
     x = np.asarray(img)
-    if x.ndim==2: x = x[...,None]
-    if x.ndim!=3 or x.shape[2] not in (1,3,4): raise ValueError(f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}"+(": `.permute(1,2,0)` of a tensor, `.transpose(1,2,0)` of an array" if x.ndim==3 and x.shape[0] in (1,3,4) else ": pass one picture at a time, or a list of them to `predict_batch`" if x.ndim==4 else ''))
-    if min(x.shape[:2])<MIN_SIDE: raise ValueError(f"an image should be at least {MIN_SIDE} pixels each way, got {x.shape[0]}x{x.shape[1]}")
-    if max(x.shape[:2])>MAX_ASPECT*min(x.shape[:2]): raise ValueError(f"an image should be at most {MAX_ASPECT} times as long as it is wide, got {x.shape[0]}x{x.shape[1]}: cut it into pieces")
-    if x.dtype!=np.uint8:
-        if x.dtype.kind!='f' or not (x.min()>=0 and x.max()<=1): raise ValueError(f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}: divide by what stands for white, for instance 255 or 65535")
-        x = np.rint(x*255).astype(np.uint8)
-    if x.shape[2]==4:
-        a = x[...,3:]/255
-        x = np.rint(x[...,:3]*a+255*(1-a)).astype(np.uint8)
-    return np.array(np.repeat(x, 3, 2) if x.shape[2]==1 else x, order='C')
+    if x.ndim == 2:
+        x = x[..., None]
+    if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}"
+            + (
+                ": `.permute(1,2,0)` of a tensor, `.transpose(1,2,0)` of an array"
+                if x.ndim == 3 and x.shape[0] in (1, 3, 4)
+                else ": pass one picture at a time, or a list of them to `predict_batch`"
+                if x.ndim == 4
+                else ''
+            )
+        )
+    if min(x.shape[:2]) < MIN_SIDE:
+        raise ValueError(f"an image should be at least {MIN_SIDE} pixels each way, got {x.shape[0]}x{x.shape[1]}")
+    if max(x.shape[:2]) > MAX_ASPECT * min(x.shape[:2]):
+        raise ValueError(
+            f"an image should be at most {MAX_ASPECT} times as long as it is wide, got {x.shape[0]}x{x.shape[1]}: cut "
+            "it into pieces"
+        )
+    if x.dtype != np.uint8:
+        if x.dtype.kind != 'f' or not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(
+                f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}: divide by "
+                "what stands for white, for instance 255 or 65535"
+            )
+        x = np.rint(x * 255).astype(np.uint8)
+    if x.shape[2] == 4:
+        a = x[..., 3:] / 255
+        x = np.rint(x[..., :3] * a + 255 * (1 - a)).astype(np.uint8)
+    return np.array(np.repeat(x, 3, 2) if x.shape[2] == 1 else x, order='C')
 
 # %% ../nbs/workshop/photos.ipynb #c021
-FILM_DIAGONAL_MM = 43.267 # of a 36x24 mm frame; "35 mm equivalent" compares diagonals (CIPA DCG-001)
-UNIT_MM = {2:25.4, 3:10., 4:1., 5:.001} # EXIF FocalPlaneResolutionUnit
-EXIF_TAGS = dict(f35=0xA405, f_mm=0x920A, px_per_unit=0xA20E, unit=0xA210, w=0xA002, h=0xA003, zoom=0xA404, rendered=0xA401)
+FILM_DIAGONAL_MM = 43.267  # of a 36x24 mm frame; "35 mm equivalent" compares diagonals (CIPA DCG-001)
+UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # EXIF FocalPlaneResolutionUnit
+EXIF_TAGS = dict(
+    f35=0xA405, f_mm=0x920A, px_per_unit=0xA20E, unit=0xA210, w=0xA002, h=0xA003, zoom=0xA404, rendered=0xA401
+)
 
-def _number(v)->float: # 0 where it is none
-    try: return float(v)
-    except (TypeError, ValueError, ZeroDivisionError): return 0.
 
-def _opened(photo): # path, or PIL image
-    if isinstance(photo, Image.Image): return nullcontext(photo)
+def _number(v) -> float:  # 0 where it is none
+    try:
+        return float(v)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
+
+
+def _opened(photo):  # path, or PIL image
+    if isinstance(photo, Image.Image):
+        return nullcontext(photo)
     know_format(photo)
     return Image.open(photo)
 
-def _metadata(photo)->dict: # path, or PIL image
+# %% ../nbs/workshop/photos.ipynb #c021_1
+def _metadata(photo) -> dict:  # path, or PIL image
     """The numbers of a photo's EXIF block that tell about the lens (those that are missing, zero or no number are left out), its
     `size`, and under `panorama` what calls it one, or ''. Empty where a block is broken: it is a hint, no reason to refuse a photo."""
     try:
         with _opened(photo) as im:
-            top,size = im.getexif(),im.size
+            top, size = im.getexif(), im.size
             xmp = im.info.get('xmp') or im.info.get('XML:com.adobe.xmp') or b''
-            tags = {k:top.get_ifd(0x8769).get(t) for k,t in EXIF_TAGS.items()} | dict(w0=top.get(0x0100), h0=top.get(0x0101))
-            model = ' '.join(str(top.get(t, '')) for t in (0x010F,0x0110)).strip() # maker and model
-    except Exception: return {}
-    numbers = {k:n for k,v in tags.items() if (n:=_number(v))}
+            tags = {k: top.get_ifd(0x8769).get(t) for k, t in EXIF_TAGS.items()} | dict(
+                w0=top.get(0x0100), h0=top.get(0x0101)
+            )
+            model = ' '.join(str(top.get(t, '')) for t in (0x010F, 0x0110)).strip()  # maker and model
+    except Exception:
+        return {}
+    numbers = {k: n for k, v in tags.items() if (n := _number(v))}
     return numbers | dict(size=size, panorama=_panorama(xmp, numbers.get('rendered'), model, size))
 
-def _a_lens(f, width)->bool: return f>0 and 5<=2*np.degrees(np.arctan(width/2/f))<=150 # 5 to 150 degrees across
+
+def _a_lens(f, width) -> bool:
+    return f > 0 and 5 <= 2 * np.degrees(np.arctan(width / 2 / f)) <= 150  # 5 to 150 degrees across
 
 # %% ../nbs/workshop/photos.ipynb #c021b
-def _other_shape(exif, height, width)->str: # '4032x3024', or '' where the shapes agree
+def _other_shape(exif, height, width) -> str:  # '4032x3024', or '' where the shapes agree
     "The size that EXIF notes, where a picture of (height,width) can be no resized or turned copy of it."
-    aspect,near = max(height, width)/min(height, width), max(.01, 1.5/min(height, width)) # 1 %, or rounding to whole pixels
-    for w,h in ((exif.get('w'),exif.get('h')), (exif.get('w0'),exif.get('h0'))):
-        if w and h and abs(max(w, h)/min(w, h)/aspect-1)>near: return f'{w:.0f}x{h:.0f}'
+    aspect, near = (
+        max(height, width) / min(height, width),
+        max(0.01, 1.5 / min(height, width)),
+    )  # 1 %, or rounding to whole pixels
+    for w, h in ((exif.get('w'), exif.get('h')), (exif.get('w0'), exif.get('h0'))):
+        if w and h and abs(max(w, h) / min(w, h) / aspect - 1) > near:
+            return f'{w:.0f}x{h:.0f}'
     return ''
 
-PANORAMA_APPLE = 6 # EXIF CustomRendered, as iPhones write it
+
+PANORAMA_APPLE = 6  # EXIF CustomRendered, as iPhones write it
 CAMERAS_360 = re.compile('theta|insta360|gear ?360|qoocam|vuze|max ?360', re.I)
 
-def _panorama(xmp, rendered, model, size)->str: # what says so, or ''
-    "Whether metadata call a photo a panorama: Google's GPano block (XMP), Apple's mark, or a camera that takes nothing else."
+
+def _panorama(xmp, rendered, model, size) -> str:  # what says so, or ''
+    """Whether metadata call a photo a panorama: Google's GPano block (XMP), Apple's mark, or a camera that takes
+    nothing else."""
     text = xmp if isinstance(xmp, str) else bytes(xmp).decode('utf-8', 'replace')
     kind = re.search(r'ProjectionType\W{1,3}\s*([a-z]+)', text, re.I)
-    if ('GPano:' in text or 'photos/1.0/panorama' in text) and not (kind and kind[1].lower() in ('rectilinear','perspective')):
-        return f"{kind[1].lower()+', ' if kind else ''}says its GPano block"
-    if rendered==PANORAMA_APPLE: return 'says its EXIF block'
-    return f'from {model}' if CAMERAS_360.search(model) and max(size)==2*min(size) else ''
+    if ('GPano:' in text or 'photos/1.0/panorama' in text) and not (
+        kind and kind[1].lower() in ('rectilinear', 'perspective')
+    ):
+        return f"{kind[1].lower() + ', ' if kind else ''}says its GPano block"
+    if rendered == PANORAMA_APPLE:
+        return 'says its EXIF block'
+    return f'from {model}' if CAMERAS_360.search(model) and max(size) == 2 * min(size) else ''
 
 # %% ../nbs/workshop/photos.ipynb #c021b_1
-def _notes(meta:dict)->list: # of sentences
+def _notes(meta: dict) -> list:  # of sentences
     "What `_metadata` gives cause to say."
-    if not meta: return []
-    width,height = meta['size']
+    if not meta:
+        return []
+    width, height = meta['size']
     if meta['panorama']:
-        return [f"this is a panorama ({meta['panorama']}), which no pinhole camera sees: its depth and its room will be bent. "
-                "Cut an ordinary view out of it first"]
-    if not ('f35' in meta or 'f_mm' in meta): return []
+        return [
+            f"this is a panorama ({meta['panorama']}), which no pinhole camera sees: its depth and its room will be "
+            "bent. "
+            "Cut an ordinary view out of it first"
+        ]
+    if not ('f35' in meta or 'f_mm' in meta):
+        return []
     if other := _other_shape(meta, height, width):
-        return [f"its EXIF block describes a picture of another shape ({other}, this one has {width}x{height}): "
-                "it was cropped or put together since. The focal length noted there is not used, "
-                "63 degrees along the longer side are assumed; say fov or fx if you know better"]
-    if meta.get('zoom', 1)>1.01:
-        return [f"the camera zoomed digitally ({meta['zoom']:.3g} times), and makers differ in whether the focal length "
-                "they note counts that: say fov if sizes look wrong"]
+        return [
+            f"its EXIF block describes a picture of another shape ({other}, this one has {width}x{height}): "
+            "it was cropped or put together since. The focal length noted there is not used, "
+            "63 degrees along the longer side are assumed; say fov or fx if you know better"
+        ]
+    if meta.get('zoom', 1) > 1.01:
+        return [
+            f"the camera zoomed digitally ({meta['zoom']:.3g} times), and makers differ in whether the focal length "
+            "they note counts that: say fov if sizes look wrong"
+        ]
     return []
 
+
 def photo_notes(
-    photo, # path, or PIL image as it was opened
-)->list:   # of sentences; none for most photos
+    photo,  # path, or PIL image as it was opened
+) -> list:  # of sentences; none for most photos
     "What a photo's metadata say that should be known before its metres are believed; `load_photo` warns of it."
     return _notes(_metadata(photo))
 
 # %% ../nbs/workshop/photos.ipynb #c021c
-def _focal(meta:dict, height, width)->float|None: # pixels
-    if not meta or _other_shape(meta, height, width) or meta['panorama']: return None
+def _focal(meta: dict, height, width) -> float | None:  # pixels
+    if not meta or _other_shape(meta, height, width) or meta['panorama']:
+        return None
     f = None
-    if 'f35' in meta: f = meta['f35']/FILM_DIAGONAL_MM*np.hypot(height, width)
+    if 'f35' in meta:
+        f = meta['f35'] / FILM_DIAGONAL_MM * np.hypot(height, width)
     elif 'f_mm' in meta and 'px_per_unit' in meta:
-        noted = max(meta.get('w',0), meta.get('h',0))
-        shrunk = max(height, width)/noted if noted else 1
-        f = meta['f_mm']*meta['px_per_unit']/UNIT_MM.get(int(meta.get('unit',2)), 25.4)*shrunk
+        noted = max(meta.get('w', 0), meta.get('h', 0))
+        shrunk = max(height, width) / noted if noted else 1
+        f = meta['f_mm'] * meta['px_per_unit'] / UNIT_MM.get(int(meta.get('unit', 2)), 25.4) * shrunk
     return float(f) if f and _a_lens(f, width) else None
 
+
 def exif_focal(
-    photo,                 # path, or PIL image as it was opened
-    height:int, width:int, # of the upright photo, pixels
-)->float|None:             # focal length in pixels, or None
+    photo,  # path, or PIL image as it was opened
+    height: int,
+    width: int,  # of the upright photo, pixels
+) -> float | None:  # focal length in pixels, or None
     """The focal length that the camera noted: as 35 mm equivalent, or in mm beside the sensor's pixels per mm. None where it
     notes none, or an impossible one, or where the picture is not the one it was noted for (`photo_notes` says why)."""
     return _focal(_metadata(photo), height, width)
 
 # %% ../nbs/workshop/photos.ipynb #c023
 def load_photo(
-    path,           # JPEG, PNG, WebP, ...: its path, an open file, or a PIL image as it was opened
-    fov:float=None, # degrees across the photo, if you know it
-    fx:float=None,  # or the focal length, in pixels of this photo
-)->tuple:           # (H,W,3) uint8 RGB upright, Camera
+    path,  # JPEG, PNG, WebP, ...: its path, an open file, or a PIL image as it was opened
+    fov: float = None,  # degrees across the photo, if you know it
+    fx: float = None,  # or the focal length, in pixels of this photo
+) -> tuple:  # (H,W,3) uint8 RGB upright, Camera
     """A photo and its camera: from `fov` or `fx` (`camera.source` is then 'given'), else from its EXIF block ('exif'), else
     `default_camera` ('assumed'). Warns where the metadata are of another picture, or of none that a pinhole camera takes."""
-    if fov is not None and fx is not None: raise ValueError(f"give fov or fx, not both (got fov={fov}, fx={fx})")
-    if isinstance(path, str) and '://' in path: raise ValueError(f"load_photo reads files and downloads nothing, got {path!r}: save the photo first")
+    if fov is not None and fx is not None:
+        raise ValueError(f"give fov or fx, not both (got fov={fov}, fx={fx})")
+    if isinstance(path, str) and '://' in path:
+        raise ValueError(f"load_photo reads files and downloads nothing, got {path!r}: save the photo first")
     if hasattr(path, 'read'):
-        try: path = Image.open(path)
-        except OSError as e: raise ValueError(f"this file is no photo (JPEG, PNG, ...) that can be read ({e})") from None
-    if not isinstance(path, (str,Path,Image.Image)): raise ValueError(f"load_photo takes a path, got {type(path).__name__}: a picture in memory goes to predict as it is")
-    if any(not isinstance(v, (int,float,np.number)) for v in (fov,fx) if v is not None): raise ValueError(f"fov and fx are numbers, got fov={fov!r}, fx={fx!r}")
+        try:
+            path = Image.open(path)
+        except OSError as e:
+            raise ValueError(f"this file is no photo (JPEG, PNG, ...) that can be read ({e})") from None
+    if not isinstance(path, (str, Path, Image.Image)):
+        raise ValueError(
+            f"load_photo takes a path, got {type(path).__name__}: a picture in memory goes to predict as it is"
+        )
+    if any(not isinstance(v, (int, float, np.number)) for v in (fov, fx) if v is not None):
+        raise ValueError(f"fov and fx are numbers, got fov={fov!r}, fx={fx!r}")
     img = path if isinstance(path, Image.Image) else read_image(path)
     meta = _metadata(path)
     for note in _notes(meta):
         if (fov is None and fx is None) or meta['panorama']:
-            warnings.warn(f"{path}: {note}" if isinstance(path, (str,Path)) else note, stacklevel=2)
-    try: img = as_rgb(img); h,w = img.shape[:2]
-    except (ValueError, OSError) as e: raise ValueError(f"{path}: {e}" if isinstance(path, (str,Path)) else str(e)) from None
-    if fov is not None: return img, Camera.from_fov(fov, h, w)
-    if fx is not None and not _a_lens(fx, w): raise ValueError(f"fx is a focal length in pixels of this photo, {w} wide: {w/2/np.tan(np.radians(75)):.0f} to {w/2/np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}")
+            warnings.warn(f"{path}: {note}" if isinstance(path, (str, Path)) else note, stacklevel=2)
+    try:
+        img = as_rgb(img)
+        h, w = img.shape[:2]
+    except (ValueError, OSError) as e:
+        raise ValueError(f"{path}: {e}" if isinstance(path, (str, Path)) else str(e)) from None
+    if fov is not None:
+        return img, Camera.from_fov(fov, h, w)
+    if fx is not None and not _a_lens(fx, w):
+        raise ValueError(
+            f"fx is a focal length in pixels of this photo, {w} wide: {w / 2 / np.tan(np.radians(75)):.0f} to "
+            f"{w / 2 / np.tan(np.radians(2.5)):.0f} for 150 to 5 degrees across; got {fx}"
+        )
     f = fx or _focal(meta, h, w)
-    if not f: return img, default_camera(h, w)
-    return img, Camera(f, f, (w-1)/2, (h-1)/2, h, w, source='given' if fx else 'exif')
+    if not f:
+        return img, default_camera(h, w)
+    return img, Camera(f, f, (w - 1) / 2, (h - 1) / 2, h, w, source='given' if fx else 'exif')
 
 # %% ../nbs/workshop/photos.ipynb #c033t
-def _taken(img): # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, or None
-    return load_photo(img) if isinstance(img, Image.Image) else (as_rgb(img),None)
+def _taken(img):  # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, or None
+    return load_photo(img) if isinstance(img, Image.Image) else (as_rgb(img), None)
 
 # %% ../nbs/workshop/photos.ipynb #c035
-PHOTO_SUFFIXES = {'.jpg','.jpeg','.jpe','.jfif','.png','.webp','.bmp','.tif','.tiff','.heic','.heif','.avif'}
-FILM_SUFFIXES = {'.mp4','.m4v','.mov','.avi','.mkv','.webm','.mpg','.mpeg','.wmv','.3gp','.ogv','.mjpeg','.mjpg'}
+PHOTO_SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.heic', '.heif', '.avif'}
+FILM_SUFFIXES = {
+    '.mp4',
+    '.m4v',
+    '.mov',
+    '.avi',
+    '.mkv',
+    '.webm',
+    '.mpg',
+    '.mpeg',
+    '.wmv',
+    '.3gp',
+    '.ogv',
+    '.mjpeg',
+    '.mjpg',
+}
 
-def _video(path): # -> frames as (name, photo, None), and how many
+# %% ../nbs/workshop/photos.ipynb #c035_1
+def _video(path):  # -> frames as (name, photo, None), and how many
     "The frames of a film, by OpenCV."
     v = cv2.VideoCapture(str(path))
-    if not v.isOpened(): raise ValueError(f"{path} is no film that OpenCV can open")
+    if not v.isOpened():
+        raise ValueError(f"{path} is no film that OpenCV can open")
     promised = max(0, int(v.get(cv2.CAP_PROP_FRAME_COUNT)))
+
     def frames():
         n = 0
         while (got := v.read())[0]:
             yield f'{Path(path).stem}_{n:05d}', cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB), None
             n += 1
         v.release()
-        if n<.95*promised: warnings.warn(f"{path} breaks off: {n} of about {promised} frames could be read") # containers count roughly
+        if n < 0.95 * promised:
+            warnings.warn(
+                f"{path} breaks off: {n} of about {promised} frames could be read"
+            )  # containers count roughly
+
     return frames(), promised or None
 
 # %% ../nbs/workshop/photos.ipynb #c035b
-def _files_of(source)->list: # of a folder, or one file
+def _files_of(source) -> list:  # of a folder, or one file
     p = Path(source)
-    if not p.exists(): raise FileNotFoundError(f"no such folder or file: {p}")
-    if not p.is_dir(): return [p]
-    found = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0]!='.')
-    if not found: raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
+    if not p.exists():
+        raise FileNotFoundError(f"no such folder or file: {p}")
+    if not p.is_dir():
+        return [p]
+    found = sorted(f for f in p.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and f.is_file() and f.name[0] != '.')
+    if not found:
+        raise ValueError(f"no photo in {p}: looked for {', '.join(sorted(PHOTO_SUFFIXES))}")
     return found
 
-def _read(k, s): # number and photo -> name, photo, its Camera or None
-    if isinstance(s, (str,Path)): return Path(s).stem,*load_photo(s)
-    try: return f'{k:05d}',*_taken(s) # copied now: a camera may write its next frame into the same memory
-    except ValueError as e: raise ValueError(f"photo {k}: {e}") from None
 
+def _read(k, s):  # number and photo -> name, photo, its Camera or None
+    if isinstance(s, (str, Path)):
+        return Path(s).stem, *load_photo(s)
+    try:
+        return f'{k:05d}', *_taken(s)  # copied now: a camera may write its next frame into the same memory
+    except ValueError as e:
+        raise ValueError(f"photo {k}: {e}") from None
+
+# %% ../nbs/workshop/photos.ipynb #c035b_1
 def photos_in(
-    source,    # a folder, a film, a list of files, or anything that yields photos
+    source,  # a folder, a film, a list of files, or anything that yields photos
     bad=None,  # called with the name and the error of a photo that cannot be read, which is left out; None: raise the error
-)->tuple:      # iterator over (name, photo, camera or None), how many (or None)
-    "The photos of a source, by name: a file's without suffix (two files may share it), or a number. An iterator that itself raises cannot go on."
-    if isinstance(source, (str,Path)):
-        if Path(source).is_file() and Path(source).suffix.lower() in FILM_SUFFIXES: return _video(source)
+) -> tuple:  # iterator over (name, photo, camera or None), how many (or None)
+    """The photos of a source, by name: a file's without suffix (two files may share it), or a number. An iterator that
+    itself raises cannot go on."""
+    if isinstance(source, (str, Path)):
+        if Path(source).is_file() and Path(source).suffix.lower() in FILM_SUFFIXES:
+            return _video(source)
         source = _files_of(source)
-    if getattr(source, 'ndim', 4)!=4 or not hasattr(source, '__iter__'):
-        raise ValueError("photos come from a folder, a film, a list of files, or anything that yields photos, "
-                         f"got {type(source).__name__}: one photo goes to predict")
+    if getattr(source, 'ndim', 4) != 4 or not hasattr(source, '__iter__'):
+        raise ValueError(
+            "photos come from a folder, a film, a list of files, or anything that yields photos, "
+            f"got {type(source).__name__}: one photo goes to predict"
+        )
+
     def photos():
-        for k,s in enumerate(source):
-            try: got = _read(k, s)
+        for k, s in enumerate(source):
+            try:
+                got = _read(k, s)
             except (ValueError, OSError) as e:
-                if bad is None: raise
-                bad(Path(s).name if isinstance(s, (str,Path)) else f'{k:05d}', e)
-            else: yield got
-    return photos(), len(source) if hasattr(source,'__len__') else None
+                if bad is None:
+                    raise
+                bad(Path(s).name if isinstance(s, (str, Path)) else f'{k:05d}', e)
+            else:
+                yield got
+
+    return photos(), len(source) if hasattr(source, '__len__') else None
 
 # %% ../nbs/workshop/photos.ipynb #c040
 class LeftOut:
     "Keeps an account of the photos of a batch that could not be used: each is said at once, all of them at the end."
-    def __init__(self, strict, failed): self.strict,self.failed,self.done = strict,failed,0
+
+    def __init__(self, strict, failed):
+        self.strict, self.failed, self.done = strict, failed, 0
+
     def __call__(self, name, e):
-        if self.strict: raise e
+        if self.strict:
+            raise e
         self.failed.append((name, str(e)))
-        warnings.warn(f"{'' if name in str(e) else name+': '}{e}; left out", stacklevel=2)
+        warnings.warn(f"{'' if name in str(e) else name + ': '}{e}; left out", stacklevel=2)
+
     def close(self):
-        if not self.failed: return
-        names = ', '.join(n for n,_ in self.failed[:10])+(' …' if len(self.failed)>10 else '')
-        if not self.done: raise ValueError(f"none of {len(self.failed)} photos could be used ({names}): {self.failed[0][1]}")
-        warnings.warn(f"left out {len(self.failed)} of {len(self.failed)+self.done} photos: {names}", stacklevel=2)
+        if not self.failed:
+            return
+        names = ', '.join(n for n, _ in self.failed[:10]) + (' …' if len(self.failed) > 10 else '')
+        if not self.done:
+            raise ValueError(f"none of {len(self.failed)} photos could be used ({names}): {self.failed[0][1]}")
+        warnings.warn(f"left out {len(self.failed)} of {len(self.failed) + self.done} photos: {names}", stacklevel=2)

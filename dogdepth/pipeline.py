@@ -9,34 +9,66 @@ __all__ = ['bench_pipeline']
 import time
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from .timing import Timing, environment, write_results
 from .augment import Frames, augment_batch
 from .recipe import TrainConfig
 
 # %% ../nbs/workshop/pipeline.ipynb #c069
-def bench_pipeline(items, out=None, rounds:int=3, size=(480,640))->list: # `items`: files behind a data set, an NYUDepth
+def bench_pipeline(
+    items, out=None, rounds: int = 3, size=(480, 640)
+) -> list:  # `items`: files behind a data set, an NYUDepth
     "Images a second, on one core, of every stage between the file and the network."
-    import cv2, tempfile
+    import cv2
+    import tempfile
     from dogdepth.attention import network_input
     from dogdepth.archive import PackedDepth, pack
     from dogdepth.mixtures import Subset
     from dogdepth.augment import augment
-    n,cfg = min(len(items), 12),TrainConfig(height=size[0], width_px=size[1], cut_depth=0.)
-    few = Subset(items, np.linspace(0, len(items)-1, n).astype(int)); held = [few[i] for i in range(n)]; rng = np.random.default_rng(0)
-    old = cv2.getNumThreads(),torch.get_num_threads(); cv2.setNumThreads(1); torch.set_num_threads(1)
+
+    n, cfg = min(len(items), 12), TrainConfig(height=size[0], width_px=size[1], cut_depth=0.0)
+    few = Subset(items, np.linspace(0, len(items) - 1, n).astype(int))
+    held = [few[i] for i in range(n)]
+    rng = np.random.default_rng(0)
+    old = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as tmp:
-            packed = PackedDepth(pack(few, Path(tmp)/'few.h5', size, progress=False)); frames = Frames(held, replace(cfg, augment_on='device'), 0)
+            packed = PackedDepth(pack(few, Path(tmp) / 'few.h5', size, progress=False))
+            frames = Frames(held, replace(cfg, augment_on='device'), 0)
             raw = torch.utils.data.default_collate([frames[i] for i in range(n)])[:3]
-            stages = {'read JPEG and PNG':lambda: [few[i] for i in range(n)], 'read the packed file':lambda: [packed[i] for i in range(n)],
-                      'augment (OpenCV)':lambda: [augment(it, cfg, rng, size) for it in held], 'DoG and six channels':lambda: [network_input(it['image']) for it in held],
-                      'tensors of bytes, for the device':lambda: [frames[i] for i in range(n)], 'augment and DoG as a batch (torch)':lambda: augment_batch(*raw, size, cfg)}
-            ms = {k:[] for k in stages}
-            for r in range(rounds+1):
-                for k,f in stages.items(): t = time.process_time(); f(); ms[k] += [1e3*(time.process_time()-t)/n]*(r>0)
+            stages = {
+                'read JPEG and PNG': lambda: [few[i] for i in range(n)],
+                'read the packed file': lambda: [packed[i] for i in range(n)],
+                'augment (OpenCV)': lambda: [augment(it, cfg, rng, size) for it in held],
+                'DoG and six channels': lambda: [network_input(it['image']) for it in held],
+                'tensors of bytes, for the device': lambda: [frames[i] for i in range(n)],
+                'augment and DoG as a batch (torch)': lambda: augment_batch(*raw, size, cfg),
+            }
+            ms = {k: [] for k in stages}
+            for r in range(rounds + 1):
+                for k, f in stages.items():
+                    t = time.process_time()
+                    f()
+                    ms[k] += [1e3 * (time.process_time() - t) / n] * (r > 0)
             packed.close()
-    finally: cv2.setNumThreads(old[0]); torch.set_num_threads(old[1])
-    rows = [dict(table='pipeline', bs=n, clock='cpu', size=f'{size[0]}x{size[1]}', **Timing(k, tuple(v)).row(), images_per_s=1e3/float(np.median(v)), **environment()) for k,v in ms.items()]
-    if out is not None: write_results(rows, out, 'training')
+    finally:
+        cv2.setNumThreads(old[0])
+        torch.set_num_threads(old[1])
+    rows = [
+        dict(
+            table='pipeline',
+            bs=n,
+            clock='cpu',
+            size=f'{size[0]}x{size[1]}',
+            **Timing(k, tuple(v)).row(),
+            images_per_s=1e3 / float(np.median(v)),
+            **environment(),
+        )
+        for k, v in ms.items()
+    ]
+    if out is not None:
+        write_results(rows, out, 'training')
     return rows

@@ -9,7 +9,8 @@ __all__ = ['network_size', 'Prediction', 'predict_maps', 'Predictor', 'stream', 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from PIL import Image
 from .depth import Camera, DEPTH_CAP, default_camera
 from .dog import network_planes
@@ -17,228 +18,326 @@ from .export import OnnxNet, STEP, _look, _onnx_model, _size
 from .photos import LeftOut, _taken, load_photo, photos_in
 
 # %% ../nbs/12_predict.ipynb #w009
-_all_ = ['load_photo'] # of the workshop; README imports it from here
+_all_ = ['load_photo']  # of the workshop; README imports it from here
 
 # %% ../nbs/12_predict.ipynb #c012
 def network_size(
-    height:int, width:int, # of the photo
-    like=(240,320),        # (H,W) the network was trained at
-)->tuple:                  # (h,w)
+    height: int,
+    width: int,  # of the photo
+    like=(240, 320),  # (H,W) the network was trained at
+) -> tuple:  # (h,w)
     "The size a photo is shrunk to: its own shape, the area of `like`, sides in steps of 16 and at least 32."
-    if height*like[1]==width*like[0]: return tuple(like)
-    area,aspect = like[0]*like[1],width/height
-    side = lambda x: max(round(x/STEP)*STEP, 32)
-    return side((area/aspect)**.5), side((area*aspect)**.5)
+    if height * like[1] == width * like[0]:
+        return tuple(like)
+    area, aspect = like[0] * like[1], width / height
+    side = lambda x: max(round(x / STEP) * STEP, 32)
+    return side((area / aspect) ** 0.5), side((area * aspect) ** 0.5)
 
 # %% ../nbs/12_predict.ipynb #c028
-def _known(xy, metres, shape): # -> x, y as whole numbers, metres as a float
+def _known(xy, metres, shape):  # -> x, y as whole numbers, metres as a float
     "A pixel of a map of `shape` and its distance, or one `ValueError` that says what is wrong with them."
     try:
-        x,y = (int(round(float(v))) for v in xy)
+        x, y = (int(round(float(v))) for v in xy)
         metres = float(metres)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("rescale takes a pixel (x,y) and its distance in metres, numbers all three, "
-                         f"got {xy!r} and {metres!r}") from None
-    h,w = shape
-    if not (0<=x<w and 0<=y<h):
+        raise ValueError(
+            f"rescale takes a pixel (x,y) and its distance in metres, numbers all three, got {xy!r} and {metres!r}"
+        ) from None
+    h, w = shape
+    if not (0 <= x < w and 0 <= y < h):
         raise ValueError(f"pixel (x,y) = ({x},{y}) lies outside the photo, which is {w} wide and {h} high")
-    if not 0<metres<float('inf'): raise ValueError(f"a known distance is a positive number of metres, got {metres}")
-    return x,y,metres
+    if not 0 < metres < float('inf'):
+        raise ValueError(f"a known distance is a positive number of metres, got {metres}")
+    return x, y, metres
 
 # %% ../nbs/12_predict.ipynb #c028_1
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "A photo, its depth in metres, and the camera that turns the two into points."
-    depth_m:np.ndarray         # (H,W) float32 z-depth, metres
-    camera:Camera              # of the photo
-    image:np.ndarray           # (H,W,3) uint8 RGB
-    std_m:np.ndarray|None=None # (H,W) float32 metres: standard deviation of depth_m, where the weights give it (Laplace:
-                               # 90 % of the truth should lie within 1.63*std_m)
 
-    def distance(self, xy)->float: # metres
+    depth_m: np.ndarray  # (H,W) float32 z-depth, metres
+    camera: Camera  # of the photo
+    image: np.ndarray  # (H,W,3) uint8 RGB
+    std_m: np.ndarray | None = (
+        None  # (H,W) float32 metres: standard deviation of depth_m, where the weights give it (Laplace:
+    )
+    # 90 % of the truth should lie within 1.63*std_m)
+
+    def distance(self, xy) -> float:  # metres
         "How far the point at pixel `xy` = (x,y) is from the camera, along the ray: what a tape measure shows."
-        x,y,_ = _known(xy, 1, self.depth_m.shape)
-        return float(self.depth_m[y,x]*self._stretch(x, y))
-    def _stretch(self, x, y): # the length of a pixel's ray, where its z is 1
-        return float(np.hypot(1, np.hypot((x-self.camera.cx)/self.camera.fx, (y-self.camera.cy)/self.camera.fy)))
-    def rescale(self,
-        xy,           # (x,y), a pixel of the photo
-        metres:float, # from the camera to its point, as a tape measures: along the ray
-        z=False,      # True: `metres` is z-depth, along the optical axis, as `depth_m` holds it
-    )->'Prediction':
+        x, y, _ = _known(xy, 1, self.depth_m.shape)
+        return float(self.depth_m[y, x] * self._stretch(x, y))
+
+    def _stretch(self, x, y):  # the length of a pixel's ray, where its z is 1
+        return float(
+            np.hypot(1, np.hypot((x - self.camera.cx) / self.camera.fx, (y - self.camera.cy) / self.camera.fy))
+        )
+
+    def rescale(
+        self,
+        xy,  # (x,y), a pixel of the photo
+        metres: float,  # from the camera to its point, as a tape measures: along the ray
+        z=False,  # True: `metres` is z-depth, along the optical axis, as `depth_m` holds it
+    ) -> 'Prediction':
         """The same shape at the scale at which pixel `xy` is `metres` from the camera; depths, widths and heights all take
         one factor. The camera stays: a wrong field of view still bends widths against depths. `ValueError` for a pixel
         outside the photo, a distance that is no positive number, or a pixel without depth."""
-        x,y,metres = _known(xy, metres, self.depth_m.shape)
-        here = float(self.depth_m[y,x])
-        if not 0<here<float('inf'): raise ValueError(f"pixel (x,y) = ({x},{y}) has no depth to rescale ({here}): choose another")
-        s = metres/(here if z else here*self._stretch(x, y))
-        scaled = lambda a: None if a is None else (a*s).astype(np.float32)
+        x, y, metres = _known(xy, metres, self.depth_m.shape)
+        here = float(self.depth_m[y, x])
+        if not 0 < here < float('inf'):
+            raise ValueError(f"pixel (x,y) = ({x},{y}) has no depth to rescale ({here}): choose another")
+        s = metres / (here if z else here * self._stretch(x, y))
+        scaled = lambda a: None if a is None else (a * s).astype(np.float32)
         return replace(self, depth_m=scaled(self.depth_m), std_m=scaled(self.std_m))
 
 # %% ../nbs/12_predict.ipynb #c030
 def _ask_torch(model, x, spread):
     "The answers of a torch network, as arrays."
     import torch
-    w = next(model.parameters(), None); device,kind = (w.device,w.dtype) if w is not None else ('cpu',torch.float32)
+
+    w = next(model.parameters(), None)
+    device, kind = (w.device, w.dtype) if w is not None else ('cpu', torch.float32)
     with torch.inference_mode():
-        x = torch.from_numpy(x).to(device, kind, memory_format=torch.channels_last) # the order a CPU prefers
+        x = torch.from_numpy(x).to(device, kind, memory_format=torch.channels_last)  # the order a CPU prefers
         return [o.float().cpu().numpy() for o in (model(x, spread=True) if spread else (model(x),))]
 
 # %% ../nbs/12_predict.ipynb #c031
 def predict_maps(
-    model,        # a DepthUNet in eval mode, or an `OnnxNet`
-    imgs,         # list of (H,W,3) uint8 RGB, any sizes
-    cameras,      # their cameras
-    size,         # (h,w) the network looks at
-    flip=False,   # average with the mirrored photos
-)->tuple:         # (B,h,w) float32 metres; their standard deviation, or None where the weights give none
+    model,  # a DepthUNet in eval mode, or an `OnnxNet`
+    imgs,  # list of (H,W,3) uint8 RGB, any sizes
+    cameras,  # their cameras
+    size,  # (h,w) the network looks at
+    flip=False,  # average with the mirrored photos
+) -> tuple:  # (B,h,w) float32 metres; their standard deviation, or None where the weights give none
     "Shrink, make channels, ask the network, scale by the lens: one forward for all."
-    h,w = size; cfg = model.config; spread = cfg.get('confidence', False)
-    small = [cv2.resize(i, (w,h), interpolation=cv2.INTER_AREA if i.shape[0]>=h and i.shape[1]>=w else cv2.INTER_LINEAR) for i in imgs]
-    x = np.stack([network_planes(s, cfg['dog'], cfg['arch']=='published') for s in small])
-    focal = np.float32([c.resize(h,w).focal for c in cameras])[:,None,None,None]
+    h, w = size
+    cfg = model.config
+    spread = cfg.get('confidence', False)
+    small = [
+        cv2.resize(i, (w, h), interpolation=cv2.INTER_AREA if i.shape[0] >= h and i.shape[1] >= w else cv2.INTER_LINEAR)
+        for i in imgs
+    ]
+    x = np.stack([network_planes(s, cfg['dog'], cfg['arch'] == 'published') for s in small])
+    focal = np.float32([c.resize(h, w).focal for c in cameras])[:, None, None, None]
     ask = model.ask if isinstance(model, OnnxNet) else partial(_ask_torch, model)
     out = ask(x, spread)
-    if flip: out = [(a+b[...,::-1])/2 for a,b in zip(out, ask(np.ascontiguousarray(x[...,::-1]), spread))]
+    if flip:
+        out = [(a + b[..., ::-1]) / 2 for a, b in zip(out, ask(np.ascontiguousarray(x[..., ::-1]), spread))]
     depth = model.metres(out[0], focal)
-    std = depth*out[1]*np.float32(2**.5*getattr(model,'extra',{}).get('spread_scale',1.)) if spread else None # of a Laplace distribution: sqrt(2) times its scale
-    return tuple(None if t is None else t[:,0] for t in (depth,std))
+    std = (
+        depth * out[1] * np.float32(2**0.5 * getattr(model, 'extra', {}).get('spread_scale', 1.0)) if spread else None
+    )  # of a Laplace distribution: sqrt(2) times its scale
+    return tuple(None if t is None else t[:, 0] for t in (depth, std))
 
 # %% ../nbs/12_predict.ipynb #c033
 def _with_cameras(imgs, cameras):
     "Checked photos and a camera for each; a PIL image may bring its own."
+
     def taken(k, img):
-        try: return _taken(img)
-        except ValueError as e: raise ValueError(f"photo {k}: {e}" if len(imgs)>1 else str(e)) from None
-    pairs = [taken(k, i) for k,i in enumerate(imgs)]
-    imgs,own = [i for i,_ in pairs],[c for _,c in pairs]
-    cams = list(cameras) if isinstance(cameras, (list,tuple)) else [cameras]*len(imgs)
-    if len(cams)!=len(imgs): raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
-    if odd := [c for c in cams if c is not None and not isinstance(c, Camera)]: raise ValueError(f"a camera should be a Camera or None, got {type(odd[0]).__name__}: Camera.from_fov(fov, height, width) makes one")
-    cams = [c or o or default_camera(*i.shape[:2]) for i,c,o in zip(imgs,cams,own)]
-    for i,c in zip(imgs,cams): _check_size(c, i)
-    return imgs,cams
+        try:
+            return _taken(img)
+        except ValueError as e:
+            raise ValueError(f"photo {k}: {e}" if len(imgs) > 1 else str(e)) from None
+
+    pairs = [taken(k, i) for k, i in enumerate(imgs)]
+    imgs, own = [i for i, _ in pairs], [c for _, c in pairs]
+    cams = list(cameras) if isinstance(cameras, (list, tuple)) else [cameras] * len(imgs)
+    if len(cams) != len(imgs):
+        raise ValueError(f"{len(imgs)} photos came with {len(cams)} cameras: pass one each, one for all, or None")
+    if odd := [c for c in cams if c is not None and not isinstance(c, Camera)]:
+        raise ValueError(
+            f"a camera should be a Camera or None, got {type(odd[0]).__name__}: Camera.from_fov(fov, height, width) "
+            "makes one"
+        )
+    cams = [c or o or default_camera(*i.shape[:2]) for i, c, o in zip(imgs, cams, own)]
+    for i, c in zip(imgs, cams):
+        _check_size(c, i)
+    return imgs, cams
+
 
 def _check_size(camera, img):
-    if (camera.height,camera.width)!=img.shape[:2]:
-        raise ValueError(f"the camera belongs to {camera.height}x{camera.width} pixels, the photo has {img.shape[0]}x{img.shape[1]}: "
-                         "pass `camera.resize(h,w)`")
+    if (camera.height, camera.width) != img.shape[:2]:
+        raise ValueError(
+            f"the camera belongs to {camera.height}x{camera.width} pixels, the photo has "
+            f"{img.shape[0]}x{img.shape[1]}: "
+            "pass `camera.resize(h,w)`"
+        )
 
 # %% ../nbs/12_predict.ipynb #c036
 @lru_cache(None)
 def _mind_forks():
     "A forked process inherits torch without its threads and would wait for them for ever: there it computes with one."
-    import os, torch
-    if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    import os
+    import torch
+
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 def _torch_model(weights, device, bf16):
     "The network on its device, ready to answer; what is loaded here is folded."
-    import copy, torch
+    import copy
+    import torch
+
     _mind_forks()
     from dogdepth.attention import DepthUNet
     from dogdepth.weights import folded
     from dogdepth.train import best_device, check_device
+
     device = check_device(device or best_device())
-    if isinstance(weights, torch.nn.Module): net = copy.deepcopy(weights) # the caller's goes on as it is
-    elif not isinstance(weights, (str,Path)): raise ValueError(f"weights should be a name, a path or a DepthUNet, got {type(weights).__name__}: leave them out for those that came with dogdepth")
-    else: net = folded(DepthUNet.from_pretrained(weights))
-    if not hasattr(net, 'config'): raise ValueError(f"a network in memory should be a DepthUNet, got {type(net).__name__}")
+    if isinstance(weights, torch.nn.Module):
+        net = copy.deepcopy(weights)  # the caller's goes on as it is
+    elif not isinstance(weights, (str, Path)):
+        raise ValueError(
+            f"weights should be a name, a path or a DepthUNet, got {type(weights).__name__}: leave them out for those "
+            "that came with dogdepth"
+        )
+    else:
+        net = folded(DepthUNet.from_pretrained(weights))
+    if not hasattr(net, 'config'):
+        raise ValueError(f"a network in memory should be a DepthUNet, got {type(net).__name__}")
     return net.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last).eval(), device
 
 # %% ../nbs/12_predict.ipynb #c037
 def _check_bs(bs):
-    if not isinstance(bs, (int,np.integer)) or bs<1: raise ValueError(f"bs is how many photos go in at once, 1 or more, got {bs!r}")
+    if not isinstance(bs, (int, np.integer)) or bs < 1:
+        raise ValueError(f"bs is how many photos go in at once, 1 or more, got {bs!r}")
 
-def _parts(it, n:int):
+
+def _parts(it, n: int):
     "Lists of `n`; what came before an error is handed out before it."
     part = []
     try:
         for x in it:
             part.append(x)
-            if len(part)==n: yield part; part = []
+            if len(part) == n:
+                yield part
+                part = []
     except Exception:
-        if part: yield part
+        if part:
+            yield part
         raise
-    if part: yield part
+    if part:
+        yield part
 
 # %% ../nbs/12_predict.ipynb #c038
 class Predictor:
     "Depth in metres for any photo: `Predictor().predict(img).depth_m`."
-    def __init__(self,
-        weights='default', # bundled: 'default', 'twin' (did not see NYU's validation rooms), 'scratch' (nor ImageNet); a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet (copied as it is now)
-        device=None,       # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
-        size=None,         # (H,W) the network looks at; None: what it was trained at
-        bf16=False):       # sums in bfloat16: sooner where the processor can, two digits instead of seven
-        if onnx := str(weights).endswith('.onnx'): self.model,self.device = _onnx_model(weights, device, bf16, size)
-        else: self.model,self.device = _torch_model(weights, device, bf16)
-        self.weights = str(weights) if onnx or isinstance(weights, (str,Path)) else 'a model in memory'
+
+    def __init__(
+        self,
+        weights='default',  # bundled: 'default', 'twin' (did not see NYU's validation rooms), 'scratch' (nor ImageNet); a folder, owner/model on a hub, a file of the report's program, an .onnx file, or a DepthUNet (copied as it is now)
+        device=None,  # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
+        size=None,  # (H,W) the network looks at; None: what it was trained at
+        bf16=False,
+    ):  # sums in bfloat16: sooner where the processor can, two digits instead of seven
+        if onnx := str(weights).endswith('.onnx'):
+            self.model, self.device = _onnx_model(weights, device, bf16, size)
+        else:
+            self.model, self.device = _torch_model(weights, device, bf16)
+        self.weights = str(weights) if onnx or isinstance(weights, (str, Path)) else 'a model in memory'
         self.size = _size(size, self.model.config)
-    def predict_batch(self,
-        imgs,         # list of photos of any sizes, each as in `predict`
-        cameras=None, # list of Camera (or None), one each; or one for all; None: `default_camera`
-        flip=False,   # average with the mirrored photo: twice the time, a little better
-        bs=8)->list:  # photos in one forward; -> Predictions in the same order
+
+    def predict_batch(
+        self,
+        imgs,  # list of photos of any sizes, each as in `predict`
+        cameras=None,  # list of Camera (or None), one each; or one for all; None: `default_camera`
+        flip=False,  # average with the mirrored photo: twice the time, a little better
+        bs=8,
+    ) -> list:  # photos in one forward; -> Predictions in the same order
         "Many photos at once, grouped by the size the network sees; the same depth as one by one."
         _check_bs(bs)
-        if getattr(imgs, 'ndim', 0)==3 or isinstance(imgs, (str,Path,Image.Image)): raise ValueError("predict_batch takes a list of photos; one photo goes to predict")
-        imgs,cams = _with_cameras(imgs, cameras)
-        looks = [_look(self.model, i, c, network_size(*i.shape[:2], self.size)) for i,c in zip(imgs, cams)]
-        groups,res = {},[None]*len(imgs)
-        for k,look in enumerate(looks): groups.setdefault(look[2], []).append(k)
-        for size,part in ((s,ks[j:j+bs]) for s,ks in groups.items() for j in range(0, len(ks), bs)):
-            depth,std = predict_maps(self.model, [looks[k][0] for k in part], [looks[k][1] for k in part], size, flip)
-            for n,k in enumerate(part):
-                inside,shape = looks[k][3],imgs[k].shape[1::-1]
-                d,s = (None if a is None else cv2.resize(a[n][inside], shape, interpolation=cv2.INTER_LINEAR) for a in (depth,std))
+        if getattr(imgs, 'ndim', 0) == 3 or isinstance(imgs, (str, Path, Image.Image)):
+            raise ValueError("predict_batch takes a list of photos; one photo goes to predict")
+        imgs, cams = _with_cameras(imgs, cameras)
+        looks = [_look(self.model, i, c, network_size(*i.shape[:2], self.size)) for i, c in zip(imgs, cams)]
+        groups, res = {}, [None] * len(imgs)
+        for k, look in enumerate(looks):
+            groups.setdefault(look[2], []).append(k)
+        for size, part in ((s, ks[j : j + bs]) for s, ks in groups.items() for j in range(0, len(ks), bs)):
+            depth, std = predict_maps(self.model, [looks[k][0] for k in part], [looks[k][1] for k in part], size, flip)
+            for n, k in enumerate(part):
+                inside, shape = looks[k][3], imgs[k].shape[1::-1]
+                d, s = (
+                    None if a is None else cv2.resize(a[n][inside], shape, interpolation=cv2.INTER_LINEAR)
+                    for a in (depth, std)
+                )
                 res[k] = Prediction(np.maximum(d, DEPTH_CAP[0]), cams[k], imgs[k], s)
         return res
-    def predict(self, img, camera=None, flip=False)->Prediction: # one photo: uint8 RGB, grey, RGBA, float in [0,1], PIL
+
+    def predict(
+        self, img, camera=None, flip=False
+    ) -> Prediction:  # one photo: uint8 RGB, grey, RGBA, float in [0,1], PIL
         "Depth in metres at the photo's own size; without a camera, `default_camera` is assumed."
         return self.predict_batch([img], [camera], flip)[0]
 
 # %% ../nbs/12_predict.ipynb #c040_1
-def stream(self,
-    source,        # a folder of photos, a video file, a list of files, or anything that yields photos
-    camera=None,   # Camera or None, for all
-    flip=False, bs=8,
-    progress=True, # a bar
+def stream(
+    self,
+    source,  # a folder of photos, a video file, a list of files, or anything that yields photos
+    camera=None,  # Camera or None, for all
+    flip=False,
+    bs=8,
+    progress=True,  # a bar
     strict=False,  # True: the first photo that cannot be used ends it with its error; False: it is left out, with a warning
-    failed=None):  # a list that receives (name, reason) of each photo left out
+    failed=None,
+):  # a list that receives (name, reason) of each photo left out
     """Predictions one after another, with their names: `for name,prediction in predictor.stream('holiday/'): ...`. `ValueError`
     where no photo at all could be used; what an iterator of photos itself raises ends the stream, after what came before it."""
     from tqdm.auto import tqdm
+
     _check_bs(bs)
-    one = isinstance(source, (str,Path)) and Path(source).is_file()
+    one = isinstance(source, (str, Path)) and Path(source).is_file()
     bad = LeftOut(strict or one, [] if failed is None else failed)
-    names_photos,n = photos_in(source, bad)
+    names_photos, n = photos_in(source, bad)
+
     def fitting():
-        for name,img,own in names_photos:
+        for name, img, own in names_photos:
             try:
-                if isinstance(camera, Camera): _check_size(camera, img)
-            except ValueError as e: bad(name, e)
-            else: yield name,img,own
+                if isinstance(camera, Camera):
+                    _check_size(camera, img)
+            except ValueError as e:
+                bad(name, e)
+            else:
+                yield name, img, own
+
     def answers():
         with tqdm(total=n, unit='photo', disable=not progress) as bar:
             for part in _parts(fitting(), bs):
-                cams = [c if camera is None else camera for _,_,c in part]
-                for (name,_,_),p in zip(part, self.predict_batch([i for _,i,_ in part], cams, flip, bs)):
+                cams = [c if camera is None else camera for _, _, c in part]
+                for (name, _, _), p in zip(part, self.predict_batch([i for _, i, _ in part], cams, flip, bs)):
                     bad.done += 1
                     bar.update()
-                    yield name,p
+                    yield name, p
         bad.close()
+
     return answers()
 
 # %% ../nbs/12_predict.ipynb #c040b
-def _as_pipeline(self,
-    images,       # a photo, a path, or several: a list, an array (B,H,W,3), or anything that yields them
-    camera=None): # Camera, or a list of them; None: the file's own, or `default_camera`
-    "The answer that depth-estimation pipelines give: {'predicted_depth': (H,W) float tensor, here in metres, 'depth': PIL image, 255 = 10 m}; a list of them for a list."
+def _as_pipeline(
+    self,
+    images,  # a photo, a path, or several: a list, an array (B,H,W,3), or anything that yields them
+    camera=None,
+):  # Camera, or a list of them; None: the file's own, or `default_camera`
+    """The answer that depth-estimation pipelines give: {'predicted_depth': (H,W) float tensor, here in metres, 'depth':
+    PIL image, 255 = 10 m}; a list of them for a list."""
     import torch
-    one = isinstance(images, (str,Path,Image.Image)) or getattr(images, 'ndim', 4)!=4 or not hasattr(images, '__iter__')
-    pairs = [load_photo(i) if isinstance(i, (str,Path)) else _taken(i) for i in ([images] if one else images)]
-    ps = self.predict_batch([i for i,_ in pairs], [c for _,c in pairs] if camera is None else camera)
-    out = [dict(predicted_depth=torch.from_numpy(p.depth_m), depth=Image.fromarray(np.clip(p.depth_m*25.5, 0, 255).astype(np.uint8))) for p in ps]
+
+    one = (
+        isinstance(images, (str, Path, Image.Image))
+        or getattr(images, 'ndim', 4) != 4
+        or not hasattr(images, '__iter__')
+    )
+    pairs = [load_photo(i) if isinstance(i, (str, Path)) else _taken(i) for i in ([images] if one else images)]
+    ps = self.predict_batch([i for i, _ in pairs], [c for _, c in pairs] if camera is None else camera)
+    out = [
+        dict(
+            predicted_depth=torch.from_numpy(p.depth_m),
+            depth=Image.fromarray(np.clip(p.depth_m * 25.5, 0, 255).astype(np.uint8)),
+        )
+        for p in ps
+    ]
     return out[0] if one else out
 
-Predictor.stream,Predictor.__call__ = stream,_as_pipeline
+
+Predictor.stream, Predictor.__call__ = stream, _as_pipeline

@@ -16,110 +16,221 @@ from .unet import check_whole
 @dataclass(frozen=True)
 class ModelConfig:
     "The network of a run; see `DepthUNet`."
-    arch:str='light'         # 'light', 'report' or 'published'
-    dog:bool=True            # feed the DoG channels
-    width:int=0              # channels at the finest level; 0: the architecture's own
-    act:str='selu'           # activation inside a block
-    climb:bool=True          # report: a decoder that climbs
-    channel_attention:bool=True # the report's first gate
-    spatial_attention:bool=True # and its second
-    pretrained:bool=True     # light: start from ImageNet weights
-    height:int=240           # network input, pixels
-    width_px:int=320         # network input, pixels
-    confidence:bool=True     # light, report: a second head that learns how far off the first is
-    early:bool=True          # light: convolve coarse maps before they are enlarged
 
-    def make(self, pretrained=None)->DepthUNet: # None: as configured
+    arch: str = 'light'  # 'light', 'report' or 'published'
+    dog: bool = True  # feed the DoG channels
+    width: int = 0  # channels at the finest level; 0: the architecture's own
+    act: str = 'selu'  # activation inside a block
+    climb: bool = True  # report: a decoder that climbs
+    channel_attention: bool = True  # the report's first gate
+    spatial_attention: bool = True  # and its second
+    pretrained: bool = True  # light: start from ImageNet weights
+    height: int = 240  # network input, pixels
+    width_px: int = 320  # network input, pixels
+    confidence: bool = True  # light, report: a second head that learns how far off the first is
+    early: bool = True  # light: convolve coarse maps before they are enlarged
+
+    def make(self, pretrained=None) -> DepthUNet:  # None: as configured
         "The network, freshly initialised."
-        return DepthUNet(self.arch, self.dog, self.width or None, self.act, self.climb, self.channel_attention, self.spatial_attention,
-                         self.pretrained if pretrained is None else pretrained, self.height, self.width_px, self.confidence and self.arch!='published', self.early)
+        return DepthUNet(
+            self.arch,
+            self.dog,
+            self.width or None,
+            self.act,
+            self.climb,
+            self.channel_attention,
+            self.spatial_attention,
+            self.pretrained if pretrained is None else pretrained,
+            self.height,
+            self.width_px,
+            self.confidence and self.arch != 'published',
+            self.early,
+        )
 
 # %% ../nbs/workshop/recipe.ipynb #c022
 @dataclass(frozen=True)
 class DataConfig(ModelConfig):
     "What the network is shown; see `make_datasets` and `augment`."
-    data:str|None=None       # Kaggle-layout folder or packed .h5; None: nyu/ in DOGDEPTH_DATA, else rendered rooms
-    extra:str=''             # joined by +: 'defocus', the f/8 rooms of defocus_indoor/ in DOGDEPTH_DATA (their cameras are unknown, so only their shape counts); 'lenses', rendered rooms through lenses of 38 to 98 degrees
-    shuffle_dog:bool=False   # the control of an experiment: every frame gets the DoG channels of another one
-    split_by:str='scene'     # 'scene', 'frame' as the report, or 'none': train on all, validate on nothing
-    limit:int=0              # train on this many frames; 0: all
-    rooms:int=800            # rendered rooms where there is no data
-    flip:bool=True           # mirror half of the pictures
-    zoom:float=1.6           # largest zoom into a picture; 1: none
-    rotate_deg:float=4.      # largest roll, degrees
-    colour:float=.4          # strength of brightness, contrast, saturation and tint changes; 0: none
-    grey:float=.1            # share of pictures that lose their colour
-    cut_depth:float=.25      # share of pictures in which a rectangle shows the answer (CutDepth)
-    soften:float=.5          # share of pictures that lose some of their sharpness
-    small_first:float=.5     # share of the epochs that look at 4/5 of the input size
-    augment_on:str='loader'  # where photos are varied and filtered: 'loader' (processor) or 'device' (graphics card)
-    workers:int=0            # loader processes
+
+    data: str | None = None  # Kaggle-layout folder or packed .h5; None: nyu/ in DOGDEPTH_DATA, else rendered rooms
+    # joined by +: 'defocus', the f/8 rooms of defocus_indoor/ in DOGDEPTH_DATA (their cameras are unknown, so only
+    # their shape counts); 'lenses', rendered rooms through lenses of 38 to 98 degrees
+    extra: str = ''
+    shuffle_dog: bool = False  # the control of an experiment: every frame gets the DoG channels of another one
+    split_by: str = 'scene'  # 'scene', 'frame' as the report, or 'none': train on all, validate on nothing
+    limit: int = 0  # train on this many frames; 0: all
+    rooms: int = 800  # rendered rooms where there is no data
+    flip: bool = True  # mirror half of the pictures
+    zoom: float = 1.6  # largest zoom into a picture; 1: none
+    rotate_deg: float = 4.0  # largest roll, degrees
+    colour: float = 0.4  # strength of brightness, contrast, saturation and tint changes; 0: none
+    grey: float = 0.1  # share of pictures that lose their colour
+    cut_depth: float = 0.25  # share of pictures in which a rectangle shows the answer (CutDepth)
+    soften: float = 0.5  # share of pictures that lose some of their sharpness
+    small_first: float = 0.5  # share of the epochs that look at 4/5 of the input size
+    augment_on: str = 'loader'  # where photos are varied and filtered: 'loader' (processor) or 'device' (graphics card)
+    workers: int = 0  # loader processes
 
 # %% ../nbs/workshop/recipe.ipynb #c023
 @dataclass(frozen=True)
 class TrainConfig(DataConfig):
     "Everything a run depends on; saved beside its weights."
-    init:str=''              # weights to start from (a folder, or 'default') instead of ImageNet's
-    out:str='runs/light'     # folder for checkpoints, log and weights
-    epochs:int=50            # times through the data
-    bs:int=8                 # images a step, of all processes together
-    accumulate:int=1         # parts that a step's images are cut into, one after the other: less memory, the same gradient (but BatchNorm sees a part at a time, unless `frozen_norm`)
-    frozen_norm:bool=False   # BatchNorm normalises by the averages that `init` brought, not by the batch, and leaves them alone: for the end of a training
-    checkpointing:bool=False # keep only what enters each block and compute the rest again on the way back: less memory, the same weights, about a third more work
-    lr:float=1e-3            # highest learning rate
-    encoder_lr:float=.5      # light: times lr, for the pretrained encoder
-    wd:float=.05             # weight decay, on the weights of convolutions and linear layers
-    optimizer:str='adamw'    # 'adamw' or 'adam'
-    schedule:str='onecycle'  # 'onecycle' or 'constant'
-    loss:str='log'           # 'log' (SILog + gradient matching), 'report' (metres) or 'published' (levels)
-    ema:float=.999           # decay a step of the averaged weights; 0: none
-    clip:float=1.            # largest gradient norm; 0: no limit
-    amp:str='auto'           # 'auto' (bf16 where the machine has it), 'bf16', 'fp16', 'off'
-    channels_last:bool=True  # memory order of the pictures
-    drop_path:float=.1       # light: stochastic depth of the encoder's last block
-    valid_every:int=2        # epochs between validations
-    save_minutes:float=5.    # minutes between checkpoints
-    snapshots:bool=False     # keep the averaged weights of every epoch, in out/epoch-N: for `mix_weights`
-    seed:int=0               # of weights, order and augmentation; begin again from `init` with another than those weights had, or the same pictures come again
-    device:str=''            # '': cuda, mps or cpu, whichever is there
+
+    init: str = ''  # weights to start from (a folder, or 'default') instead of ImageNet's
+    out: str = 'runs/light'  # folder for checkpoints, log and weights
+    epochs: int = 50  # times through the data
+    bs: int = 8  # images a step, of all processes together
+    # parts that a step's images are cut into, one after the other: less memory, the same gradient (but BatchNorm sees a
+    # part at a time, unless `frozen_norm`)
+    accumulate: int = 1
+    # BatchNorm normalises by the averages that `init` brought, not by the batch, and leaves them alone: for the end of
+    # a training
+    frozen_norm: bool = False
+    # keep only what enters each block and compute the rest again on the way back: less memory, the same weights, about
+    # a third more work
+    checkpointing: bool = False
+    lr: float = 1e-3  # highest learning rate
+    encoder_lr: float = 0.5  # light: times lr, for the pretrained encoder
+    wd: float = 0.05  # weight decay, on the weights of convolutions and linear layers
+    optimizer: str = 'adamw'  # 'adamw' or 'adam'
+    schedule: str = 'onecycle'  # 'onecycle' or 'constant'
+    loss: str = 'log'  # 'log' (SILog + gradient matching), 'report' (metres) or 'published' (levels)
+    ema: float = 0.999  # decay a step of the averaged weights; 0: none
+    clip: float = 1.0  # largest gradient norm; 0: no limit
+    amp: str = 'auto'  # 'auto' (bf16 where the machine has it), 'bf16', 'fp16', 'off'
+    channels_last: bool = True  # memory order of the pictures
+    drop_path: float = 0.1  # light: stochastic depth of the encoder's last block
+    valid_every: int = 2  # epochs between validations
+    save_minutes: float = 5.0  # minutes between checkpoints
+    snapshots: bool = False  # keep the averaged weights of every epoch, in out/epoch-N: for `mix_weights`
+    # of weights, order and augmentation; begin again from `init` with another than those weights had, or the same
+    # pictures come again
+    seed: int = 0
+    device: str = ''  # '': cuda, mps or cpu, whichever is there
 
 # %% ../nbs/workshop/recipe.ipynb #c025
-WHOLE = dict(height=16, width_px=16, width=0, limit=0, rooms=1, workers=0, epochs=1, bs=1, accumulate=1, valid_every=1, seed=0) # the least
-RANGES = dict(zoom=(1,10), rotate_deg=(0,180), colour=(0,1), grey=(0,1), cut_depth=(0,1), soften=(0,1), small_first=(0,1), lr=(0,10), encoder_lr=(0,100), wd=(0,10),
-              ema=(0,.999999), clip=(0,1e9), drop_path=(0,.9), save_minutes=(0,1e9)) # least and most
+WHOLE = dict(
+    height=16, width_px=16, width=0, limit=0, rooms=1, workers=0, epochs=1, bs=1, accumulate=1, valid_every=1, seed=0
+)  # the least
+RANGES = dict(
+    zoom=(1, 10),
+    rotate_deg=(0, 180),
+    colour=(0, 1),
+    grey=(0, 1),
+    cut_depth=(0, 1),
+    soften=(0, 1),
+    small_first=(0, 1),
+    lr=(0, 10),
+    encoder_lr=(0, 100),
+    wd=(0, 10),
+    ema=(0, 0.999999),
+    clip=(0, 1e9),
+    drop_path=(0, 0.9),
+    save_minutes=(0, 1e9),
+)  # least and most
 
-def check_settings(cfg:TrainConfig):
+# %% ../nbs/workshop/recipe.ipynb #c025_1
+def check_settings(cfg: TrainConfig):
     "`ValueError` that names the first setting out of range."
-    for k,v in asdict(cfg).items():
-        if k in WHOLE: check_whole(WHOLE[k], **{k:v})
-        if k in RANGES and not (isinstance(v, Real) and RANGES[k][0]<=v<=RANGES[k][1]): raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
-        if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool): raise ValueError(f"{k} should be True or False, got {v!r}")
-    if cfg.frozen_norm and not cfg.init: raise ValueError("frozen_norm keeps the averages of BatchNorm as they are, and fresh weights have none: name weights in `init`, or leave it out")
+    for k, v in asdict(cfg).items():
+        if k in WHOLE:
+            check_whole(WHOLE[k], **{k: v})
+        if k in RANGES and not (isinstance(v, Real) and RANGES[k][0] <= v <= RANGES[k][1]):
+            raise ValueError(f"{k} should be a number from {RANGES[k][0]:g} to {RANGES[k][1]:g}, got {v!r}")
+        if isinstance(type(cfg).__dataclass_fields__[k].default, bool) and not isinstance(v, bool):
+            raise ValueError(f"{k} should be True or False, got {v!r}")
+    if cfg.frozen_norm and not cfg.init:
+        raise ValueError(
+            "frozen_norm keeps the averages of BatchNorm as they are, and fresh weights have none: name weights in "
+            "`init`, or leave it out"
+        )
     lr_at(0, 1, cfg.schedule)
-    if cfg.shuffle_dog and not cfg.dog: raise ValueError("shuffle_dog gives every frame the DoG channels of another, and dog=False has none: leave one of them out")
-    if cfg.split_by not in ('scene','frame','none'): raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
+    if cfg.shuffle_dog and not cfg.dog:
+        raise ValueError(
+            "shuffle_dog gives every frame the DoG channels of another, and dog=False has none: leave one of them out"
+        )
+    if cfg.split_by not in ('scene', 'frame', 'none'):
+        raise ValueError(f"split_by should be 'scene', 'frame' or 'none', got {cfg.split_by!r}")
 
 # %% ../nbs/workshop/recipe.ipynb #c027
-def report(cls, **changes)->TrainConfig:
-    "The report's recipe to the letter (report §3.2): its network and loss, Adam, lr 0.009, batch 30, 50 epochs of 16 k frames (four fifths of 20 k) at 480x640, fp32, no augmentation."
-    return cls(**{**dict(out='runs/report', arch='published', pretrained=False, height=480, width_px=640, epochs=50, bs=30, lr=.009, wd=0.,
-        optimizer='adam', schedule='constant', loss='published', ema=0., clip=0., amp='off', channels_last=False, flip=False, zoom=1.,
-        rotate_deg=0., colour=0., grey=0., cut_depth=0., soften=0., drop_path=0., small_first=0., confidence=False, split_by='frame', limit=16_000), **changes})
+def report(cls, **changes) -> TrainConfig:
+    """The report's recipe to the letter (report §3.2): its network and loss, Adam, lr 0.009, batch 30, 50 epochs of 16
+    k frames (four fifths of 20 k) at 480x640, fp32, no augmentation."""
+    return cls(
+        **{
+            **dict(
+                out='runs/report',
+                arch='published',
+                pretrained=False,
+                height=480,
+                width_px=640,
+                epochs=50,
+                bs=30,
+                lr=0.009,
+                wd=0.0,
+                optimizer='adam',
+                schedule='constant',
+                loss='published',
+                ema=0.0,
+                clip=0.0,
+                amp='off',
+                channels_last=False,
+                flip=False,
+                zoom=1.0,
+                rotate_deg=0.0,
+                colour=0.0,
+                grey=0.0,
+                cut_depth=0.0,
+                soften=0.0,
+                drop_path=0.0,
+                small_first=0.0,
+                confidence=False,
+                split_by='frame',
+                limit=16_000,
+            ),
+            **changes,
+        }
+    )
+
+# %% ../nbs/workshop/recipe.ipynb #c027_1
 TrainConfig.report = classmethod(report)
 
-def v100(cls, **changes)->TrainConfig:
-    "What we would run on the report's card (11_v100): its frames, batch and size, our loss, schedule and augmentation, fp16, photos varied and filtered on the card."
-    return cls(**{**dict(out='runs/v100', arch='light', height=480, width_px=640, epochs=50, bs=30, amp='fp16', limit=16_000, augment_on='device', workers=4), **changes})
+
+def v100(cls, **changes) -> TrainConfig:
+    """What we would run on the report's card (11_v100): its frames, batch and size, our loss, schedule and
+    augmentation, fp16, photos varied and filtered on the card."""
+    return cls(
+        **{
+            **dict(
+                out='runs/v100',
+                arch='light',
+                height=480,
+                width_px=640,
+                epochs=50,
+                bs=30,
+                amp='fp16',
+                limit=16_000,
+                augment_on='device',
+                workers=4,
+            ),
+            **changes,
+        }
+    )
+
+
 TrainConfig.v100 = classmethod(v100)
 
 # %% ../nbs/workshop/recipe.ipynb #c017
 def lr_at(
-    step:int, total:int, # from 0, and how many there will be
-    schedule:str,        # 'onecycle' or 'constant'
-)->float:                # the share of the highest rate
+    step: int,
+    total: int,  # from 0, and how many there will be
+    schedule: str,  # 'onecycle' or 'constant'
+) -> float:  # the share of the highest rate
     "One cycle: 30 % of the steps up a cosine from 1/25, the rest down to nearly nothing (Smith & Topin 2018)."
-    if schedule=='constant': return 1.
-    if schedule!='onecycle': raise ValueError(f"schedule should be 'onecycle' or 'constant', got {schedule!r}")
-    up,t = .3,(step+.5)/total
-    a,b,u = (.04,1.,t/up) if t<up else (1.,1e-4,(t-up)/(1-up))
-    return a+(b-a)*(1-math.cos(math.pi*u))/2
+    if schedule == 'constant':
+        return 1.0
+    if schedule != 'onecycle':
+        raise ValueError(f"schedule should be 'onecycle' or 'constant', got {schedule!r}")
+    up, t = 0.3, (step + 0.5) / total
+    a, b, u = (0.04, 1.0, t / up) if t < up else (1.0, 1e-4, (t - up) / (1 - up))
+    return a + (b - a) * (1 - math.cos(math.pi * u)) / 2

@@ -18,345 +18,536 @@ from .sensor import Lens, Sensor, defocus
 from .solids import BALL, BOX, CYL, Body, Dice, Scene, ball, box, cyl
 
 # %% ../nbs/01_rooms.ipynb #c009
-@np.errstate(divide='ignore',invalid='ignore')
+@np.errstate(divide='ignore', invalid='ignore')
 def span(shape, o, d):
     "Where rays `o+t*d` enter and leave the unit box, ball or cylinder: t0 < t1 when they meet it."
+
     def slab(k):
-        a,b = (-1-o[k])/d[k],(1-o[k])/d[k]
-        return np.minimum(a,b),np.maximum(a,b)
+        a, b = (-1 - o[k]) / d[k], (1 - o[k]) / d[k]
+        return np.minimum(a, b), np.maximum(a, b)
+
     def round_(ks):
-        A,B,C = sum(d[k]*d[k] for k in ks),sum(o[k]*d[k] for k in ks),sum(o[k]*o[k] for k in ks)-1
-        D = B*B-A*C
-        s = np.sqrt(np.maximum(D,0))
-        return np.where(D>0,(-B-s)/A,np.inf),(-B+s)/A
-    if shape==BALL: return round_((0,1,2))
-    if shape==CYL: (a0,a1),(b0,b1) = slab(1),round_((0,2)); return np.maximum(a0,b0),np.minimum(a1,b1)
-    (a0,a1),(b0,b1),(c0,c1) = slab(0),slab(1),slab(2)
-    return np.maximum(np.maximum(a0,b0),c0),np.minimum(np.minimum(a1,b1),c1)
+        A, B, C = sum(d[k] * d[k] for k in ks), sum(o[k] * d[k] for k in ks), sum(o[k] * o[k] for k in ks) - 1
+        D = B * B - A * C
+        s = np.sqrt(np.maximum(D, 0))
+        return np.where(D > 0, (-B - s) / A, np.inf), (-B + s) / A
+
+    if shape == BALL:
+        return round_((0, 1, 2))
+    if shape == CYL:
+        (a0, a1), (b0, b1) = slab(1), round_((0, 2))
+        return np.maximum(a0, b0), np.minimum(a1, b1)
+    (a0, a1), (b0, b1), (c0, c1) = slab(0), slab(1), slab(2)
+    return np.maximum(np.maximum(a0, b0), c0), np.minimum(np.minimum(a1, b1), c1)
 
 # %% ../nbs/01_rooms.ipynb #c021
-def _mul(R, v): return [R[k][0]*v[0]+R[k][1]*v[1]+R[k][2]*v[2] for k in range(3)] # no BLAS: the same bits on every machine
+def _mul(R, v):
+    return [
+        R[k][0] * v[0] + R[k][1] * v[1] + R[k][2] * v[2] for k in range(3)
+    ]  # no BLAS: the same bits on every machine
 
-NEAR = .02 # metres: nothing nearer to the eye is seen
-BUNDLE = 64 # neighbouring rays that are kept or skipped together
 
-@np.errstate(divide='ignore',invalid='ignore')
+NEAR = 0.02  # metres: nothing nearer to the eye is seen
+BUNDLE = 64  # neighbouring rays that are kept or skipped together
+
+
+@np.errstate(divide='ignore', invalid='ignore')
 def _outline(q, spread):
-    "The window x0, x1, y0, y1 (at z = 1) that holds all of each body with corners `q` (bodies,8,3) in front of the eye."
-    q = q.astype(float); lo,hi = np.full((2,len(q)),np.inf),np.full((2,len(q)),-np.inf)
+    """The window x0, x1, y0, y1 (at z = 1) that holds all of each body with corners `q` (bodies,8,3) in front of the
+    eye."""
+    q = q.astype(float)
+    lo, hi = np.full((2, len(q)), np.inf), np.full((2, len(q)), -np.inf)
+
     def see(k, q):
-        for a in (0,1):
-            lo[a,k] = np.minimum(lo[a,k],((q[...,a]-spread)/q[...,2]).min(1,initial=np.inf,where=q[...,2]>=NEAR))
-            hi[a,k] = np.maximum(hi[a,k],((q[...,a]+spread)/q[...,2]).max(1,initial=-np.inf,where=q[...,2]>=NEAR))
-    see(slice(None),q)
-    k = np.flatnonzero((q[...,2].min(1)<NEAR)&(q[...,2].max(1)>NEAR))      # partly behind: cut every edge at NEAR
-    a,b = q[k][:,:,None],q[k][:,None]
-    w = np.where((a[...,2]>NEAR)&(b[...,2]<NEAR),(a[...,2]-NEAR)/(a[...,2]-b[...,2]),0)[...,None]
-    cut = (a+(b-a)*w).reshape(-1,64,3); cut[...,2] = np.where(w.reshape(-1,64)>0,NEAR,0)
-    see(k,cut)
-    return lo[0],hi[0],lo[1],hi[1]
+        for a in (0, 1):
+            lo[a, k] = np.minimum(
+                lo[a, k], ((q[..., a] - spread) / q[..., 2]).min(1, initial=np.inf, where=q[..., 2] >= NEAR)
+            )
+            hi[a, k] = np.maximum(
+                hi[a, k], ((q[..., a] + spread) / q[..., 2]).max(1, initial=-np.inf, where=q[..., 2] >= NEAR)
+            )
+
+    see(slice(None), q)
+    k = np.flatnonzero((q[..., 2].min(1) < NEAR) & (q[..., 2].max(1) > NEAR))  # partly behind: cut every edge at NEAR
+    a, b = q[k][:, :, None], q[k][:, None]
+    w = np.where((a[..., 2] > NEAR) & (b[..., 2] < NEAR), (a[..., 2] - NEAR) / (a[..., 2] - b[..., 2]), 0)[..., None]
+    cut = (a + (b - a) * w).reshape(-1, 64, 3)
+    cut[..., 2] = np.where(w.reshape(-1, 64) > 0, NEAR, 0)
+    see(k, cut)
+    return lo[0], hi[0], lo[1], hi[1]
 
 # %% ../nbs/01_rooms.ipynb #c023
-@np.errstate(divide='ignore',invalid='ignore')
+@np.errstate(divide='ignore', invalid='ignore')
 def trace(
-    scene:Scene,
-    eye,          # (3,) where the rays start, world, metres
-    R,            # (3,3): columns are the viewer's right, down and forward axes
-    x, y,         # (N,) rays (x,y,1) in the viewer's frame, neighbours close together in the list
-    far=None,     # (N,) look no farther than this z; default: to the wall
+    scene: Scene,
+    eye,  # (3,) where the rays start, world, metres
+    R,  # (3,3): columns are the viewer's right, down and forward axes
+    x,
+    y,  # (N,) rays (x,y,1) in the viewer's frame, neighbours close together in the list
+    far=None,  # (N,) look no farther than this z; default: to the wall
     bodies=None,  # indices of the bodies that count; default all
-    shift=None,   # (3,N) metres: moves each ray's start, in the plane x, y of the viewer
-    spread=0.,    # the largest shift
-):                # z-depth (N,) and the index of the body met (N,), 0 = none but the room
+    shift=None,  # (3,N) metres: moves each ray's start, in the plane x, y of the viewer
+    spread=0.0,  # the largest shift
+):  # z-depth (N,) and the index of the body met (N,), 0 = none but the room
     "The nearest body along each ray. The ray's third component is 1, so the distance `t` along it *is* the z-depth."
-    d,eye = _mul(R.tolist(),(x,y,1.)),[float(v) for v in eye]
-    t = span(BOX,*scene.unit(0,eye,d))[1] if far is None else far.copy()
+    d, eye = _mul(R.tolist(), (x, y, 1.0)), [float(v) for v in eye]
+    t = span(BOX, *scene.unit(0, eye, d))[1] if far is None else far.copy()
     who = np.zeros(len(x), np.int16)
-    q = np.stack(_mul(R.T,[scene.corners[...,k]-eye[k] for k in range(3)]),-1) # corners, as the viewer sees them
-    x0,x1,y0,y1 = _outline(q,spread)
-    first = np.arange(0,len(x),BUNDLE)
-    (u0,u1),(v0,v1) = [[f.reduceat(a,first) for f in (np.fmin,np.fmax)] for a in (x,y)]
-    for k in (range(1,len(scene.bodies)) if bodies is None else bodies):
-        b = first[(u1>=x0[k])&(u0<=x1[k])&(v1>=y0[k])&(v0<=y1[k])]
-        i = (b[:,None]+np.arange(BUNDLE)).ravel()
-        if len(i) and i[-1]>=len(x): i = i[i<len(x)]
-        if not len(i): continue
-        t0,t1 = span(scene.shape[k],*scene.unit(k,eye,[v[i] for v in d],None if shift is None else shift[:,i]))
-        ok = (t0<t1)&(t0>NEAR)&(t0<t[i])
-        i = i[ok]; t[i] = t0[ok]; who[i] = k
-    return t,who
+    q = np.stack(_mul(R.T, [scene.corners[..., k] - eye[k] for k in range(3)]), -1)  # corners, as the viewer sees them
+    x0, x1, y0, y1 = _outline(q, spread)
+    first = np.arange(0, len(x), BUNDLE)
+    (u0, u1), (v0, v1) = [[f.reduceat(a, first) for f in (np.fmin, np.fmax)] for a in (x, y)]
+    for k in range(1, len(scene.bodies)) if bodies is None else bodies:
+        b = first[(u1 >= x0[k]) & (u0 <= x1[k]) & (v1 >= y0[k]) & (v0 <= y1[k])]
+        i = (b[:, None] + np.arange(BUNDLE)).ravel()
+        if len(i) and i[-1] >= len(x):
+            i = i[i < len(x)]
+        if not len(i):
+            continue
+        t0, t1 = span(scene.shape[k], *scene.unit(k, eye, [v[i] for v in d], None if shift is None else shift[:, i]))
+        ok = (t0 < t1) & (t0 > NEAR) & (t0 < t[i])
+        i = i[ok]
+        t[i] = t0[ok]
+        who[i] = k
+    return t, who
 
 # %% ../nbs/01_rooms.ipynb #c025
 def pose_of(yaw, pitch, roll, eye):
     "Camera-to-world (4,4): turn about the vertical, look down by `pitch`, tilt by `roll` (degrees)."
-    (cy,sy),(cp,sp),(cr,sr) = ((round(math.cos(a),9),round(math.sin(a),9)) for a in (math.radians(yaw),math.radians(pitch),math.radians(roll)))
-    P = np.eye(4); P[:3,3] = eye
-    right,down = np.array([cy,0,-sy]),np.array([-sp*sy,cp,-sp*cy])
-    P[:3,0],P[:3,1],P[:3,2] = cr*right+sr*down,cr*down-sr*right,(cp*sy,sp,cp*cy)
+    (cy, sy), (cp, sp), (cr, sr) = (
+        (round(math.cos(a), 9), round(math.sin(a), 9))
+        for a in (math.radians(yaw), math.radians(pitch), math.radians(roll))
+    )
+    P = np.eye(4)
+    P[:3, 3] = eye
+    right, down = np.array([cy, 0, -sy]), np.array([-sp * sy, cp, -sp * cy])
+    P[:3, 0], P[:3, 1], P[:3, 2] = cr * right + sr * down, cr * down - sr * right, (cp * sy, sp, cp * cy)
     return P
 
 # %% ../nbs/01_rooms.ipynb #c038
 @dataclass(frozen=True)
 class Light:
     "A small bright square: soft shadows come from its size."
-    pos:tuple            # metres
-    color:tuple          # linear RGB at 1 m
-    way:tuple=(0,1,0)    # where it looks: (0,1,0) is down
-    size:float=.15       # half its side, metres
+
+    pos: tuple  # metres
+    color: tuple  # linear RGB at 1 m
+    way: tuple = (0, 1, 0)  # where it looks: (0,1,0) is down
+    size: float = 0.15  # half its side, metres
+
     def axes(self):
         "(3,3): columns are its right, down and forward axes."
-        f = np.array(self.way,float)
-        r = np.array([0,0,1.]) if abs(f[1])<.5 and abs(f[0])>.5 else np.array([1.,0,0])
-        return np.stack([r,np.cross(f,r),f],1)
+        f = np.array(self.way, float)
+        r = np.array([0, 0, 1.0]) if abs(f[1]) < 0.5 and abs(f[0]) > 0.5 else np.array([1.0, 0, 0])
+        return np.stack([r, np.cross(f, r), f], 1)
 
-LAMP = np.float32([(a+.12*b,b-.12*a) for a in (-.8,0,.8) for b in (-.8,0,.8)]) # nine places on a lamp
+
+LAMP = np.float32(
+    [(a + 0.12 * b, b - 0.12 * a) for a in (-0.8, 0, 0.8) for b in (-0.8, 0, 0.8)]
+)  # nine places on a lamp
 
 # %% ../nbs/01_rooms.ipynb #c039
 def occlusion(scene, p, n):
-    "How much of the surroundings' light reaches `p`: less in the corners of the room, and on the floor around what stands on it."
-    f,ao = np.float32,np.ones(p.shape[1],np.float32)
+    """How much of the surroundings' light reaches `p`: less in the corners of the room, and on the floor around what
+    stands on it."""
+    f, ao = np.float32, np.ones(p.shape[1], np.float32)
     for k in range(3):
-        for s in (-1,1):
-            d = np.maximum(f(scene.half[0,k])-s*(p[k]-f(scene.center[0,k])),0)
-            ao *= 1-f(.38)*(1-np.abs(n[k]))/(1+(d*f(3.2))**2)
-    i = np.flatnonzero(p[1]>-.03); x,z = p[0][i],p[2][i]; floor = np.ones(len(i),f)
-    bottom = -(scene.center[:,1]+scene.half[:,1])
-    for k in np.flatnonzero((bottom<.25)&(scene.size>.12)&(scene.half[:,1]>.03))[1:]:
-        c,s,a,_,b,w,_,l = scene.row[k]
-        u,v = np.abs(c*(x-a)-s*(z-b))-w,np.abs(s*(x-a)+c*(z-b))-l           # how far outside its outline on the floor
-        floor *= 1-f(.45/(1+6*bottom[k]))/(1+f(60)*(np.maximum(u,0)**2+np.maximum(v,0)**2))
+        for s in (-1, 1):
+            d = np.maximum(f(scene.half[0, k]) - s * (p[k] - f(scene.center[0, k])), 0)
+            ao *= 1 - f(0.38) * (1 - np.abs(n[k])) / (1 + (d * f(3.2)) ** 2)
+    i = np.flatnonzero(p[1] > -0.03)
+    x, z = p[0][i], p[2][i]
+    floor = np.ones(len(i), f)
+    bottom = -(scene.center[:, 1] + scene.half[:, 1])
+    for k in np.flatnonzero((bottom < 0.25) & (scene.size > 0.12) & (scene.half[:, 1] > 0.03))[1:]:
+        c, s, a, _, b, w, _, l = scene.row[k]
+        u, v = (
+            np.abs(c * (x - a) - s * (z - b)) - w,
+            np.abs(s * (x - a) + c * (z - b)) - l,
+        )  # how far outside its outline on the floor
+        floor *= 1 - f(0.45 / (1 + 6 * bottom[k])) / (1 + f(60) * (np.maximum(u, 0) ** 2 + np.maximum(v, 0) ** 2))
     ao[i] *= floor
     return ao
 
 # %% ../nbs/01_rooms.ipynb #c040
 def _visible(scene, p, L, j, i):
-    "1 where point `p` sees its place on lamp `L`, else 0; asked for the points `i` only. The lamp looks at the room, as a camera would."
-    R = L.axes().astype(np.float32); off = LAMP[j[i]].T*np.float32(L.size)
-    off = np.stack([R[k,0]*off[0]+R[k,1]*off[1] for k in range(3)])
-    ahead = ((scene.corners-L.pos)*L.way).sum(2).max(1)                    # how far before the lamp a body reaches
-    casts = np.flatnonzero((scene.size>.1)&~scene.glow&(ahead>.15))[1:]
-    q = _mul(R.T,p[:,i]-off-np.float32(L.pos)[:,None])
-    z = np.where(q[2]>.03,q[2],np.float32(np.nan))
-    who = trace(scene,L.pos,R,q[0]/z,q[1]/z,far=z-np.float32(.01),bodies=casts,shift=off,spread=L.size)[1]
-    vis = np.zeros(p.shape[1],np.float32); vis[i] = who==0
+    """1 where point `p` sees its place on lamp `L`, else 0; asked for the points `i` only. The lamp looks at the room,
+    as a camera would."""
+    R = L.axes().astype(np.float32)
+    off = LAMP[j[i]].T * np.float32(L.size)
+    off = np.stack([R[k, 0] * off[0] + R[k, 1] * off[1] for k in range(3)])
+    ahead = ((scene.corners - L.pos) * L.way).sum(2).max(1)  # how far before the lamp a body reaches
+    casts = np.flatnonzero((scene.size > 0.1) & ~scene.glow & (ahead > 0.15))[1:]
+    q = _mul(R.T, p[:, i] - off - np.float32(L.pos)[:, None])
+    z = np.where(q[2] > 0.03, q[2], np.float32(np.nan))
+    who = trace(scene, L.pos, R, q[0] / z, q[1] / z, far=z - np.float32(0.01), bodies=casts, shift=off, spread=L.size)[
+        1
+    ]
+    vis = np.zeros(p.shape[1], np.float32)
+    vis[i] = who == 0
     return vis
 
+# %% ../nbs/01_rooms.ipynb #c040_1
 def lighting(scene, p, n, back, j, smooth):
-    "The light (3,N) that falls on points `p` with normals `n`, and its glint towards `back`; each ray looks at one of nine places (`j`) on every lamp."
+    """The light (3,N) that falls on points `p` with normals `n`, and its glint towards `back`; each ray looks at one of
+    nine places (`j`) on every lamp."""
     f = np.float32
-    E = scene.ambient[:,None]*((1+f(.12)*n[0]**2)*occlusion(scene,p,n)); glint = np.zeros_like(E)
+    E = scene.ambient[:, None] * ((1 + f(0.12) * n[0] ** 2) * occlusion(scene, p, n))
+    glint = np.zeros_like(E)
     for L in scene.lights:
-        l = f(L.pos)[:,None]-p; d2 = _dot(l,l); l /= np.sqrt(d2)
-        cos = np.maximum(_dot(n,l),0)
-        if L.way[1]==0: cos *= np.maximum(-_dot(f(L.way),l),0)            # a window shines ahead, a lamp all around
-        vis = smooth(_visible(scene,p+f(.012)*n,L,j,np.flatnonzero(cos>.002)))/(1+d2*f(.35))
-        half = l+back; g = np.maximum(_dot(n,half),0)**2/_dot(half,half)
-        for _ in range(4): g *= g                                          # Blinn-Phong, exponent 32
-        E += (vis*cos)*f(L.color)[:,None]; glint += (vis*g)*f(L.color)[:,None]
-    return E,glint
+        l = f(L.pos)[:, None] - p
+        d2 = _dot(l, l)
+        l /= np.sqrt(d2)
+        cos = np.maximum(_dot(n, l), 0)
+        if L.way[1] == 0:
+            cos *= np.maximum(-_dot(f(L.way), l), 0)  # a window shines ahead, a lamp all around
+        vis = smooth(_visible(scene, p + f(0.012) * n, L, j, np.flatnonzero(cos > 0.002))) / (1 + d2 * f(0.35))
+        half = l + back
+        g = np.maximum(_dot(n, half), 0) ** 2 / _dot(half, half)
+        for _ in range(4):
+            g *= g  # Blinn-Phong, exponent 32
+        E += (vis * cos) * f(L.color)[:, None]
+        glint += (vis * g) * f(L.color)[:, None]
+    return E, glint
 
 # %% ../nbs/01_rooms.ipynb #c042
-def shade(scene, pose, x, y, focal, j, smooth=lambda who,n: lambda v: v):
+def shade(scene, pose, x, y, focal, j, smooth=lambda who, n: lambda v: v):
     "Trace and light a set of rays: depth (N,), body (N,), and linear colour (3,N)."
     f = np.float32
-    eye,R = pose[:3,3],pose[:3,:3]
-    t,who = trace(scene,eye,R,x,y)
-    d = np.stack(_mul(R,(x,y,1.)))
-    p = eye[:,None]+t*d
-    p,d,z = p.astype(f),d.astype(f),t.astype(f)
-    n,mat,u,v,w,h = surface(scene,p,who)
-    back = -d/np.sqrt(_dot(d,d))
-    px = z/f(focal)/np.maximum(np.abs(_dot(n,back)),f(.15))
-    E,glint = lighting(scene,p,n,back,j,smooth(who,n))
-    glow,gloss = (np.float32([getattr(m,s) for m in scene.mats])[mat] for s in ('glow','gloss'))
-    return t,who,albedo(scene,mat,u,v,w,h,px)*(E*(glow==0)+glow)+glint*gloss,_dot(n,back)
+    eye, R = pose[:3, 3], pose[:3, :3]
+    t, who = trace(scene, eye, R, x, y)
+    d = np.stack(_mul(R, (x, y, 1.0)))
+    p = eye[:, None] + t * d
+    p, d, z = p.astype(f), d.astype(f), t.astype(f)
+    n, mat, u, v, w, h = surface(scene, p, who)
+    back = -d / np.sqrt(_dot(d, d))
+    px = z / f(focal) / np.maximum(np.abs(_dot(n, back)), f(0.15))
+    E, glint = lighting(scene, p, n, back, j, smooth(who, n))
+    glow, gloss = (np.float32([getattr(m, s) for m in scene.mats])[mat] for s in ('glow', 'gloss'))
+    return t, who, albedo(scene, mat, u, v, w, h, px) * (E * (glow == 0) + glow) + glint * gloss, _dot(n, back)
 
+# %% ../nbs/01_rooms.ipynb #c042_1
 def _average(who, n, H, W):
-    "A function: the mean of a value over each pixel's 3x3 neighbours on the same body and face (so that each pixel gets all nine places of a lamp)."
-    key = (who*32+np.rint(n[0]*2)+3*np.rint(n[1]*2)+9*np.rint(n[2]*2)).reshape(H,W)
+    """A function: the mean of a value over each pixel's 3x3 neighbours on the same body and face (so that each pixel
+    gets all nine places of a lamp)."""
+    key = (who * 32 + np.rint(n[0] * 2) + 3 * np.rint(n[1] * 2) + 9 * np.rint(n[2] * 2)).reshape(H, W)
     pairs = []
-    for dy,dx in ((0,1),(1,-1),(1,0),(1,1)):
-        a = slice(dy,H),slice(max(dx,0),W+min(dx,0)); b = slice(0,H-dy),slice(max(-dx,0),W+min(-dx,0))
-        pairs.append((a,b,(key[a]==key[b]).astype(np.float32)))
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        a = slice(dy, H), slice(max(dx, 0), W + min(dx, 0))
+        b = slice(0, H - dy), slice(max(-dx, 0), W + min(-dx, 0))
+        pairs.append((a, b, (key[a] == key[b]).astype(np.float32)))
+
     def mean(v):
-        out,num = v.copy(),np.ones((H,W),np.float32)
-        for a,b,same in pairs: out[b] += v[a]*same; out[a] += v[b]*same; num[b] += same; num[a] += same
-        return out/num
+        out, num = v.copy(), np.ones((H, W), np.float32)
+        for a, b, same in pairs:
+            out[b] += v[a] * same
+            out[a] += v[b] * same
+            num[b] += same
+            num[a] += same
+        return out / num
+
     return mean
 
 # %% ../nbs/01_rooms.ipynb #c043
 def _edges(who, rgb):
     "Which pixels differ from the one to the right or below."
-    v = np.sqrt(np.clip(rgb,0,1)); e = np.zeros(who.shape,bool)
-    for ax in (0,1):
-        d = (np.diff(who,axis=ax)!=0)|(np.abs(np.diff(v,axis=ax+1)).max(0)>.08)
-        if ax==0: e[1:] |= d; e[:-1] |= d
-        else: e[:,1:] |= d; e[:,:-1] |= d
+    v = np.sqrt(np.clip(rgb, 0, 1))
+    e = np.zeros(who.shape, bool)
+    for ax in (0, 1):
+        d = (np.diff(who, axis=ax) != 0) | (np.abs(np.diff(v, axis=ax + 1)).max(0) > 0.08)
+        if ax == 0:
+            e[1:] |= d
+            e[:-1] |= d
+        else:
+            e[:, 1:] |= d
+            e[:, :-1] |= d
     return e.ravel()
+
 
 @lru_cache(8)
 def _order(H, W):
     "The order that visits an image in 8x8 tiles, and the order that undoes it."
-    row,col = np.divmod(np.arange(H*W),W)
-    tile = np.argsort((row//8)*(W//8+1)+col//8,kind='stable')
-    return tile,np.argsort(tile)
+    row, col = np.divmod(np.arange(H * W), W)
+    tile = np.argsort((row // 8) * (W // 8 + 1) + col // 8, kind='stable')
+    return tile, np.argsort(tile)
 
 # %% ../nbs/01_rooms.ipynb #c045
 def draw(
-    scene:Scene, camera:Camera,
-    pose=np.eye(4),      # (4,4) camera to world
-    antialias:bool=True, # three more rays where neighbours differ
-)->dict:                 # image (H,W,3) uint8, depth (H,W) float32 metres, ids (H,W): the body seen, cosine (H,W): ray against surface
+    scene: Scene,
+    camera: Camera,
+    pose=np.eye(4),  # (4,4) camera to world
+    antialias: bool = True,  # three more rays where neighbours differ
+) -> (
+    dict
+):  # image (H,W,3) uint8, depth (H,W) float32 metres, ids (H,W): the body seen, cosine (H,W): ray against surface
     "Any scene through any camera."
-    H,W = camera.height,camera.width
-    tile,flat = _order(H,W); row,col = np.divmod(tile,W)
-    x,y = (col-camera.cx)/camera.fx,(row-camera.cy)/camera.fy
+    H, W = camera.height, camera.width
+    tile, flat = _order(H, W)
+    row, col = np.divmod(tile, W)
+    x, y = (col - camera.cx) / camera.fx, (row - camera.cy) / camera.fy
+
     def smooth(who, n):
-        mean = _average(who[flat],n[:,flat],H,W)
-        return lambda v: mean(v[flat].reshape(H,W)).ravel()[tile]
-    t,who,rgb,cosine = shade(scene,pose,x,y,camera.focal,row%3*3+col%3,smooth)
-    i = np.flatnonzero(_edges(who[flat].reshape(H,W),rgb[:,flat].reshape(3,H,W))[tile]) if antialias else ()
+        mean = _average(who[flat], n[:, flat], H, W)
+        return lambda v: mean(v[flat].reshape(H, W)).ravel()[tile]
+
+    t, who, rgb, cosine = shade(scene, pose, x, y, camera.focal, row % 3 * 3 + col % 3, smooth)
+    i = np.flatnonzero(_edges(who[flat].reshape(H, W), rgb[:, flat].reshape(3, H, W))[tile]) if antialias else ()
     if len(i):
-        x,y = (np.add.outer(v[i],np.array(d)/f).ravel() for v,d,f in ((x,(-.35,.35,.05),camera.fx),(y,(-.2,-.15,.4),camera.fy)))
-        more = np.minimum(shade(scene,pose,x,y,camera.focal,np.tile((0,5,7),len(i)))[2],1).reshape(3,-1,3)
-        rgb[:,i] = (np.minimum(rgb[:,i],1)+more[...,0]+more[...,1]+more[...,2])/4
-    image = np.rint(255*np.sqrt(np.clip(rgb,0,1))).astype(np.uint8)         # gamma 2: near enough to a screen's 2.2, and exact everywhere
-    return dict(image=image[:,flat].reshape(3,H,W).transpose(1,2,0).copy(), depth=t[flat].reshape(H,W).astype(np.float32),
-                ids=who[flat].reshape(H,W), cosine=cosine[flat].reshape(H,W))
+        x, y = (
+            np.add.outer(v[i], np.array(d) / f).ravel()
+            for v, d, f in ((x, (-0.35, 0.35, 0.05), camera.fx), (y, (-0.2, -0.15, 0.4), camera.fy))
+        )
+        more = np.minimum(shade(scene, pose, x, y, camera.focal, np.tile((0, 5, 7), len(i)))[2], 1).reshape(3, -1, 3)
+        rgb[:, i] = (np.minimum(rgb[:, i], 1) + more[..., 0] + more[..., 1] + more[..., 2]) / 4
+    image = np.rint(255 * np.sqrt(np.clip(rgb, 0, 1))).astype(
+        np.uint8
+    )  # gamma 2: near enough to a screen's 2.2, and exact everywhere
+    return dict(
+        image=image[:, flat].reshape(3, H, W).transpose(1, 2, 0).copy(),
+        depth=t[flat].reshape(H, W).astype(np.float32),
+        ids=who[flat].reshape(H, W),
+        cosine=cosine[flat].reshape(H, W),
+    )
 
 # %% ../nbs/01_rooms.ipynb #c059
 def _lights(r, size, windows):
     "Daylight from the first window, ceiling lamps with their bulbs, or both."
-    W,D,H = size; day = r(); lights,bulbs = [],[]
+    W, D, H = size
+    day = r()
+    lights, bulbs = [], []
     if windows:
-        b = windows[0]; way = (round(math.sin(b.turn)),0,round(math.cos(b.turn))); k = r(1.2,4.5)*day
-        lights.append(Light(tuple(c+.2*w for c,w in zip(b.center,way)),(k*.85,k*.95,k*1.05),way,.5*min(b.half[:2])+.2))
-    if day<.7 or not windows:
-        n = 1 if W*D<16 or windows else 2; k = r(.6,2.)*(1.2 if n==1 else .8); warm = r(.65,1.)
+        b = windows[0]
+        way = (round(math.sin(b.turn)), 0, round(math.cos(b.turn)))
+        k = r(1.2, 4.5) * day
+        lights.append(
+            Light(
+                tuple(c + 0.2 * w for c, w in zip(b.center, way)),
+                (k * 0.85, k * 0.95, k * 1.05),
+                way,
+                0.5 * min(b.half[:2]) + 0.2,
+            )
+        )
+    if day < 0.7 or not windows:
+        n = 1 if W * D < 16 or windows else 2
+        k = r(0.6, 2.0) * (1.2 if n == 1 else 0.8)
+        warm = r(0.65, 1.0)
         for i in range(n):
-            x,z,drop = r(-.15,.15)*W+(i-.5)*(n-1)*W*.45,r(-.2,.2)*D,r.pick((.12,.35,.5))
-            lights.append(Light((x,-H+drop+.25,z),(k,k*(.5+.5*warm),k*warm),size=r(.08,.3)))
-            bulbs += [cyl(x,H-drop,z,.008,drop,BULB),ball(x,H-drop-.12,z,.14,.12,.14,BULB)] if drop>.2 else [cyl(x,H-.1,z,.2,.1,BULB)]
-    return lights,bulbs
+            x, z, drop = (
+                r(-0.15, 0.15) * W + (i - 0.5) * (n - 1) * W * 0.45,
+                r(-0.2, 0.2) * D,
+                r.pick((0.12, 0.35, 0.5)),
+            )
+            lights.append(Light((x, -H + drop + 0.25, z), (k, k * (0.5 + 0.5 * warm), k * warm), size=r(0.08, 0.3)))
+            bulbs += (
+                [cyl(x, H - drop, z, 0.008, drop, BULB), ball(x, H - drop - 0.12, z, 0.14, 0.12, 0.14, BULB)]
+                if drop > 0.2
+                else [cyl(x, H - 0.1, z, 0.2, 0.1, BULB)]
+            )
+    return lights, bulbs
 
+# %% ../nbs/01_rooms.ipynb #c059_1
 def _shell(r, kind, size):
     "The room itself: walls (now and then one in another colour), floor, ceiling."
-    W,D,H = size
-    paint = _mat(r,('plain','plain','plain','plain','stripes'),sat=(0,r.pick((.08,.15,.35))),val=(.6,.97),size=(.1,.4),contrast=.08)
-    if kind in ('bath','kitchen') and r()<.6: paint = _mat(r,('tiles',),sat=(0,.25),val=(.65,.97),size=(.12,.3),contrast=.12,gloss=.2)
-    accent = _mat(r,('plain','plain','wood','tiles'),sat=(.1,.6),val=(.3,.95),size=(.15,.4),contrast=.15)
-    floor = r.pick((replace(_timber(r,.25),size=r(.08,.2)),_mat(r,('carpet',),sat=(0,.45),val=(.25,.75),contrast=.25),
-                    _mat(r,('tiles','checker'),sat=(0,.3),val=(.4,.9),size=(.2,.45),contrast=.25,gloss=.3)))
-    ceiling = _mat(r,('plain','plain','plain','tiles'),sat=(0,.08),val=(.85,.98),size=(.6,.6),contrast=.05)
-    walls = [accent if r()<.15 else paint for _ in range(4)]
-    return Body(BOX,(0,-H/2,0),(W/2,H/2,D/2),(walls[0],walls[1],ceiling,floor,walls[2],walls[3]))
+    W, D, H = size
+    paint = _mat(
+        r,
+        ('plain', 'plain', 'plain', 'plain', 'stripes'),
+        sat=(0, r.pick((0.08, 0.15, 0.35))),
+        val=(0.6, 0.97),
+        size=(0.1, 0.4),
+        contrast=0.08,
+    )
+    if kind in ('bath', 'kitchen') and r() < 0.6:
+        paint = _mat(r, ('tiles',), sat=(0, 0.25), val=(0.65, 0.97), size=(0.12, 0.3), contrast=0.12, gloss=0.2)
+    accent = _mat(
+        r, ('plain', 'plain', 'wood', 'tiles'), sat=(0.1, 0.6), val=(0.3, 0.95), size=(0.15, 0.4), contrast=0.15
+    )
+    floor = r.pick(
+        (
+            replace(_timber(r, 0.25), size=r(0.08, 0.2)),
+            _mat(r, ('carpet',), sat=(0, 0.45), val=(0.25, 0.75), contrast=0.25),
+            _mat(r, ('tiles', 'checker'), sat=(0, 0.3), val=(0.4, 0.9), size=(0.2, 0.45), contrast=0.25, gloss=0.3),
+        )
+    )
+    ceiling = _mat(
+        r, ('plain', 'plain', 'plain', 'tiles'), sat=(0, 0.08), val=(0.85, 0.98), size=(0.6, 0.6), contrast=0.05
+    )
+    walls = [accent if r() < 0.15 else paint for _ in range(4)]
+    return Body(BOX, (0, -H / 2, 0), (W / 2, H / 2, D / 2), (walls[0], walls[1], ceiling, floor, walls[2], walls[3]))
 
 # %% ../nbs/01_rooms.ipynb #c060
 @lru_cache(16)
-def room_scene(seed:int)->Scene:
+def room_scene(seed: int) -> Scene:
     "The furnished room of a seed: the first pieces get the best places."
-    r = Dice(seed,1)
-    kind = r.pick(list(PIECES)); size = W,D,H = r(*WIDTH[kind]),r(*WIDTH[kind]),r(2.4,3.)
-    along,middle,on = PIECES[kind]
-    bodies,taken,windows = [_shell(r,kind,size)],[],[]
-    bodies += _place(r,size,door,taken,True)
-    taken = [[v+.3*s for v,s in zip(t,(-1,0,-1,1,0,1))] for t in taken]     # leave the door room to open
-    for _ in range(int(r(9,17))): bodies += _place(r,size,r.pick(along),taken,True)
-    for _ in range(int(r(5,11))):
-        make = r.pick(on); parts = _place(r,size,make,taken,True); bodies += parts
-        if make is window and parts: windows.append(parts[0])
-    for _ in range(int(r(1,4+W*D/5))): bodies += _place(r,size,r.pick(middle),taken,False)
-    for _ in range(int(r(1,7))): bodies += _place(r,size,r.pick((toy,boxes,bin_,stool)),taken,False)
-    if r()<.4: bodies.append(box(r(-.2,.2)*W,0,r(-.2,.2)*D,r(.3,.6)*W,.012,r(.3,.6)*D,_mat(r,('plaid','carpet','stripes','picture'),sat=(.2,.7),size=(.1,.5),contrast=.6),r(-.2,.2)))
+    r = Dice(seed, 1)
+    kind = r.pick(list(PIECES))
+    size = W, D, H = r(*WIDTH[kind]), r(*WIDTH[kind]), r(2.4, 3.0)
+    along, middle, on = PIECES[kind]
+    bodies, taken, windows = [_shell(r, kind, size)], [], []
+    bodies += _place(r, size, door, taken, True)
+    taken = [[v + 0.3 * s for v, s in zip(t, (-1, 0, -1, 1, 0, 1))] for t in taken]  # leave the door room to open
+    for _ in range(int(r(9, 17))):
+        bodies += _place(r, size, r.pick(along), taken, True)
+    for _ in range(int(r(5, 11))):
+        make = r.pick(on)
+        parts = _place(r, size, make, taken, True)
+        bodies += parts
+        if make is window and parts:
+            windows.append(parts[0])
+    for _ in range(int(r(1, 4 + W * D / 5))):
+        bodies += _place(r, size, r.pick(middle), taken, False)
+    for _ in range(int(r(1, 7))):
+        bodies += _place(r, size, r.pick((toy, boxes, bin_, stool)), taken, False)
+    if r() < 0.4:
+        bodies.append(
+            box(
+                r(-0.2, 0.2) * W,
+                0,
+                r(-0.2, 0.2) * D,
+                r(0.3, 0.6) * W,
+                0.012,
+                r(0.3, 0.6) * D,
+                _mat(r, ('plaid', 'carpet', 'stripes', 'picture'), sat=(0.2, 0.7), size=(0.1, 0.5), contrast=0.6),
+                r(-0.2, 0.2),
+            )
+        )
     rim = _white(r)
-    if r()<.6: bodies += [box(0,0,s*D/2,W,.09,.03,rim) for s in (-1,1)]+[box(s*W/2,0,0,.03,.09,D,rim) for s in (-1,1)]
-    lights,bulbs = _lights(r,size,windows)
-    return Scene(bodies+bulbs,lights,ambient=tuple(r(.1,.36)*v for v in (1,.97,.92)))
+    if r() < 0.6:
+        bodies += [box(0, 0, s * D / 2, W, 0.09, 0.03, rim) for s in (-1, 1)] + [
+            box(s * W / 2, 0, 0, 0.03, 0.09, D, rim) for s in (-1, 1)
+        ]
+    lights, bulbs = _lights(r, size, windows)
+    return Scene(bodies + bulbs, lights, ambient=tuple(r(0.1, 0.36) * v for v in (1, 0.97, 0.92)))
 
 # %% ../nbs/01_rooms.ipynb #c064
-def _free(scene, eye, gap=.3):
+def _free(scene, eye, gap=0.3):
     "Whether a camera at `eye` keeps its distance from walls and furniture."
-    k = np.arange(1,len(scene.bodies)); eye = np.asarray(eye)
-    o = np.abs(np.stack(scene.local(k,(eye-scene.center[k]).T)))-scene.half[k].T
-    return bool((np.abs(eye-scene.center[0])<scene.half[0]-.2).all() and not (o<gap).all(0).any())
+    k = np.arange(1, len(scene.bodies))
+    eye = np.asarray(eye)
+    o = np.abs(np.stack(scene.local(k, (eye - scene.center[k]).T))) - scene.half[k].T
+    return bool((np.abs(eye - scene.center[0]) < scene.half[0] - 0.2).all() and not (o < gap).all(0).any())
+
 
 def _look(scene, pose):
-    "A thumbnail for choosing views: depth of 12x16 rays (all bodies as boxes), whether the eye is inside one, and the share that is furniture."
-    x,y = (v.ravel() for v in np.meshgrid(np.linspace(-.6,.6,16),np.linspace(-.46,.46,12)))
-    eye,k = pose[:3,3],np.arange(1,len(scene.bodies))
-    d = [v[:,None] for v in _mul(pose[:3,:3],(x,y,1.))]
-    frame = lambda k,v: [a/h for a,h in zip(scene.local(k,v),scene.half[k].T)]
-    o = frame(k,(eye-scene.center[k]).T)
-    t0,t1 = span(BOX,o,frame(k,d))
-    wall = span(BOX,frame(0,eye-scene.center[0]),frame(0,d))[1][:,0]
-    t = np.where((t0<t1)&(t1>0),np.maximum(t0,0),np.inf).min(1)
-    return np.minimum(t,wall),not _free(scene,eye,.25),(t<wall-.05).mean()
+    """A thumbnail for choosing views: depth of 12x16 rays (all bodies as boxes), whether the eye is inside one, and the
+    share that is furniture."""
+    x, y = (v.ravel() for v in np.meshgrid(np.linspace(-0.6, 0.6, 16), np.linspace(-0.46, 0.46, 12)))
+    eye, k = pose[:3, 3], np.arange(1, len(scene.bodies))
+    d = [v[:, None] for v in _mul(pose[:3, :3], (x, y, 1.0))]
+    frame = lambda k, v: [a / h for a, h in zip(scene.local(k, v), scene.half[k].T)]
+    o = frame(k, (eye - scene.center[k]).T)
+    t0, t1 = span(BOX, o, frame(k, d))
+    wall = span(BOX, frame(0, eye - scene.center[0]), frame(0, d))[1][:, 0]
+    t = np.where((t0 < t1) & (t1 > 0), np.maximum(t0, 0), np.inf).min(1)
+    return np.minimum(t, wall), not _free(scene, eye, 0.25), (t < wall - 0.05).mean()
 
+# %% ../nbs/01_rooms.ipynb #c064_1
 def room_view(
-    seed:int, tries:int=24,
-):                # yaw, pitch, roll in degrees and the eye (x,y,z): the arguments of `pose_of`
-    "Where the camera of a seed stands and looks: 1.15-1.65 m high, in free space, with a view that is neither empty nor blocked."
-    scene,r = room_scene(seed),Dice(seed,2)
-    W,H,D = 2*scene.half[0]; best,want = None,r(1.5,4.4)
+    seed: int,
+    tries: int = 24,
+):  # yaw, pitch, roll in degrees and the eye (x,y,z): the arguments of `pose_of`
+    """Where the camera of a seed stands and looks: 1.15-1.65 m high, in free space, with a view that is neither empty
+    nor blocked."""
+    scene, r = room_scene(seed), Dice(seed, 2)
+    W, H, D = 2 * scene.half[0]
+    best, want = None, r(1.5, 4.4)
     for _ in range(tries):
-        view = r(0,360),r(-2,24),r(-3,3),(r(-.5,.5)*(W-.5),-r(1.15,1.65),r(-.5,.5)*(D-.5))
-        t,blocked,full = _look(scene,pose_of(*view)); t = np.sort(t); near,mid,far = t[4],t[96],t[182]
-        cost = abs(mid-want)+3*max(0,.85-near)+10*blocked+2*max(0,.55-full)+max(0,1.65-far/max(mid,.1))
-        if best is None or cost<best[0]: best = cost,view
-        if cost<.4: break
+        view = r(0, 360), r(-2, 24), r(-3, 3), (r(-0.5, 0.5) * (W - 0.5), -r(1.15, 1.65), r(-0.5, 0.5) * (D - 0.5))
+        t, blocked, full = _look(scene, pose_of(*view))
+        t = np.sort(t)
+        near, mid, far = t[4], t[96], t[182]
+        cost = (
+            abs(mid - want)
+            + 3 * max(0, 0.85 - near)
+            + 10 * blocked
+            + 2 * max(0, 0.55 - full)
+            + max(0, 1.65 - far / max(mid, 0.1))
+        )
+        if best is None or cost < best[0]:
+            best = cost, view
+        if cost < 0.4:
+            break
     return best[1]
 
 # %% ../nbs/01_rooms.ipynb #c071
 def render_room(
-    seed:int,                 # 0 or more: the room, and where the camera stands in it
-    height:int=240, width:int=320,
-    camera:Camera|None=None,  # default: NYU's at this size; a camera brings its own size
-    lens:Lens|None=None,      # blur what it does not focus on
-    sensor:Sensor|None=None,  # noise and holes
-    pose=None,                # (4,4) camera to world, instead of the seed's own view
-    frame:int=0,              # which draw of the sensor's noise
-    antialias:bool=True,
-)->dict:                      # image (H,W,3) uint8, depth (H,W) float32 m, camera, scene, name, pose, ids; with a sensor also depth_true
+    seed: int,  # 0 or more: the room, and where the camera stands in it
+    height: int = 240,
+    width: int = 320,
+    camera: Camera | None = None,  # default: NYU's at this size; a camera brings its own size
+    lens: Lens | None = None,  # blur what it does not focus on
+    sensor: Sensor | None = None,  # noise and holes
+    pose=None,  # (4,4) camera to world, instead of the seed's own view
+    frame: int = 0,  # which draw of the sensor's noise
+    antialias: bool = True,
+) -> dict:  # image (H,W,3) uint8, depth (H,W) float32 m, camera, scene, name, pose, ids; with a sensor also depth_true
     "One furnished room, seen from inside; the same for a seed on every machine."
-    if seed<0 or min(height,width)<1: raise ValueError(f"a room needs a seed of 0 or more and a size of 1x1 or more, got seed {seed}, {height}x{width}")
-    camera = camera or NYU_CAMERA.resize(height,width)
-    pose = pose_of(*room_view(seed)) if pose is None else np.asarray(pose,float)
-    out = draw(room_scene(seed),camera,pose,antialias); cosine = out.pop('cosine')
+    if seed < 0 or min(height, width) < 1:
+        raise ValueError(
+            f"a room needs a seed of 0 or more and a size of 1x1 or more, got seed {seed}, {height}x{width}"
+        )
+    camera = camera or NYU_CAMERA.resize(height, width)
+    pose = pose_of(*room_view(seed)) if pose is None else np.asarray(pose, float)
+    out = draw(room_scene(seed), camera, pose, antialias)
+    cosine = out.pop('cosine')
     name = f'room_{seed:05d}'
-    if lens: out['image'] = defocus(out['image'],out['depth'],camera,lens)
+    if lens:
+        out['image'] = defocus(out['image'], out['depth'], camera, lens)
     if sensor:
         out['depth_true'] = out['depth']
-        out['image'],out['depth'] = sensor.read(out['image'],out['depth'],camera,cosine,out['ids'],seed=(seed,frame))
+        out['image'], out['depth'] = sensor.read(
+            out['image'], out['depth'], camera, cosine, out['ids'], seed=(seed, frame)
+        )
     return dict(**out, camera=camera, scene=name, name=name, pose=pose)
 
 # %% ../nbs/01_rooms.ipynb #c094
 def room_walk(
-    seed:int, n:int, height:int=240, width:int=320, camera=None, lens=None, sensor=None,
-    step_m:float=.04,   # forward per frame
-    turn_deg:float=1.5, # the most it turns per frame
-)->list:                # n items of one scene, named room_SEED_FRAME, each with its pose (4,4) camera to world
+    seed: int,
+    n: int,
+    height: int = 240,
+    width: int = 320,
+    camera=None,
+    lens=None,
+    sensor=None,
+    step_m: float = 0.04,  # forward per frame
+    turn_deg: float = 1.5,  # the most it turns per frame
+) -> list:  # n items of one scene, named room_SEED_FRAME, each with its pose (4,4) camera to world
     "A short walk through a room: a moving, turning camera that steers clear of the furniture."
-    scene,r = room_scene(seed),Dice(seed,4)
-    yaw,pitch,roll,eye = room_view(seed); way,drift,items = r(0,360),r(-1,1),[]
+    scene, r = room_scene(seed), Dice(seed, 4)
+    yaw, pitch, roll, eye = room_view(seed)
+    way, drift, items = r(0, 360), r(-1, 1), []
     for i in range(n):
-        item = render_room(seed,height,width,camera,lens,sensor,pose=pose_of(yaw,pitch,roll,eye),frame=i)
-        items.append({**item,'name':f'{item["name"]}_{i:04d}'})
-        for turn in range(0,360,15):                                        # straight on, or the first free way beside it
-            a = math.radians(way+turn); ahead = eye[0]+step_m*round(math.sin(a),9),eye[1],eye[2]+step_m*round(math.cos(a),9)
-            if _free(scene,ahead): eye,way = ahead,way+turn; break
-        drift = min(max(drift+r(-.5,.5),-1),1)
-        yaw,pitch,roll,way = yaw+turn_deg*drift,pitch+r(-.2,.2),roll+r(-.1,.1),way+r(-4,4)
+        item = render_room(seed, height, width, camera, lens, sensor, pose=pose_of(yaw, pitch, roll, eye), frame=i)
+        items.append({**item, 'name': f'{item["name"]}_{i:04d}'})
+        for turn in range(0, 360, 15):  # straight on, or the first free way beside it
+            a = math.radians(way + turn)
+            ahead = eye[0] + step_m * round(math.sin(a), 9), eye[1], eye[2] + step_m * round(math.cos(a), 9)
+            if _free(scene, ahead):
+                eye, way = ahead, way + turn
+                break
+        drift = min(max(drift + r(-0.5, 0.5), -1), 1)
+        yaw, pitch, roll, way = yaw + turn_deg * drift, pitch + r(-0.2, 0.2), roll + r(-0.1, 0.1), way + r(-4, 4)
     return items
 
 # %% ../nbs/01_rooms.ipynb #c099
 class Rooms:
     "`n` rooms as a data set: items like NYU's, drawn when asked for; room `i` has seed `seed+i`."
-    def __init__(self,
-        n:int, height:int=240, width:int=320, seed:int=0,
-        camera=None, lens=None, sensor=None, # as in `render_room`
+
+    def __init__(
+        self,
+        n: int,
+        height: int = 240,
+        width: int = 320,
+        seed: int = 0,
+        camera=None,
+        lens=None,
+        sensor=None,  # as in `render_room`
     ):
-        self.n,self.seed,self.how = n,seed,dict(height=height,width=width,camera=camera,lens=lens,sensor=sensor)
-    def __len__(self): return self.n
-    def __getitem__(self, i:int):
-        if not -self.n<=i<self.n: raise IndexError(f"room {i} of {self.n}")
-        return render_room(self.seed+int(i)%self.n, **self.how)
+        self.n, self.seed, self.how = n, seed, dict(height=height, width=width, camera=camera, lens=lens, sensor=sensor)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i: int):
+        if not -self.n <= i < self.n:
+            raise IndexError(f"room {i} of {self.n}")
+        return render_room(self.seed + int(i) % self.n, **self.how)

@@ -6,55 +6,104 @@
 __all__ = ['FREE', 'BEFORE', 'save_checkpoint', 'load_checkpoint', 'check_folder', 'write_log']
 
 # %% ../nbs/workshop/runs.ipynb #w002
-import csv, io, json, shutil
+import csv
+import io
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from .atomic import atomic_write
 
 # %% ../nbs/workshop/runs.ipynb #c101
-def save_checkpoint(run:'Run', path):
+def save_checkpoint(run: 'Run', path):
     "All a run needs to go on, in one safetensors file; all or nothing."
     from safetensors.torch import save
-    t = {f'model.{k}':v for k,v in run.model.state_dict().items()}
-    if run.ema: t |= {f'ema.{k}':v for k,v in run.ema.avg.items()}
-    for i,s in run.opt.state_dict()['state'].items(): t |= {f'opt.{i}.{k}':v for k,v in s.items()}
-    meta = dict(config=asdict(run.cfg), step=run.step, history=run.history, best=run.best, ema_n=run.ema.n if run.ema else 0, scaler=run.scaler.state_dict(), logs=run.logs, seconds=run.seconds)
-    atomic_write(path, save({k:v.detach().cpu().contiguous() for k,v in t.items()}, metadata={'dogdepth':json.dumps(meta)}))
+
+    t = {f'model.{k}': v for k, v in run.model.state_dict().items()}
+    if run.ema:
+        t |= {f'ema.{k}': v for k, v in run.ema.avg.items()}
+    for i, s in run.opt.state_dict()['state'].items():
+        t |= {f'opt.{i}.{k}': v for k, v in s.items()}
+    meta = dict(
+        config=asdict(run.cfg),
+        step=run.step,
+        history=run.history,
+        best=run.best,
+        ema_n=run.ema.n if run.ema else 0,
+        scaler=run.scaler.state_dict(),
+        logs=run.logs,
+        seconds=run.seconds,
+    )
+    atomic_write(
+        path, save({k: v.detach().cpu().contiguous() for k, v in t.items()}, metadata={'dogdepth': json.dumps(meta)})
+    )
 
 # %% ../nbs/workshop/runs.ipynb #c102
-FREE = {'out','data','save_minutes','snapshots','workers','device','checkpointing'} # what may change when a run goes on
-BEFORE = dict(early=False, soften=0., frozen_norm=False) # what checkpoints did that do not name these
+FREE = {
+    'out',
+    'data',
+    'save_minutes',
+    'snapshots',
+    'workers',
+    'device',
+    'checkpointing',
+}  # what may change when a run goes on
+BEFORE = dict(early=False, soften=0.0, frozen_norm=False)  # what checkpoints did that do not name these
 
-def load_checkpoint(run:'Run', path):
+# %% ../nbs/workshop/runs.ipynb #c102_1
+def load_checkpoint(run: 'Run', path):
     "Put `run` back where `save_checkpoint` found it; `ValueError` where the file or the recipe is another."
     from safetensors import safe_open
+
     try:
-        with safe_open(path, 'pt') as f: meta,t = json.loads(f.metadata()['dogdepth']), {k:f.get_tensor(k) for k in f.keys()}
-    except Exception as e: raise ValueError(f"{path} is not a dogdepth checkpoint ({type(e).__name__})") from None
-    free = FREE|({'epochs'} if run.cfg.schedule=='constant' and not run.cfg.small_first else set()) # neither rate nor size asks how long it takes: it may take longer
-    was = {**BEFORE, **meta['config']}; odd = {k:(v, getattr(run.cfg,k,None)) for k,v in was.items() if k not in free and v!=getattr(run.cfg,k,None)}
-    if odd: raise ValueError(f"{path} belongs to another recipe: {', '.join(f'{k} was {a!r}, is {b!r}' for k,(a,b) in odd.items())}. Choose another `out`, or the same settings")
-    part = lambda p: {k.removeprefix(p):v for k,v in t.items() if k.startswith(p)}
+        with safe_open(path, 'pt') as f:
+            meta, t = json.loads(f.metadata()['dogdepth']), {k: f.get_tensor(k) for k in f.keys()}
+    except Exception as e:
+        raise ValueError(f"{path} is not a dogdepth checkpoint ({type(e).__name__})") from None
+    free = FREE | (
+        {'epochs'} if run.cfg.schedule == 'constant' and not run.cfg.small_first else set()
+    )  # neither rate nor size asks how long it takes: it may take longer
+    was = {**BEFORE, **meta['config']}
+    odd = {
+        k: (v, getattr(run.cfg, k, None)) for k, v in was.items() if k not in free and v != getattr(run.cfg, k, None)
+    }
+    if odd:
+        raise ValueError(
+            f"{path} belongs to another recipe: {', '.join(f'{k} was {a!r}, is {b!r}' for k, (a, b) in odd.items())}. "
+            "Choose another `out`, or the same settings"
+        )
+    part = lambda p: {k.removeprefix(p): v for k, v in t.items() if k.startswith(p)}
     run.model.load_state_dict(part('model.'))
     if run.ema:
         run.ema.n = meta['ema_n']
-        for k,v in part('ema.').items(): run.ema.avg[k].copy_(v)
+        for k, v in part('ema.').items():
+            run.ema.avg[k].copy_(v)
     state = {}
-    for k,v in part('opt.').items(): i,n = k.split('.',1); state.setdefault(int(i),{})[n] = v
-    run.opt.load_state_dict({**run.opt.state_dict(), 'state':state})
+    for k, v in part('opt.').items():
+        i, n = k.split('.', 1)
+        state.setdefault(int(i), {})[n] = v
+    run.opt.load_state_dict({**run.opt.state_dict(), 'state': state})
     run.scaler.load_state_dict(meta['scaler'])
-    run.step,run.history,run.best = meta['step'],meta['history'],meta['best']
-    run.logs,run.seconds = meta.get('logs', []),meta.get('seconds', 0.)
+    run.step, run.history, run.best = meta['step'], meta['history'], meta['best']
+    run.logs, run.seconds = meta.get('logs', []), meta.get('seconds', 0.0)
 
 # %% ../nbs/workshop/runs.ipynb #c106
-def check_folder(out:Path, need_mb:int=1024):
+def check_folder(out: Path, need_mb: int = 1024):
     "Say before training starts, not after, that nothing can be saved."
-    try: out.mkdir(parents=True, exist_ok=True); atomic_write(out/'.writable', b'x'); (out/'.writable').unlink()
-    except OSError as e: raise ValueError(f"cannot write to {out} ({e.strerror}): choose another `out`") from None
-    if (free := shutil.disk_usage(out).free>>20)<need_mb: raise ValueError(f"only {free} MB are free at {out}; a run needs about {need_mb} MB for its checkpoints")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        atomic_write(out / '.writable', b'x')
+        (out / '.writable').unlink()
+    except OSError as e:
+        raise ValueError(f"cannot write to {out} ({e.strerror}): choose another `out`") from None
+    if (free := shutil.disk_usage(out).free >> 20) < need_mb:
+        raise ValueError(f"only {free} MB are free at {out}; a run needs about {need_mb} MB for its checkpoints")
 
-def write_log(path, rows:list):
+
+def write_log(path, rows: list):
     "One row an epoch, as CSV."
-    f = io.StringIO(); w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
-    w.writeheader(); w.writerows(rows)
+    f = io.StringIO()
+    w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
+    w.writeheader()
+    w.writerows(rows)
     atomic_write(path, f.getvalue().encode())

@@ -7,7 +7,8 @@ __all__ = ['Lens', 'defocus', 'Sensor']
 
 # %% ../nbs/workshop/sensor.ipynb #w002
 from dataclasses import dataclass
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .depth import Camera
 from .paint import _rand
 
@@ -15,71 +16,101 @@ from .paint import _rand
 @dataclass(frozen=True)
 class Lens:
     "A thin lens that focuses one distance and blurs the rest (Potmesil & Chakravarty 1981)."
-    f_number:float=2.8     # focal length over aperture: small is a wide opening, much blur
-    focus_m:float=2.       # the distance that is sharp, metres
-    focal_mm:float=50.     # true focal length; the sensor is as large as the camera's field of view asks
+
+    f_number: float = 2.8  # focal length over aperture: small is a wide opening, much blur
+    focus_m: float = 2.0  # the distance that is sharp, metres
+    focal_mm: float = 50.0  # true focal length; the sensor is as large as the camera's field of view asks
+
     def __post_init__(self):
-        if not (self.f_number>0 and self.focal_mm>0 and self.focus_m>self.focal_mm/1000):
+        if not (self.f_number > 0 and self.focal_mm > 0 and self.focus_m > self.focal_mm / 1000):
             raise ValueError(f"a lens needs f_number > 0, focal_mm > 0 and focus_m beyond the focal length, got {self}")
+
     def blur_px(self, depth, camera):
         "Diameter in pixels of the disc that a point at `depth` (metres) becomes."
-        f = self.focal_mm/1000
-        return camera.focal*(f/self.f_number)/(self.focus_m-f)*np.abs(depth-self.focus_m)/depth
+        f = self.focal_mm / 1000
+        return camera.focal * (f / self.f_number) / (self.focus_m - f) * np.abs(depth - self.focus_m) / depth
 
 # %% ../nbs/workshop/sensor.ipynb #c069
 def _disc(d):
     "A disc of diameter `d` pixels with a soft rim, as a kernel that sums to 1."
-    n = int(np.ceil(d/2+.5)); y,x = np.mgrid[-n:n+1,-n:n+1]
-    k = np.clip(d/2+.5-np.sqrt(x*x+y*y),0,1).astype(np.float32)
-    return k/k.sum()
+    n = int(np.ceil(d / 2 + 0.5))
+    y, x = np.mgrid[-n : n + 1, -n : n + 1]
+    k = np.clip(d / 2 + 0.5 - np.sqrt(x * x + y * y), 0, 1).astype(np.float32)
+    return k / k.sum()
 
+# %% ../nbs/workshop/sensor.ipynb #c069_1
 def defocus(
-    image:np.ndarray, # (H,W,3) uint8 RGB, sharp
-    depth:np.ndarray, # (H,W) metres, 0 = no reading (left sharp)
-    camera:Camera, lens:Lens,
-)->np.ndarray:        # (H,W,3) uint8
+    image: np.ndarray,  # (H,W,3) uint8 RGB, sharp
+    depth: np.ndarray,  # (H,W) metres, 0 = no reading (left sharp)
+    camera: Camera,
+    lens: Lens,
+) -> np.ndarray:  # (H,W,3) uint8
     "The picture as `lens` would take it: layers of equal blur, laid over each other from far to near."
-    if getattr(image,'dtype',None)!=np.uint8 or np.ndim(image)!=3 or image.shape[2]!=3 or image.shape[:2]!=np.shape(depth): raise ValueError(f"image should be (H,W,3) uint8 and depth (H,W), got {getattr(image,'shape',type(image).__name__)} {getattr(image,'dtype','')} and {np.shape(depth)}")
-    z = np.where(depth>0,depth,lens.focus_m).astype(np.float32)
-    c = np.minimum(lens.blur_px(z,camera),64)*np.sign(z-lens.focus_m)      # signed: positive beyond focus
-    level = np.where(np.abs(c)<1,0,np.sign(c)*np.rint(np.log2(np.maximum(np.abs(c),1))*6+1)).astype(int) # a disc of less than a pixel is sharp
-    rgba = np.dstack([(image.astype(np.float32)/255)**2,np.ones(depth.shape,np.float32)])
+    if (
+        getattr(image, 'dtype', None) != np.uint8
+        or np.ndim(image) != 3
+        or image.shape[2] != 3
+        or image.shape[:2] != np.shape(depth)
+    ):
+        raise ValueError(
+            f"image should be (H,W,3) uint8 and depth (H,W), got {getattr(image, 'shape', type(image).__name__)} "
+            f"{getattr(image, 'dtype', '')} and {np.shape(depth)}"
+        )
+    z = np.where(depth > 0, depth, lens.focus_m).astype(np.float32)
+    c = np.minimum(lens.blur_px(z, camera), 64) * np.sign(z - lens.focus_m)  # signed: positive beyond focus
+    level = np.where(np.abs(c) < 1, 0, np.sign(c) * np.rint(np.log2(np.maximum(np.abs(c), 1)) * 6 + 1)).astype(
+        int
+    )  # a disc of less than a pixel is sharp
+    rgba = np.dstack([(image.astype(np.float32) / 255) ** 2, np.ones(depth.shape, np.float32)])
     out = np.zeros_like(rgba)
-    for l in np.unique(level)[::-1]:                                       # far to near
-        layer = rgba*(level==l)[...,None]
-        if l: layer = cv2.filter2D(layer,-1,_disc(2**((abs(l)-1)/6)),borderType=cv2.BORDER_REFLECT_101)
-        out = out*(1-layer[...,3:])+layer
-    return np.rint(255*np.sqrt(np.clip(out[...,:3]/np.maximum(out[...,3:],1e-6),0,1))).astype(np.uint8)
+    for l in np.unique(level)[::-1]:  # far to near
+        layer = rgba * (level == l)[..., None]
+        if l:
+            layer = cv2.filter2D(layer, -1, _disc(2 ** ((abs(l) - 1) / 6)), borderType=cv2.BORDER_REFLECT_101)
+        out = out * (1 - layer[..., 3:]) + layer
+    return np.rint(255 * np.sqrt(np.clip(out[..., :3] / np.maximum(out[..., 3:], 1e-6), 0, 1))).astype(np.uint8)
 
 # %% ../nbs/workshop/sensor.ipynb #c070
-def _blobs(white, size): return cv2.GaussianBlur(white,(0,0),size)*np.float32(np.sqrt(4*np.pi)*size) # smooth noise of variance 1
+def _blobs(white, size):
+    return cv2.GaussianBlur(white, (0, 0), size) * np.float32(np.sqrt(4 * np.pi) * size)  # smooth noise of variance 1
 
+# %% ../nbs/workshop/sensor.ipynb #c070_1
 @dataclass(frozen=True)
 class Sensor:
-    "What a Kinect makes of a room: steps and noise that grow with the square of depth, shadows, holes (Khoshelham & Elberink 2012)."
-    noise:float=1.          # times the noise of a real Kinect; 0: exact where there is a reading
-    baseline_m:float=.075   # from projector to camera: casts the shadows beside near things
-    near_m:float=.5         # nothing nearer is seen
-    far_m:float=9.5         # nor farther
-    dropout:float=1.        # how readily dark, shining and slanting surfaces give no reading; 0: never
-    rim:float=.06           # share of the width and height without a reading, on each side
-    grain:float=2.          # noise of the photo, grey levels
+    """What a Kinect makes of a room: steps and noise that grow with the square of depth, shadows, holes (Khoshelham &
+    Elberink 2012)."""
+
+    noise: float = 1.0  # times the noise of a real Kinect; 0: exact where there is a reading
+    baseline_m: float = 0.075  # from projector to camera: casts the shadows beside near things
+    near_m: float = 0.5  # nothing nearer is seen
+    far_m: float = 9.5  # nor farther
+    dropout: float = 1.0  # how readily dark, shining and slanting surfaces give no reading; 0: never
+    rim: float = 0.06  # share of the width and height without a reading, on each side
+    grain: float = 2.0  # noise of the photo, grey levels
 
     def read(self, image, depth, camera, cosine=None, ids=None, seed=0):
-        "The noisy (image, depth) of one true pair; 0 = no reading. `cosine` is that between ray and surface, `ids` the body seen (H,W)."
-        rng = np.random.Generator(np.random.PCG64([*np.atleast_1d(seed).tolist(),3]))
-        normal = lambda *shape: rng.standard_normal(shape,np.float32)
-        H,W = depth.shape; z = depth.astype(float); k = 640/W               # the Kinect counts in pixels of 640 columns
-        shift = camera.fx*self.baseline_m/z
-        steps = np.rint(8*k*shift+self.noise*.6*cv2.GaussianBlur(normal(H,W),(0,0),.8)*2)
-        noisy = 8*k*camera.fx*self.baseline_m/np.maximum(steps,1) if self.noise else z
-        col = np.arange(W)-shift                                            # the column where the projector sees the point
-        right = np.minimum.accumulate(np.c_[col[:,1:],np.full(H,np.inf)][:,::-1],1)[:,::-1]
-        hole = (z<self.near_m)|(z>self.far_m)|(col>right)                   # something nearer, farther right, is in its way
-        y,x = np.mgrid[:H,:W]
-        hole |= np.minimum(np.minimum(x,W-1-x)/W,np.minimum(y,H-1-y)/H)<self.rim
+        """The noisy (image, depth) of one true pair; 0 = no reading. `cosine` is that between ray and surface, `ids`
+        the body seen (H,W)."""
+        rng = np.random.Generator(np.random.PCG64([*np.atleast_1d(seed).tolist(), 3]))
+        normal = lambda *shape: rng.standard_normal(shape, np.float32)
+        H, W = depth.shape
+        z = depth.astype(float)
+        k = 640 / W  # the Kinect counts in pixels of 640 columns
+        shift = camera.fx * self.baseline_m / z
+        steps = np.rint(8 * k * shift + self.noise * 0.6 * cv2.GaussianBlur(normal(H, W), (0, 0), 0.8) * 2)
+        noisy = 8 * k * camera.fx * self.baseline_m / np.maximum(steps, 1) if self.noise else z
+        col = np.arange(W) - shift  # the column where the projector sees the point
+        right = np.minimum.accumulate(np.c_[col[:, 1:], np.full(H, np.inf)][:, ::-1], 1)[:, ::-1]
+        hole = (z < self.near_m) | (z > self.far_m) | (col > right)  # something nearer, farther right, is in its way
+        y, x = np.mgrid[:H, :W]
+        hole |= np.minimum(np.minimum(x, W - 1 - x) / W, np.minimum(y, H - 1 - y) / H) < self.rim
         luma = image.max(-1)
-        odds = 2.*(luma<16)+1.5*(luma>253)+(0 if cosine is None else 10*np.clip(.2-cosine,0,.2))+(0 if ids is None else 2.2*(_rand(ids,7)>.93)*(ids>0))
-        hole |= self.dropout*(odds+.35)>np.maximum(2.2+.9*_blobs(normal(H,W),W/100),1e-6)
-        img = np.clip(np.rint(image+self.grain*normal(H,W,3)),0,255).astype(np.uint8)
-        return img,np.where(hole,0,noisy).astype(np.float32)
+        odds = (
+            2.0 * (luma < 16)
+            + 1.5 * (luma > 253)
+            + (0 if cosine is None else 10 * np.clip(0.2 - cosine, 0, 0.2))
+            + (0 if ids is None else 2.2 * (_rand(ids, 7) > 0.93) * (ids > 0))
+        )
+        hole |= self.dropout * (odds + 0.35) > np.maximum(2.2 + 0.9 * _blobs(normal(H, W), W / 100), 1e-6)
+        img = np.clip(np.rint(image + self.grain * normal(H, W, 3)), 0, 255).astype(np.uint8)
+        return img, np.where(hole, 0, noisy).astype(np.float32)

@@ -6,7 +6,10 @@
 __all__ = ['refuse_early', 'refusal_class', 'channel_class', 'make_server', 'serve']
 
 # %% ../nbs/workshop/server.ipynb #w002
-import json, re, socket, time
+import json
+import re
+import socket
+import time
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 from .uploads import LANGUAGES, Limits
@@ -14,16 +17,18 @@ from .door import bare_address, host_name
 from .app import HEADERS, refusal
 
 # %% ../nbs/workshop/server.ipynb #c122a
-def refuse_early(request)->tuple: # status line, headers, body
-    "The answer to a request that the server turns down before the app sees it: as the API gives it, in the reader's language."
-    e,wants = request.error,request.headers.get('ACCEPT_LANGUAGE') or ''
+def refuse_early(request) -> tuple:  # status line, headers, body
+    """The answer to a request that the server turns down before the app sees it: as the API gives it, in the reader's
+    language."""
+    e, wants = request.error, request.headers.get('ACCEPT_LANGUAGE') or ''
     if m := re.search(rb'(?im)^accept-language:[ \t]*([^\r\n]*)', getattr(request, 'header_plus', b'')):
-        wants = wants or m[1].decode('latin-1') # headers that were too many to be parsed
+        wants = wants or m[1].decode('latin-1')  # headers that were too many to be parsed
     asked = re.search(r'(?:^|&)lang=(\w+)', str(getattr(request, 'query', '') or ''))
     lang = asked[1] if asked else parse_accept_header(wants, LanguageAccept).best_match(LANGUAGES, 'en')
-    body,more = refusal(e.code, f'http_{e.code}', lang if lang in LANGUAGES else 'en')
-    headers = {'Content-Type':'application/json', 'Cache-Control':'no-store', **HEADERS, **more}
+    body, more = refusal(e.code, f'http_{e.code}', lang if lang in LANGUAGES else 'en')
+    headers = {'Content-Type': 'application/json', 'Cache-Control': 'no-store', **HEADERS, **more}
     return f'{e.code} {e.reason}', list(headers.items()), json.dumps(body).encode()
+
 
 def refusal_class():
     "How our server answers what it turns down itself: as the API does."
@@ -31,62 +36,88 @@ def refusal_class():
 
     class Refusal(ErrorTask):
         def execute(self):
-            self.status,headers,body = refuse_early(self.request)
+            self.status, headers, body = refuse_early(self.request)
             self.response_headers.extend(headers)
             self.set_close_on_finish()
             self.content_length = len(body)
             self.write(body)
-            self.channel.draining = time.monotonic()+5
+            self.channel.draining = time.monotonic() + 5
 
     return Refusal
 
 # %% ../nbs/workshop/server.ipynb #c122b
-def channel_class(limits:Limits):
+def channel_class(limits: Limits):
     "How our server listens to a client: it hangs up on who trickles, and refuses in the form of the API."
     from waitress.channel import HTTPChannel
     from waitress.utilities import Error
 
-    class TooSlow(Error): code,reason = 408,'Request Timeout'
+    class TooSlow(Error):
+        code, reason = 408, 'Request Timeout'
 
     class Channel(HTTPChannel):
-        error_task_class,began,draining = refusal_class(),0.,0.
+        error_task_class, began, draining = refusal_class(), 0.0, 0.0
+
         def received(self, data):
-            if self.draining: return self.drain()
-            if self.request is None: self.began = time.monotonic()
+            if self.draining:
+                return self.drain()
+            if self.request is None:
+                self.began = time.monotonic()
             r = super().received(data)
             with self.requests_lock:
-                if self.request is not None and time.monotonic()-self.began>limits.upload_s:
-                    self.request.error,self.request.completed = TooSlow('The upload took too long.'),True
+                if self.request is not None and time.monotonic() - self.began > limits.upload_s:
+                    self.request.error, self.request.completed = TooSlow('The upload took too long.'), True
                     self.requests.append(self.request)
                     self.request = None
-                    if len(self.requests)==1: self.server.add_task(self)
+                    if len(self.requests) == 1:
+                        self.server.add_task(self)
             return r
-        def drain(self): # throw away what still comes, for a while: who is cut off while sending reads no answer
-            if time.monotonic()>self.draining: self.will_close = True
+
+        def drain(self):  # throw away what still comes, for a while: who is cut off while sending reads no answer
+            if time.monotonic() > self.draining:
+                self.will_close = True
             return False
+
         def handle_write(self):
-            if not (self.draining and self.close_when_flushed): return super().handle_write()
+            if not (self.draining and self.close_when_flushed):
+                return super().handle_write()
             self._flush_exception(self._flush_some)
-            if self.total_outbufs_len: return
+            if self.total_outbufs_len:
+                return
             self.close_when_flushed = False
-            try: self.socket.shutdown(socket.SHUT_WR)
-            except OSError: self.will_close = True
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.will_close = True
+
     return Channel
 
 # %% ../nbs/workshop/server.ipynb #c123
 def make_server(app, host='127.0.0.1', port=8000, threads=12):
     "A waitress server for the app, which also hangs up on uploads that trickle, and refuses in the form of the API."
     from waitress.server import create_server
+
     d = app.extensions['dogdepth']
     lim = d.limits
-    if host and not bare_address(host): d.names.add(host_name(host)) # it answers to the name it listens on
+    if host and not bare_address(host):
+        d.names.add(host_name(host))  # it answers to the name it listens on
 
-    server = create_server(app, host=host, port=port, threads=threads, ident=None,
-                           channel_timeout=min(20, lim.upload_s), cleanup_interval=min(5, lim.upload_s),
-                           connection_limit=200, max_request_body_size=int(lim.upload_mb*1e6)+65536,
-                           clear_untrusted_proxy_headers=False) # the app does that, by its own list
-    for s in server.map.values() if hasattr(server, 'effective_listen') else [server]: # one for each address that `host` stands for
-        if hasattr(s, 'channel_class'): s.channel_class = channel_class(lim)
+    server = create_server(
+        app,
+        host=host,
+        port=port,
+        threads=threads,
+        ident=None,
+        channel_timeout=min(20, lim.upload_s),
+        cleanup_interval=min(5, lim.upload_s),
+        connection_limit=200,
+        max_request_body_size=int(lim.upload_mb * 1e6) + 65536,
+        clear_untrusted_proxy_headers=False,
+    )  # the app does that, by its own list
+    for s in (
+        server.map.values() if hasattr(server, 'effective_listen') else [server]
+    ):  # one for each address that `host` stands for
+        if hasattr(s, 'channel_class'):
+            s.channel_class = channel_class(lim)
     return server
 
 # %% ../nbs/workshop/server.ipynb #c125
@@ -97,9 +128,11 @@ def serve(app, host='127.0.0.1', port=8000, ready=lambda url: None):
         server = make_server(app, host, port)
         d.warm()
         d.bench.ready.wait()
-        if d.bench.trouble: raise ValueError(d.bench.trouble)
+        if d.bench.trouble:
+            raise ValueError(d.bench.trouble)
         port = port or getattr(server, 'effective_port', None) or server.effective_listen[0][1]
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}{getattr(app.wsgi_app, 'prefix', '')}")
         server.run()
         server.close()
-    finally: d.close()
+    finally:
+        d.close()

@@ -10,49 +10,100 @@ import re
 from .layout import place
 
 # %% ../nbs/workshop/sets.ipynb #c007
-LEARNED = dict(basement='1', bathroom='1 2 5 6 7 10 11 14 16 19 23 24 28 30 33 35 41 45 48 49 50 51 53 54 55 56 57',
+LEARNED = dict(
+    basement='1',
+    bathroom='1 2 5 6 7 10 11 14 16 19 23 24 28 30 33 35 41 45 48 49 50 51 53 54 55 56 57',
     bedroom='4 12 15 17 19 21 25 26 28 29 31 33 34 35 36 38 39 40 42 45 47 50 51 52 53 56 57 60 62 63 65 66 67 69 71 72 74 76 78 79 81 82 86 94 96 97 98 100 106 107 113 116 118 120 124 126 129 130 132 136 138',
-    bookstore='0 2', cafe='1', classroom='3 4 5 10 11 12 16 18 22', computer_lab='2', conference_room='1 2', dinette='1', dining_room='1 2 4 7 8 10 12 13 14 16 24 28 29 31 33 34 37', excercise_room='1', foyer='2',
-    furniture_store='1 2', home_office='4 5 6 7 11 13', home_storage='1', indoor_balcony='1', kitchen='3 6 8 10 11 16 17 19 29 31 33 35 37 41 43 47 48 49 50 51 53 59', laundry_room='1',
-    living_room='0 4 5 6 10 11 12 18 20 22 29 32 33 35 37 38 39 42 46 50 55 58 63 67 68 69 71 78 82 83 85 86', office='0 3 4 6 9 11 12 18 21 23 24 26', office_kitchen='1 3', playroom='2 3 6', printer_room='1',
-    reception_room='1 2 4', student_lounge='1', study='3 4 5 6', study_room='4 5') # NYU Depth V2: rooms of the official training list that both weights learned from
-HELD = dict(bathroom='13 34 39 42', bedroom='14 16 20 41 59 80 90 104 125 140', classroom='6', dining_room='15 19 23', home_office='8', kitchen='28 45 52 60',
-    living_room='19 40 47 62 70', office='19 25', playroom='4', study='8') # and the 32 that only 'default' learned from
+    bookstore='0 2',
+    cafe='1',
+    classroom='3 4 5 10 11 12 16 18 22',
+    computer_lab='2',
+    conference_room='1 2',
+    dinette='1',
+    dining_room='1 2 4 7 8 10 12 13 14 16 24 28 29 31 33 34 37',
+    excercise_room='1',
+    foyer='2',
+    furniture_store='1 2',
+    home_office='4 5 6 7 11 13',
+    home_storage='1',
+    indoor_balcony='1',
+    kitchen='3 6 8 10 11 16 17 19 29 31 33 35 37 41 43 47 48 49 50 51 53 59',
+    laundry_room='1',
+    living_room='0 4 5 6 10 11 12 18 20 22 29 32 33 35 37 38 39 42 46 50 55 58 63 67 68 69 71 78 82 83 85 86',
+    office='0 3 4 6 9 11 12 18 21 23 24 26',
+    office_kitchen='1 3',
+    playroom='2 3 6',
+    printer_room='1',
+    reception_room='1 2 4',
+    student_lounge='1',
+    study='3 4 5 6',
+    study_room='4 5',
+)  # NYU Depth V2: rooms of the official training list that both weights learned from
+
+# %% ../nbs/workshop/sets.ipynb #c007_1
+HELD = dict(
+    bathroom='13 34 39 42',
+    bedroom='14 16 20 41 59 80 90 104 125 140',
+    classroom='6',
+    dining_room='15 19 23',
+    home_office='8',
+    kitchen='28 45 52 60',
+    living_room='19 40 47 62 70',
+    office='19 25',
+    playroom='4',
+    study='8',
+)  # and the 32 that only 'default' learned from
+
 
 def learned_rooms(
-    weights='default', # 'default', 'twin' or 'scratch', which learned from the twin's rooms; of other weights nothing is known
-)->set:                # names of rooms, see `place`
+    weights='default',  # 'default', 'twin' or 'scratch', which learned from the twin's rooms; of other weights nothing is known
+) -> set:  # names of rooms, see `place`
     "The rooms of NYU Depth V2 whose frames the bundled weights learned from."
-    lists = dict(default=(LEARNED,HELD), twin=(LEARNED,), scratch=(LEARNED,)).get(str(weights), ())
-    return {f'{kind}_{int(k):04d}' for rooms in lists for kind,ks in rooms.items() for k in ks.split()}
+    lists = dict(default=(LEARNED, HELD), twin=(LEARNED,), scratch=(LEARNED,)).get(str(weights), ())
+    return {f'{kind}_{int(k):04d}' for rooms in lists for kind, ks in rooms.items() for k in ks.split()}
 
 # %% ../nbs/workshop/sets.ipynb #c069k
-def kind_of(scene)->str: # 'living_room_0062a' -> 'living_room'
+def kind_of(scene) -> str:  # 'living_room_0062a' -> 'living_room'
     "The kind of room a scene's name tells; 'unknown' without a name."
     return re.sub(r'_\d+[a-z]?$', '', scene) if scene else 'unknown'
 
 # %% ../nbs/workshop/sets.ipynb #c032
 def seen_frames(
-    ev,           # Evaluation
-    weights=None, # as in `learned_rooms`; None: those of `ev`
-)->int:
-    "How many of the frames carry the name of a room that these weights learned from; none of the official test split, and none where no room is named."
+    ev,  # Evaluation
+    weights=None,  # as in `learned_rooms`; None: those of `ev`
+) -> int:
+    """How many of the frames carry the name of a room that these weights learned from; none of the official test split,
+    and none where no room is named."""
     rooms = learned_rooms(ev.protocol.get('weights') if weights is None else weights)
-    return 0 if ev.protocol.get('split')=='test' else sum(bool(r['scene']) and place(r['scene']) in rooms for r in ev.images)
+    return (
+        0
+        if ev.protocol.get('split') == 'test'
+        else sum(bool(r['scene']) and place(r['scene']) in rooms for r in ev.images)
+    )
 
 # %% ../nbs/workshop/sets.ipynb #c015o
-def _origin(dataset)->dict: # split, split_by, split_seed, and source where it was packed
-    "Which frames these are, as far as the data set knows: 'train' and 'val' were cut out by scene or by frame, and by frame flatters."
-    split,by,seed = (getattr(dataset, k, None) for k in ('split','split_by','seed'))
-    source = dataset.file.attrs.get('source') if hasattr(dataset, 'name') and hasattr(dataset, 'file') else None # what `pack` was given
-    if source and (m := re.search(r"split='(\w+)'(?:, split_by='(\w+)')?", source)): split,by = m.groups()
-    if split not in ('train','val'): by = None
-    return dict(split=split, split_by=by, split_seed=seed if by=='frame' else None) | (dict(source=str(source)[:200]) if source else {})
+def _origin(dataset) -> dict:  # split, split_by, split_seed, and source where it was packed
+    """Which frames these are, as far as the data set knows: 'train' and 'val' were cut out by scene or by frame, and by
+    frame flatters."""
+    split, by, seed = (getattr(dataset, k, None) for k in ('split', 'split_by', 'seed'))
+    source = (
+        dataset.file.attrs.get('source') if hasattr(dataset, 'name') and hasattr(dataset, 'file') else None
+    )  # what `pack` was given
+    if source and (m := re.search(r"split='(\w+)'(?:, split_by='(\w+)')?", source)):
+        split, by = m.groups()
+    if split not in ('train', 'val'):
+        by = None
+    return dict(split=split, split_by=by, split_seed=seed if by == 'frame' else None) | (
+        dict(source=str(source)[:200]) if source else {}
+    )
 
 # %% ../nbs/workshop/sets.ipynb #c018i
-def _item(dataset, i)->dict:
+def _item(dataset, i) -> dict:
     "The item; a frame that does not say its camera, scene or name gets None, None and its number."
     item = dataset[i]
-    if not isinstance(item, dict) or not {'image','depth'}<=set(item):
-        raise ValueError(f"frame {i} should be a dict with image and depth (camera, scene and name are welcome), got {sorted(item) if isinstance(item, dict) else type(item).__name__}")
+    if not isinstance(item, dict) or not {'image', 'depth'} <= set(item):
+        raise ValueError(
+            f"frame {i} should be a dict with image and depth (camera, scene and name are welcome), got "
+            f"{sorted(item) if isinstance(item, dict) else type(item).__name__}"
+        )
     return dict(camera=None, scene=None, name=f'{i:05d}') | item

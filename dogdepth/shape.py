@@ -12,72 +12,104 @@ from .metrics import _np, check_answer, check_mask, crop_mask
 
 # %% ../nbs/workshop/shape.ipynb #c087
 def depth_steps(
-    depth,     # (H,W) metres
-    mask=None, # (H,W) bool
-)->tuple:      # (H,W-1) to the right, (H-1,W) down; nan where one of the two has no reading
+    depth,  # (H,W) metres
+    mask=None,  # (H,W) bool
+) -> tuple:  # (H,W-1) to the right, (H-1,W) down; nan where one of the two has no reading
     "ln of the factor between neighbours: above 0 the right (or lower) one lies behind."
-    d = _np(depth); m = valid_mask(d) if mask is None else check_mask(mask, d.shape)
+    d = _np(depth)
+    m = valid_mask(d) if mask is None else check_mask(mask, d.shape)
     x = np.log(np.where(m, d, np.nan))
     return np.diff(x, axis=1), np.diff(x, axis=0)
 
 # %% ../nbs/workshop/shape.ipynb #c090
-BOUNDARY_FACTORS = np.linspace(1.05, 1.25, 10) # between neighbours; each one's weight is in proportion to it
+BOUNDARY_FACTORS = np.linspace(1.05, 1.25, 10)  # between neighbours; each one's weight is in proportion to it
 
-def _two_maps(pred, target, mask, crop)->tuple: # prediction, truth: (H,W); the pixels that count: (H,W) bool
+
+def _two_maps(pred, target, mask, crop) -> tuple:  # prediction, truth: (H,W); the pixels that count: (H,W) bool
     "What the measures of edges and of points begin with, checked."
-    p,t = _np(pred),_np(target)
-    if p.shape!=t.shape or p.ndim!=2: raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {p.shape} and {t.shape}")
-    m = (valid_mask(t) if mask is None else valid_mask(t, (0,np.inf)) & check_mask(mask, t.shape)) & crop_mask(t.shape, crop)
+    p, t = _np(pred), _np(target)
+    if p.shape != t.shape or p.ndim != 2:
+        raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {p.shape} and {t.shape}")
+    m = (valid_mask(t) if mask is None else valid_mask(t, (0, np.inf)) & check_mask(mask, t.shape)) & crop_mask(
+        t.shape, crop
+    )
     check_answer(p[m])
-    return p,t,m
+    return p, t, m
 
+# %% ../nbs/workshop/shape.ipynb #c090_1
 def boundary_f1(
-    pred, target,  # (H,W) metres
-    mask=None,     # (H,W) bool: score these readings; None: those from 0.001 to 10 m
-    crop='auto',   # as in `depth_metrics`
-)->dict:           # f1, precision, recall in [0,1]; n = edges of the truth at the lowest factor
-    "Scale-invariant boundary F1 as Depth Pro's program counts it (Bochkovskii et al. 2024, §4): a direction or a factor without a true edge scores 0. Only where the truth has no edge at all it is nan, not 0."
-    p,t,m = _two_maps(pred, target, mask, crop)
-    s,n = np.log(BOUNDARY_FACTORS),lambda x: (x[x>s[0]][:,None]>s).sum(0)           # steps above each factor
-    ways = [(w*a, w*b) for a,b in zip(depth_steps(np.maximum(p, DEPTH_CAP[0]).astype(float), m), depth_steps(t.astype(float), m)) for w in (1,-1)]
-    hit,said,true = np.array([(n(np.minimum(a, b)), n(a), n(b)) for a,b in ways]).swapaxes(0, 1) # (4 directions, 10 factors) each
-    precision,recall = ((hit/np.maximum(x, 1)).mean(0) for x in (said,true))
-    f1,edges = 2*precision*recall/np.maximum(precision+recall, 1e-12),int(true[:,0].sum())
-    mean = lambda x: float((BOUNDARY_FACTORS*x).sum()/BOUNDARY_FACTORS.sum()) if edges else float('nan')
+    pred,
+    target,  # (H,W) metres
+    mask=None,  # (H,W) bool: score these readings; None: those from 0.001 to 10 m
+    crop='auto',  # as in `depth_metrics`
+) -> dict:  # f1, precision, recall in [0,1]; n = edges of the truth at the lowest factor
+    """Scale-invariant boundary F1 as Depth Pro's program counts it (Bochkovskii et al. 2024, §4): a direction or a
+    factor without a true edge scores 0. Only where the truth has no edge at all it is nan, not 0."""
+    p, t, m = _two_maps(pred, target, mask, crop)
+    s, n = np.log(BOUNDARY_FACTORS), lambda x: (x[x > s[0]][:, None] > s).sum(0)  # steps above each factor
+    ways = [
+        (w * a, w * b)
+        for a, b in zip(depth_steps(np.maximum(p, DEPTH_CAP[0]).astype(float), m), depth_steps(t.astype(float), m))
+        for w in (1, -1)
+    ]
+    hit, said, true = np.array([(n(np.minimum(a, b)), n(a), n(b)) for a, b in ways]).swapaxes(
+        0, 1
+    )  # (4 directions, 10 factors) each
+    precision, recall = ((hit / np.maximum(x, 1)).mean(0) for x in (said, true))
+    f1, edges = 2 * precision * recall / np.maximum(precision + recall, 1e-12), int(true[:, 0].sum())
+    mean = lambda x: float((BOUNDARY_FACTORS * x).sum() / BOUNDARY_FACTORS.sum()) if edges else float('nan')
     return dict(f1=mean(f1), precision=mean(precision), recall=mean(recall), n=edges)
 
 # %% ../nbs/workshop/shape.ipynb #c107
 def depth_clouds(
-    pred, target,  # (H,W) metres
-    camera,        # of this size
-    mask=None, crop='auto', # as in `boundary_f1`
-)->tuple:          # (N,3), (N,3) points, metres
+    pred,
+    target,  # (H,W) metres
+    camera,  # of this size
+    mask=None,
+    crop='auto',  # as in `boundary_f1`
+) -> tuple:  # (N,3), (N,3) points, metres
     "The two rooms of points that a prediction and its truth describe, at the pixels that count."
-    p,t,m = _two_maps(pred, target, mask, crop)
-    return tuple(camera.backproject(d.astype(np.float32))[m] for d in (p,t))
+    p, t, m = _two_maps(pred, target, mask, crop)
+    return tuple(camera.backproject(d.astype(np.float32))[m] for d in (p, t))
 
+# %% ../nbs/workshop/shape.ipynb #c107_1
 def cloud_distances(
-    pred, target,       # (N,3), (M,3) points, metres
-    n:int=5000,         # how many of each ask for their nearest neighbour (all of the others may answer)
-    seed:int=0,         # which
-    limit:float=np.inf, # metres: farther counts as infinitely far, and is faster
-)->tuple:               # distances from predicted points to the true room, and from true points to the predicted one
+    pred,
+    target,  # (N,3), (M,3) points, metres
+    n: int = 5000,  # how many of each ask for their nearest neighbour (all of the others may answer)
+    seed: int = 0,  # which
+    limit: float = np.inf,  # metres: farther counts as infinitely far, and is faster
+) -> tuple:  # distances from predicted points to the true room, and from true points to the predicted one
     "How far each cloud's points lie from the other cloud; a seeded sample asks, every point may be the answer."
     from scipy.spatial import cKDTree
-    (pred,target),rng = (np.asarray(x, float) for x in (pred,target)),np.random.default_rng(seed)
-    for what,x in (('pred',pred),('target',target)):
-        if x.ndim!=2 or x.shape[1]!=3 or not np.isfinite(x).all(): raise ValueError(f"{what} should be points (N,3) in metres, all of them finite, got {x.shape} with {int((~np.isfinite(x)).sum())} values that are not")
+
+    (pred, target), rng = (np.asarray(x, float) for x in (pred, target)), np.random.default_rng(seed)
+    for what, x in (('pred', pred), ('target', target)):
+        if x.ndim != 2 or x.shape[1] != 3 or not np.isfinite(x).all():
+            raise ValueError(
+                f"{what} should be points (N,3) in metres, all of them finite, got {x.shape} with "
+                f"{int((~np.isfinite(x)).sum())} values that are not"
+            )
+
     def far(a, b):
-        q = a if len(a)<=n else a[rng.choice(len(a), n, replace=False)]
-        return cKDTree(b, balanced_tree=False, compact_nodes=False).query(q, distance_upper_bound=limit)[0] if len(a) and len(b) else np.zeros(0)
+        q = a if len(a) <= n else a[rng.choice(len(a), n, replace=False)]
+        return (
+            cKDTree(b, balanced_tree=False, compact_nodes=False).query(q, distance_upper_bound=limit)[0]
+            if len(a) and len(b)
+            else np.zeros(0)
+        )
+
     return far(pred, target), far(target, pred)
 
 # %% ../nbs/workshop/shape.ipynb #c109
 def fscore(
-    to_true, to_pred,  # distances from `cloud_distances`, metres
-    tau:float=.05,     # metres: how near is near enough
-)->dict:               # fscore, precision, recall
-    "F-score of two clouds at `tau` (Knapitsch et al. 2017, Tanks and Temples, who first thin both clouds to a grid of tau/2; here every pixel's point counts); nan where a cloud is empty."
-    if not len(to_true) or not len(to_pred): return dict.fromkeys(('fscore','precision','recall'), float('nan'))
-    p,r = float(np.mean(to_true<tau)),float(np.mean(to_pred<tau))
-    return dict(fscore=2*p*r/(p+r) if p+r else 0., precision=p, recall=r)
+    to_true,
+    to_pred,  # distances from `cloud_distances`, metres
+    tau: float = 0.05,  # metres: how near is near enough
+) -> dict:  # fscore, precision, recall
+    """F-score of two clouds at `tau` (Knapitsch et al. 2017, Tanks and Temples, who first thin both clouds to a grid of
+    tau/2; here every pixel's point counts); nan where a cloud is empty."""
+    if not len(to_true) or not len(to_pred):
+        return dict.fromkeys(('fscore', 'precision', 'recall'), float('nan'))
+    p, r = float(np.mean(to_true < tau)), float(np.mean(to_pred < tau))
+    return dict(fscore=2 * p * r / (p + r) if p + r else 0.0, precision=p, recall=r)

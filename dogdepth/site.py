@@ -13,131 +13,191 @@ __all__ = ['PLOTLY', 'DIRECTIVE', 'STEPS', 'ASSETS', 'NPM', 'CACHE', 'OUTSIDE', 
            'write_samples', 'try_files', 'build_site']
 
 # %% ../nbs/workshop/site.ipynb #c002
-import ast, base64, hashlib, io, json, re, shutil, subprocess, sys, tarfile, tempfile, tokenize
+import ast
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tokenize
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 
 # %% ../nbs/workshop/site.ipynb #c005
 def read_cells(
-    path,    # .ipynb
-)->list:     # dicts with cell_type, source (str) and, for code, outputs
+    path,  # .ipynb
+) -> list:  # dicts with cell_type, source (str) and, for code, outputs
     "The cells of a notebook; text that is stored as a list of lines is joined."
     whole = lambda v: ''.join(v) if isinstance(v, list) and all(isinstance(s, str) for s in v) else v
     cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
     for c in cells:
         c['source'] = whole(c['source'])
         for o in c.get('outputs', []):
-            if 'text' in o: o['text'] = whole(o['text'])
-            if 'data' in o: o['data'] = {k:whole(v) for k,v in o['data'].items()}
+            if 'text' in o:
+                o['text'] = whole(o['text'])
+            if 'data' in o:
+                o['data'] = {k: whole(v) for k, v in o['data'].items()}
     return [c for c in cells if c['source'].strip()]
 
 # %% ../nbs/workshop/site.ipynb #c008
 PLOTLY = 'application/vnd.plotly.v1+json'
 
+
 def stored_figures(
-    cells, # of `read_cells`
-)->list:   # (cell, output) pairs
+    cells,  # of `read_cells`
+) -> list:  # (cell, output) pairs
     "Every output that is a Plotly figure."
-    return [(c,o) for c in cells for o in c.get('outputs', []) if PLOTLY in o.get('data', {})]
+    return [(c, o) for c in cells for o in c.get('outputs', []) if PLOTLY in o.get('data', {})]
 
 # %% ../nbs/workshop/site.ipynb #c015
 def unpack(
-    a,         # a Plotly array: a list, or {'dtype','bdata','shape'}
-)->np.ndarray: # float64
+    a,  # a Plotly array: a list, or {'dtype','bdata','shape'}
+) -> np.ndarray:  # float64
     "The numbers of an array as Plotly 6 stores it: base64 of its bytes."
     if isinstance(a, dict):
         x = np.frombuffer(base64.b64decode(a['bdata']), np.dtype(a['dtype']).newbyteorder('<'))
-        if 'shape' in a: x = x.reshape([int(n) for n in str(a['shape']).split(',')])
+        if 'shape' in a:
+            x = x.reshape([int(n) for n in str(a['shape']).split(',')])
         return x.astype(np.float64)
     return np.array([np.nan if v is None else v for v in a], np.float64)
 
 # %% ../nbs/workshop/site.ipynb #c018
 def _box(scene, pts):
     "What maps data to Plotly's box: the middle, and the scale of each axis."
-    lo,hi = np.nanmin(pts, 0),np.nanmax(pts, 0)
-    for k,n in enumerate(('xaxis','yaxis','zaxis')):
-        if (r := scene.get(n, {}).get('range')): lo[k],hi[k] = min(r),max(r)
-    span = np.where(hi>lo, hi-lo, 1)
-    ratio = scene.get('aspectratio') if scene.get('aspectmode')=='manual' else None
-    if ratio: return (lo+hi)/2, np.array([ratio[k] for k in 'xyz'])/span
-    prop = span/np.cbrt(span.prod())
-    mode = scene.get('aspectmode','auto'); same = mode=='data' or mode=='auto' and prop.max()/prop.min()<4
-    return (lo+hi)/2, (prop if same else np.ones(3))/span
+    lo, hi = np.nanmin(pts, 0), np.nanmax(pts, 0)
+    for k, n in enumerate(('xaxis', 'yaxis', 'zaxis')):
+        if r := scene.get(n, {}).get('range'):
+            lo[k], hi[k] = min(r), max(r)
+    span = np.where(hi > lo, hi - lo, 1)
+    ratio = scene.get('aspectratio') if scene.get('aspectmode') == 'manual' else None
+    if ratio:
+        return (lo + hi) / 2, np.array([ratio[k] for k in 'xyz']) / span
+    prop = span / np.cbrt(span.prod())
+    mode = scene.get('aspectmode', 'auto')
+    same = mode == 'data' or mode == 'auto' and prop.max() / prop.min() < 4
+    return (lo + hi) / 2, (prop if same else np.ones(3)) / span
 
+# %% ../nbs/workshop/site.ipynb #c018_1
 def seen(
-    scene:dict,    # layout.scene of a Plotly figure
-    pts,           # (N,3) data coordinates
-    every,         # (M,3) all points of the figure: they set the box
-    width:int, height:int, # of the picture, pixels
-)->np.ndarray:     # (N,3): x and y in pixels, and the distance from the eye
+    scene: dict,  # layout.scene of a Plotly figure
+    pts,  # (N,3) data coordinates
+    every,  # (M,3) all points of the figure: they set the box
+    width: int,
+    height: int,  # of the picture, pixels
+) -> np.ndarray:  # (N,3): x and y in pixels, and the distance from the eye
     "Where Plotly's camera would draw each point."
-    mid,scale = _box(scene, every)
-    cam = scene.get('camera', {}); at = lambda k,d: np.array([cam.get(k, {}).get(a, v) for a,v in zip('xyz', d)], float)
-    eye,center,up = at('eye', (1.25,)*3), at('center', (0,)*3), at('up', (0,0,1))
-    ahead = (center-eye)/np.linalg.norm(center-eye)
-    right = np.cross(ahead, up); right /= np.linalg.norm(right)
-    x,y,z = (((pts-mid)*scale-eye)@np.stack([right, np.cross(right, ahead), ahead], 1)).T
-    f = height/2/np.tan(np.pi/8); z = np.where(z>.01, z, np.nan)
-    return np.stack([width/2+f*x/z, height/2-f*y/z, z], 1)
+    mid, scale = _box(scene, every)
+    cam = scene.get('camera', {})
+    at = lambda k, d: np.array([cam.get(k, {}).get(a, v) for a, v in zip('xyz', d)], float)
+    eye, center, up = at('eye', (1.25,) * 3), at('center', (0,) * 3), at('up', (0, 0, 1))
+    ahead = (center - eye) / np.linalg.norm(center - eye)
+    right = np.cross(ahead, up)
+    right /= np.linalg.norm(right)
+    x, y, z = (((pts - mid) * scale - eye) @ np.stack([right, np.cross(right, ahead), ahead], 1)).T
+    f = height / 2 / np.tan(np.pi / 8)
+    z = np.where(z > 0.01, z, np.nan)
+    return np.stack([width / 2 + f * x / z, height / 2 - f * y / z, z], 1)
 
 # %% ../nbs/workshop/site.ipynb #c022
 def _rgb(color, scale, lo, hi, n):
     "(n,3) uint8 of a marker's or line's colour: a word, or numbers on a colour scale."
     from matplotlib.colors import to_rgb
     from plotly.colors import get_colorscale
-    word = lambda c: [float(v) for v in re.findall(r'[\d.]+', c)[:3]] if c.startswith('rgb') else [255*v for v in to_rgb(c)]
-    if color is None or isinstance(color, str): return np.tile(np.uint8(word(color or '#1f77b4')), (n,1))
-    if isinstance(color, list) and isinstance(color[0], str): return np.uint8([word(c) for c in color])
+
+    word = lambda c: (
+        [float(v) for v in re.findall(r'[\d.]+', c)[:3]] if c.startswith('rgb') else [255 * v for v in to_rgb(c)]
+    )
+    if color is None or isinstance(color, str):
+        return np.tile(np.uint8(word(color or '#1f77b4')), (n, 1))
+    if isinstance(color, list) and isinstance(color[0], str):
+        return np.uint8([word(c) for c in color])
     v = (color if isinstance(color, np.ndarray) else unpack(color)).ravel()
     stops = get_colorscale(scale) if isinstance(scale, str) else scale or get_colorscale('viridis')
-    lo,hi = np.nanmin(v) if lo is None else lo, np.nanmax(v) if hi is None else hi
-    at,rgb = np.array([s[0] for s in stops], float), np.array([word(s[1]) for s in stops])
-    share = np.nan_to_num((v-lo)/(hi-lo or 1))
+    lo, hi = np.nanmin(v) if lo is None else lo, np.nanmax(v) if hi is None else hi
+    at, rgb = np.array([s[0] for s in stops], float), np.array([word(s[1]) for s in stops])
+    share = np.nan_to_num((v - lo) / (hi - lo or 1))
     return np.stack([np.interp(share, at, c) for c in rgb.T], -1).round().astype(np.uint8)
+
 
 def _points(trace):
     "(N,3) of a 3D trace; a surface's grid is unrolled."
     z = unpack(trace['z'])
-    if trace['type']!='surface': return np.stack([unpack(trace[k]).ravel() for k in 'xyz'], -1)
-    x,y = (unpack(trace[k]) if k in trace else np.arange(n) for k,n in (('x',z.shape[1]),('y',z.shape[0])))
-    x,y = (x if x.ndim==2 else np.tile(x, (len(z),1))), (y if y.ndim==2 else np.repeat(y[:,None], z.shape[1], 1))
-    return np.stack([x,y,z], -1).reshape(-1,3)
+    if trace['type'] != 'surface':
+        return np.stack([unpack(trace[k]).ravel() for k in 'xyz'], -1)
+    x, y = (unpack(trace[k]) if k in trace else np.arange(n) for k, n in (('x', z.shape[1]), ('y', z.shape[0])))
+    x, y = (x if x.ndim == 2 else np.tile(x, (len(z), 1))), (y if y.ndim == 2 else np.repeat(y[:, None], z.shape[1], 1))
+    return np.stack([x, y, z], -1).reshape(-1, 3)
 
 # %% ../nbs/workshop/site.ipynb #c023
 def _faces(trace, n):
     "(F,3) vertex numbers of a mesh, or of a surface's grid."
-    if trace['type']=='mesh3d': return np.stack([unpack(trace[k]) for k in 'ijk'], -1).astype(int)
-    h,w = unpack(trace['z']).shape; i = np.arange(n).reshape(h,w)
-    a,b,c,d = i[:-1,:-1].ravel(),i[:-1,1:].ravel(),i[1:,:-1].ravel(),i[1:,1:].ravel()
-    return np.concatenate([np.stack([a,b,c],-1),np.stack([b,d,c],-1)])
+    if trace['type'] == 'mesh3d':
+        return np.stack([unpack(trace[k]) for k in 'ijk'], -1).astype(int)
+    h, w = unpack(trace['z']).shape
+    i = np.arange(n).reshape(h, w)
+    a, b, c, d = i[:-1, :-1].ravel(), i[:-1, 1:].ravel(), i[1:, :-1].ravel(), i[1:, 1:].ravel()
+    return np.concatenate([np.stack([a, b, c], -1), np.stack([b, d, c], -1)])
 
+# %% ../nbs/workshop/site.ipynb #c023_1
 def _paint(img, trace, p, k):
     "Draw one 3D trace on an RGBA picture: `p` its points as `seen` returns them, `k` pixels per CSS pixel."
-    kind,n = trace['type'],len(p)
-    m = trace if kind!='scatter3d' else trace.get('marker', {}) if 'markers' in trace.get('mode','markers') else trace.get('line', {})
-    color = m.get('vertexcolor') or m.get('surfacecolor') or m.get('intensity') or m.get('color') or (trace['z'] if kind=='surface' else None)
+    kind, n = trace['type'], len(p)
+    m = (
+        trace
+        if kind != 'scatter3d'
+        else trace.get('marker', {})
+        if 'markers' in trace.get('mode', 'markers')
+        else trace.get('line', {})
+    )
+    color = (
+        m.get('vertexcolor')
+        or m.get('surfacecolor')
+        or m.get('intensity')
+        or m.get('color')
+        or (trace['z'] if kind == 'surface' else None)
+    )
     rgb = _rgb(color, m.get('colorscale'), m.get('cmin'), m.get('cmax'), n)
-    if kind=='scatter3d' and 'markers' in trace.get('mode','markers'):
-        size = m.get('size', 8); r = max(1, round((size if np.isscalar(size) else float(unpack(size).mean()))*k))
-        for i in np.argsort(-np.nan_to_num(p[:,2])):
-            if np.isfinite(p[i]).all(): x,y = (p[i,:2]-r/2).round().astype(int); cv2.rectangle(img, (x,y), (x+r-1,y+r-1), (*rgb[i].tolist(),255), -1)
-    elif kind=='scatter3d':
-        for a,b,c in zip(p, p[1:], rgb.tolist()):
-            if np.isfinite(a).all() and np.isfinite(b).all(): cv2.line(img, *(tuple(q[:2].round().astype(int).tolist()) for q in (a,b)), (*c,255), max(1, round(m.get('width',2)*k)), cv2.LINE_AA)
+    if kind == 'scatter3d' and 'markers' in trace.get('mode', 'markers'):
+        size = m.get('size', 8)
+        r = max(1, round((size if np.isscalar(size) else float(unpack(size).mean())) * k))
+        for i in np.argsort(-np.nan_to_num(p[:, 2])):
+            if np.isfinite(p[i]).all():
+                x, y = (p[i, :2] - r / 2).round().astype(int)
+                cv2.rectangle(img, (x, y), (x + r - 1, y + r - 1), (*rgb[i].tolist(), 255), -1)
+    elif kind == 'scatter3d':
+        for a, b, c in zip(p, p[1:], rgb.tolist()):
+            if np.isfinite(a).all() and np.isfinite(b).all():
+                cv2.line(
+                    img,
+                    *(tuple(q[:2].round().astype(int).tolist()) for q in (a, b)),
+                    (*c, 255),
+                    max(1, round(m.get('width', 2) * k)),
+                    cv2.LINE_AA,
+                )
     else:
-        f = _faces(trace, n); f = f[np.isfinite(p[f]).all((1,2))]; rgb = np.resize(rgb, (n,3))
-        for t in f[np.argsort(-p[f,2].mean(1))]:
-            cv2.fillConvexPoly(img, p[t,:2].round().astype(np.int32), (*rgb[t].mean(0).tolist(),255))
+        f = _faces(trace, n)
+        f = f[np.isfinite(p[f]).all((1, 2))]
+        rgb = np.resize(rgb, (n, 3))
+        for t in f[np.argsort(-p[f, 2].mean(1))]:
+            cv2.fillConvexPoly(img, p[t, :2].round().astype(np.int32), (*rgb[t].mean(0).tolist(), 255))
 
 # %% ../nbs/workshop/site.ipynb #c024
 def _ink(trace):
     "The colour that a curve, bar or row of points says it has; None where Plotly would choose."
-    for part in ('line','marker'):
+    for part in ('line', 'marker'):
         colour = trace.get(part, {}).get('color')
-        if isinstance(colour, str): return tuple(_rgb(colour, None, None, None, 1)[0]/255)
+        if isinstance(colour, str):
+            return tuple(_rgb(colour, None, None, None, 1)[0] / 255)
+
 
 def _heat(ax, trace, equal):
     "A heatmap in its own colours, between its own limits; row 0 at the bottom, as Plotly draws it."
@@ -147,45 +207,62 @@ def _heat(ax, trace, equal):
     ax.imshow(np.dstack([rgb, clear]), origin='lower', aspect='equal' if equal else 'auto', interpolation='nearest')
     ax.axis('off')
 
+
 def _curve(ax, trace):
     "A curve, a row of points or bars."
-    y,x = unpack(trace['y']),trace.get('x')
+    y, x = unpack(trace['y']), trace.get('x')
     words = isinstance(x, list) and any(isinstance(v, str) for v in x)
     x = np.arange(len(y)) if x is None or words else unpack(x)
-    if trace['type']=='bar': ax.bar(x, y, color=_ink(trace))
-    else: ax.plot(x, y, '.' if trace.get('mode')=='markers' else '-', color=_ink(trace), lw=trace.get('line', {}).get('width', 2), label=trace.get('name'))
-
+    if trace['type'] == 'bar':
+        ax.bar(x, y, color=_ink(trace))
+    else:
+        ax.plot(
+            x,
+            y,
+            '.' if trace.get('mode') == 'markers' else '-',
+            color=_ink(trace),
+            lw=trace.get('line', {}).get('width', 2),
+            label=trace.get('name'),
+        )
 
 # %% ../nbs/workshop/site.ipynb #c024b
 def _flat(fig, width, height):
-    "A figure without a third dimension, roughly, by Matplotlib: pictures, curves and bars, in the colours that it names."
+    """A figure without a third dimension, roughly, by Matplotlib: pictures, curves and bars, in the colours that it
+    names."""
     from matplotlib.figure import Figure
     from PIL import Image
-    out,axes,layout = Figure((width/100,height/100), dpi=100),{},fig['layout']
+
+    out, axes, layout = Figure((width / 100, height / 100), dpi=100), {}, fig['layout']
     for t in fig['data']:
-        k = t.get('xaxis','x')[1:]
+        k = t.get('xaxis', 'x')[1:]
         if k not in axes:
-            x,y = (layout.get(a+'axis'+k, {}).get('domain', [0,1]) for a in 'xy')
-            axes[k] = out.add_axes((x[0]*.88+.08, y[0]*.78+.12, (x[1]-x[0])*.88, (y[1]-y[0])*.78))
-        if t['type']=='image':
+            x, y = (layout.get(a + 'axis' + k, {}).get('domain', [0, 1]) for a in 'xy')
+            axes[k] = out.add_axes((x[0] * 0.88 + 0.08, y[0] * 0.78 + 0.12, (x[1] - x[0]) * 0.88, (y[1] - y[0]) * 0.78))
+        if t['type'] == 'image':
             axes[k].imshow(Image.open(io.BytesIO(base64.b64decode(t['source'].split(',')[1]))).convert('RGB'))
             axes[k].axis('off')
-        elif t['type']=='heatmap': _heat(axes[k], t, layout.get('yaxis'+k, {}).get('scaleanchor'))
-        elif t.get('y') is not None and not isinstance(t['y'], str): _curve(axes[k], t)
-    if (title := layout.get('title', {}).get('text')): out.suptitle(title, fontsize=11)
-    for k,ax in axes.items(): _name_axes(ax, layout, k)
+        elif t['type'] == 'heatmap':
+            _heat(axes[k], t, layout.get('yaxis' + k, {}).get('scaleanchor'))
+        elif t.get('y') is not None and not isinstance(t['y'], str):
+            _curve(axes[k], t)
+    if title := layout.get('title', {}).get('text'):
+        out.suptitle(title, fontsize=11)
+    for k, ax in axes.items():
+        _name_axes(ax, layout, k)
     b = io.BytesIO()
     out.savefig(b, transparent=True)
     return Image.open(b)
 
+# %% ../nbs/workshop/site.ipynb #c024b_1
 def _name_axes(ax, layout, k):
     "Titles of the axes, reversed ones reversed; a legend where several curves have names."
-    for a,named,flip in (('x',ax.set_xlabel,ax.invert_xaxis), ('y',ax.set_ylabel,ax.invert_yaxis)):
-        axis = layout.get(a+'axis'+k, {})
+    for a, named, flip in (('x', ax.set_xlabel, ax.invert_xaxis), ('y', ax.set_ylabel, ax.invert_yaxis)):
+        axis = layout.get(a + 'axis' + k, {})
         named(axis.get('title', {}).get('text', ''))
-        if axis.get('autorange')=='reversed': flip()
-    if sum(bool(l.get_label()) and l.get_label()[0]!='_' for l in ax.lines)>1: ax.legend(fontsize=8)
-
+        if axis.get('autorange') == 'reversed':
+            flip()
+    if sum(bool(l.get_label()) and l.get_label()[0] != '_' for l in ax.lines) > 1:
+        ax.legend(fontsize=8)
 
 # %% ../nbs/workshop/site.ipynb #c025
 def _bar_of(trace, size, k):
@@ -194,590 +271,905 @@ def _bar_of(trace, size, k):
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from PIL import Image
-    m = trace if trace['type']!='scatter3d' else trace.get('marker', {})
-    if not (m.get('colorbar') or m.get('showscale')) or m.get('cmin') is None: return None
-    ramp = _rgb(np.linspace(0, 1, 256), m.get('colorscale'), 0, 1, 256)/255
-    out = Figure((size[0]/100/k, size[1]/100/k), dpi=100*k)
-    bar = out.colorbar(ScalarMappable(colors.Normalize(m['cmin'], m['cmax']), colors.ListedColormap(ramp)), cax=out.add_axes((.91,.14,.02,.68)))
+
+    m = trace if trace['type'] != 'scatter3d' else trace.get('marker', {})
+    if not (m.get('colorbar') or m.get('showscale')) or m.get('cmin') is None:
+        return None
+    ramp = _rgb(np.linspace(0, 1, 256), m.get('colorscale'), 0, 1, 256) / 255
+    out = Figure((size[0] / 100 / k, size[1] / 100 / k), dpi=100 * k)
+    bar = out.colorbar(
+        ScalarMappable(colors.Normalize(m['cmin'], m['cmax']), colors.ListedColormap(ramp)),
+        cax=out.add_axes((0.91, 0.14, 0.02, 0.68)),
+    )
     bar.ax.set_title(m.get('colorbar', {}).get('title', {}).get('text', ''), fontsize=9)
     b = io.BytesIO()
     out.savefig(b, transparent=True)
     return Image.open(b).convert('RGBA').resize(size)
 
+# %% ../nbs/workshop/site.ipynb #c025_1
 def snapshot(
-    fig:dict,       # a Plotly figure as stored
-    width:int=760,  # CSS pixels
-    height:int=None,# CSS pixels; None: the figure's own
-    k:float=1.25,   # pixels per CSS pixel
-)->bytes:           # PNG, the background transparent
+    fig: dict,  # a Plotly figure as stored
+    width: int = 760,  # CSS pixels
+    height: int = None,  # CSS pixels; None: the figure's own
+    k: float = 1.25,  # pixels per CSS pixel
+) -> bytes:  # PNG, the background transparent
     "A still of a stored figure, drawn without a browser: what a page shows before, or instead of, the real thing."
     from PIL import Image
+
     height = height or fig['layout'].get('height', 440)
-    solid = [t for t in fig['data'] if t['type'] in ('scatter3d','mesh3d','surface')]
-    W,H = round(width*k),round(height*k); img = np.zeros((H,W,4), np.uint8)
+    solid = [t for t in fig['data'] if t['type'] in ('scatter3d', 'mesh3d', 'surface')]
+    W, H = round(width * k), round(height * k)
+    img = np.zeros((H, W, 4), np.uint8)
     pts = [_points(t) for t in solid]
     every = np.concatenate(pts)[np.isfinite(np.concatenate(pts)).all(1)] if solid else None
-    for t,p in zip(solid, pts): _paint(img, t, seen(fig['layout'].get('scene', {}), p, every, W, H), k)
+    for t, p in zip(solid, pts):
+        _paint(img, t, seen(fig['layout'].get('scene', {}), p, every, W, H), k)
     img = Image.fromarray(img) if solid else _flat(fig, width, height)
-    for bar in filter(None, (_bar_of(t, (W,H), k) for t in solid)): img.alpha_composite(bar)
-    b = io.BytesIO(); img.quantize(96, method=Image.Quantize.FASTOCTREE).save(b, 'PNG', optimize=True)
+    for bar in filter(None, (_bar_of(t, (W, H), k) for t in solid)):
+        img.alpha_composite(bar)
+    b = io.BytesIO()
+    img.quantize(96, method=Image.Quantize.FASTOCTREE).save(b, 'PNG', optimize=True)
     return b.getvalue()
-
 
 # %% ../nbs/workshop/site.ipynb #c028
 class Still:
     "A Plotly figure that a notebook stores together with its picture."
-    def __init__(self, fig): self.fig = json.loads(fig.to_json())
+
+    def __init__(self, fig):
+        self.fig = json.loads(fig.to_json())
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {PLOTLY:self.fig, 'image/png':base64.b64encode(snapshot(self.fig)).decode(), 'text/plain':'a figure that turns or moves'}
+        return {
+            PLOTLY: self.fig,
+            'image/png': base64.b64encode(snapshot(self.fig)).decode(),
+            'text/plain': 'a figure that turns or moves',
+        }
 
 # %% ../nbs/workshop/site.ipynb #c030
 def figure_script(
-    fig:dict, # a Plotly figure as stored
-)->str:       # JavaScript
+    fig: dict,  # a Plotly figure as stored
+) -> str:  # JavaScript
     "The description of a figure as a script that hands it to the page."
-    slim = {k:v for k,v in fig.items() if k in ('data','layout','frames') and v}
-    return 'dogdepth.figure(document.currentScript, '+json.dumps(slim, separators=(',',':')).replace('<','\\u003c')+');\n'
+    slim = {k: v for k, v in fig.items() if k in ('data', 'layout', 'frames') and v}
+    return (
+        'dogdepth.figure(document.currentScript, '
+        + json.dumps(slim, separators=(',', ':')).replace('<', '\\u003c')
+        + ');\n'
+    )
+
 
 def figure_html(
-    name:str,      # names figures/NAME.js and figures/NAME.png
-    fig:dict,      # as stored
-    alt:str,       # what there is to see, in a sentence
-)->str:            # HTML
+    name: str,  # names figures/NAME.js and figures/NAME.png
+    fig: dict,  # as stored
+    alt: str,  # what there is to see, in a sentence
+) -> str:  # HTML
     "A figure as the page holds it at first: its picture, and where to get the rest."
-    solid = any(t['type'] in ('scatter3d','mesh3d','surface') for t in fig['data'])
-    h = fig['layout'].get('height', 440); alt = escape(alt, quote=True)
-    return (f'<figure class="turn{" solid" if solid else ""}" id="turn-{name}" data-figure="figures/{name}.js">'
-            f'<img src="figures/{name}.png" alt="{alt}" width="760" height="{h}" loading="lazy"></figure>')
+    solid = any(t['type'] in ('scatter3d', 'mesh3d', 'surface') for t in fig['data'])
+    h = fig['layout'].get('height', 440)
+    alt = escape(alt, quote=True)
+    return (
+        f'<figure class="turn{" solid" if solid else ""}" id="turn-{name}" data-figure="figures/{name}.js">'
+        f'<img src="figures/{name}.png" alt="{alt}" width="760" height="{h}" loading="lazy"></figure>'
+    )
 
 # %% ../nbs/workshop/site.ipynb #c035
 def plain(
-    md:str, # Markdown
-)->str:
+    md: str,  # Markdown
+) -> str:
     "Prose without its markup: for alternative texts, summaries and counting words."
-    md = re.sub(r'```.*?```|<details.*?</details>|<[^>]+>|^\|[^\n]*$|\$\$.*?\$\$', ' ', md, flags=re.S|re.M)
+    md = re.sub(r'```.*?```|<details.*?</details>|<[^>]+>|^\|[^\n]*$|\$\$.*?\$\$', ' ', md, flags=re.S | re.M)
     md = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', md)
     return re.sub(r'\s+', ' ', re.sub(r'^\s*(#+|>|[-*]|\d+\.)\s+|[*`$]|\\[a-z]+', '', md, flags=re.M)).strip()
 
-def alt_text(
-    before:str, # the Markdown above the picture
-    most:int=180, # characters
-)->str:
-    "A sentence for those who cannot see the picture: the last one before it."
-    text = plain(re.sub(r'^#+ .*$', '', before, flags=re.M)) or plain(before)+(': drawn by the code above' if before else '')
-    parts = re.split(r'(?<=[.!?:])\s+(?=[A-Z`"(])', text or 'Result of the code above')
-    last = ' '.join(parts[-1 if len(parts[-1])>24 else -2:]).rstrip(':')
-    return last if len(last)<=most else last[:most].rsplit(' ', 1)[0]+' ...'
 
+def alt_text(
+    before: str,  # the Markdown above the picture
+    most: int = 180,  # characters
+) -> str:
+    "A sentence for those who cannot see the picture: the last one before it."
+    text = plain(re.sub(r'^#+ .*$', '', before, flags=re.M)) or plain(before) + (
+        ': drawn by the code above' if before else ''
+    )
+    parts = re.split(r'(?<=[.!?:])\s+(?=[A-Z`"(])', text or 'Result of the code above')
+    last = ' '.join(parts[-1 if len(parts[-1]) > 24 else -2 :]).rstrip(':')
+    return last if len(last) <= most else last[:most].rsplit(' ', 1)[0] + ' ...'
 
 # %% ../nbs/workshop/site.ipynb #c035b
 def drawn_words(
-    source:str, # of the cell that draws
-)->str:         # '' where it says nothing
+    source: str,  # of the cell that draws
+) -> str:  # '' where it says nothing
     "What a cell calls its pictures: the titles that it hands to a `show` function, and the titles of axes."
-    try: calls = [n for n in ast.walk(ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))) if isinstance(n, ast.Call)]
-    except SyntaxError: return ''
+    try:
+        calls = [
+            n for n in ast.walk(ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))) if isinstance(n, ast.Call)
+        ]
+    except SyntaxError:
+        return ''
     text = lambda n: n.value.strip() if isinstance(n, ast.Constant) and isinstance(n.value, str) else ''
     name = lambda n: getattr(n.func, 'attr', getattr(n.func, 'id', ''))
-    lists = [a for n in calls if name(n).startswith('show') for a in (*n.args, *(k.value for k in n.keywords)) if isinstance(a, ast.List)]
+    lists = [
+        a
+        for n in calls
+        if name(n).startswith('show')
+        for a in (*n.args, *(k.value for k in n.keywords))
+        if isinstance(a, ast.List)
+    ]
     titles = [t for a in lists for e in a.elts if (t := text(e))]
-    axis = lambda a: next((t for n in calls for t in (*(text(k.value) for k in n.keywords if k.arg==a), *(text(v) for v in n.args[:1] if name(n)=='set_'+a)) if t), '')
-    x,y = axis('xlabel'),axis('ylabel')
-    side = ['Side by side: '+'; '.join(titles)] if len(titles)>1 else titles
-    return '. '.join(plain(t) for t in (*side, f'A plot of {y} against {x}' if x and y else f'A plot over {x or y}' if x or y else '') if t)
+    axis = lambda a: next(
+        (
+            t
+            for n in calls
+            for t in (
+                *(text(k.value) for k in n.keywords if k.arg == a),
+                *(text(v) for v in n.args[:1] if name(n) == 'set_' + a),
+            )
+            if t
+        ),
+        '',
+    )
+    x, y = axis('xlabel'), axis('ylabel')
+    side = ['Side by side: ' + '; '.join(titles)] if len(titles) > 1 else titles
+    return '. '.join(
+        plain(t)
+        for t in (*side, f'A plot of {y} against {x}' if x and y else f'A plot over {x or y}' if x or y else '')
+        if t
+    )
 
+# %% ../nbs/workshop/site.ipynb #c035b_1
 def picture_words(
-    source:str, # of the cell that draws
-    before:str, # the Markdown above it
-)->str:
+    source: str,  # of the cell that draws
+    before: str,  # the Markdown above it
+) -> str:
     "The text for one picture: `#| fig-alt:` where the cell has it, else what the code names and the sentence before."
-    if (said := re.search(r'^#\|\s*fig-alt:\s*"?(.*?)"?\s*$', source, re.M)): return said[1]
+    if said := re.search(r'^#\|\s*fig-alt:\s*"?(.*?)"?\s*$', source, re.M):
+        return said[1]
     named = drawn_words(source)
     return f'{named[:220]}. {alt_text(before)}' if named else alt_text(before)
-
 
 # %% ../nbs/workshop/site.ipynb #c038
 @dataclass
 class Page:
     "One notebook on its way to the site."
-    name:str                                     # such as 14_cloud
-    folder:Path                                  # of the sources the renderer reads
-    symbols:dict = field(default_factory=dict)   # name -> page of the reference
-    facts:dict = field(default_factory=dict)     # of this chapter, from chapters.json
-    lent:list = field(default_factory=list)      # cells of another page to show here too
-    files:int = 0                                # pictures and figures written so far
-    def file(self, ending:str, data):
+
+    name: str  # such as 14_cloud
+    folder: Path  # of the sources the renderer reads
+    symbols: dict = field(default_factory=dict)  # name -> page of the reference
+    facts: dict = field(default_factory=dict)  # of this chapter, from chapters.json
+    lent: list = field(default_factory=list)  # cells of another page to show here too
+    files: int = 0  # pictures and figures written so far
+
+    def file(self, ending: str, data):
         "Write the next picture or figure of the page; its name without the ending."
         name = f'{self.name}-{self.files}'
-        to = self.folder/'figures'/(name+ending); to.parent.mkdir(parents=True, exist_ok=True)
+        to = self.folder / 'figures' / (name + ending)
+        to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(data if isinstance(data, bytes) else data.encode())
         return name
 
-def tells(source:str)->bool: # of a Markdown cell
+
+def tells(source: str) -> bool:  # of a Markdown cell
     "Whether this is prose: a line of links, buttons, or what `show_exports` writes tells nothing about a picture."
-    if 'class="exported"' in source: return False
-    return len(plain(re.sub(r'!?\[[^\]]*\]\([^)]*\)', ' ', source)).split())>1 or bool(re.match(r'#+ \w', source))
+    if 'class="exported"' in source:
+        return False
+    return len(plain(re.sub(r'!?\[[^\]]*\]\([^)]*\)', ' ', source)).split()) > 1 or bool(re.match(r'#+ \w', source))
+
 
 def walk(cells):
     "Each cell with the prose that stands before it."
     before = ''
     for c in cells:
-        if c['cell_type']=='markdown' and tells(c['source']): before = c['source']
-        yield c,before
+        if c['cell_type'] == 'markdown' and tells(c['source']):
+            before = c['source']
+        yield c, before
 
 # %% ../nbs/workshop/site.ipynb #c040
-DIRECTIVE = re.compile(r'^#\|\s*(default_exp|export[is]?|hide|hide_input|hide_output|eval:|exec_doc|slow|cuda|data|also:)(?!\w).*\n?', re.M)
+DIRECTIVE = re.compile(
+    r'^#\|\s*(default_exp|export[is]?|hide|hide_input|hide_output|eval:|exec_doc|slow|cuda|data|also:)(?!\w).*\n?', re.M
+)
+
 
 def visible(cells, page):
     "Without the cells that say `hide` and those that hold nothing but words for nbdev."
-    says = lambda c,word: re.search(rf'^#\|\s*{word}\b', c['source'], re.M)
-    kept = [c for c in cells if c['cell_type']!='code' or not says(c, 'hide') and DIRECTIVE.sub('', c['source']).strip()]
+    says = lambda c, word: re.search(rf'^#\|\s*{word}\b', c['source'], re.M)
+    kept = [
+        c for c in cells if c['cell_type'] != 'code' or not says(c, 'hide') and DIRECTIVE.sub('', c['source']).strip()
+    ]
     for c in kept:
-        if c['cell_type']=='code' and says(c, 'hide_input'): c['source'] = '#| echo: false\n'+c['source']
+        if c['cell_type'] == 'code' and says(c, 'hide_input'):
+            c['source'] = '#| echo: false\n' + c['source']
     return kept
 
 # %% ../nbs/workshop/site.ipynb #c042
-def exports(source:str)->list:
+def exports(source: str) -> list:
     "Public names that a cell defines."
-    try: tree = ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))
-    except SyntaxError: return []
-    targets = lambda n: [n.name] if hasattr(n, 'name') else [t.id for t in getattr(n, 'targets', []) if isinstance(t, ast.Name)]
-    return [t for n in tree.body if isinstance(n, (ast.FunctionDef,ast.ClassDef,ast.Assign)) for t in targets(n) if not t.startswith('_')]
+    try:
+        tree = ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))
+    except SyntaxError:
+        return []
+    targets = lambda n: (
+        [n.name] if hasattr(n, 'name') else [t.id for t in getattr(n, 'targets', []) if isinstance(t, ast.Name)]
+    )
+    return [
+        t
+        for n in tree.body
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Assign))
+        for t in targets(n)
+        if not t.startswith('_')
+    ]
 
+# %% ../nbs/workshop/site.ipynb #c042_1
 def show_exports(cells, page):
     "Over each exported cell a line that names its module and what it adds to it; the words for nbdev go."
-    out,module = [],re.sub(r'^\d+_', '', page.name)
+    out, module = [], re.sub(r'^\d+_', '', page.name)
     for c in cells:
-        if c['cell_type']=='code':
+        if c['cell_type'] == 'code':
             if re.search(r'^#\|\s*export\s*$', c['source'], re.M) and (names := exports(c['source'])):
                 links = ', '.join(f'<a href="api/{module}.html#{n}"><code>{n}</code></a>' for n in names)
                 marks = ''.join(f'<span id="made-{n}"></span>' for n in names)
-                out.append(dict(cell_type='markdown', metadata={}, source=f'<p class="exported">{marks}becomes <code>dogdepth.{module}</code>: {links}</p>'))
+                out.append(
+                    dict(
+                        cell_type='markdown',
+                        metadata={},
+                        source=f'<p class="exported">{marks}becomes <code>dogdepth.{module}</code>: {links}</p>',
+                    )
+                )
             c['source'] = DIRECTIVE.sub('', c['source'])
-            if re.fullmatch(r'((from|import) .*\s*|#.*\s*|\s)+', c['source']): c['source'] = '#| code-fold: true\n#| code-summary: imports\n'+c['source']
+            if re.fullmatch(r'((from|import) .*\s*|#.*\s*|\s)+', c['source']):
+                c['source'] = '#| code-fold: true\n#| code-summary: imports\n' + c['source']
         out.append(c)
     return out
 
 # %% ../nbs/workshop/site.ipynb #c044
 def turn_figures(cells, page):
     "Plotly's stored figures become a picture, a script and the HTML that joins them."
-    for c,before in walk(cells):
+    for c, before in walk(cells):
         for o in c.get('outputs', []):
-            if not (fig := o.get('data', {}).get(PLOTLY)): continue
+            if not (fig := o.get('data', {}).get(PLOTLY)):
+                continue
             png = base64.b64decode(o['data']['image/png']) if 'image/png' in o['data'] else snapshot(fig)
-            page.file('.png', png); name = page.file('.js', figure_script(fig)); page.files += 1
+            page.file('.png', png)
+            name = page.file('.js', figure_script(fig))
+            page.files += 1
             o['data'] = {'text/html': figure_html(name, fig, picture_words(c['source'], before))}
     return cells
 
+
 def file_pictures(cells, page):
-    "Pictures move into files, with their size, so that nothing jumps when they arrive, and with a text for those who cannot see them."
+    """Pictures move into files, with their size, so that nothing jumps when they arrive, and with a text for those who
+    cannot see them."""
     from PIL import Image
-    for c,before in walk(cells):
-        pictures = [o for o in c.get('outputs', []) if set(o.get('data', {})) & {'image/png','image/jpeg'}]
-        for n,o in enumerate(pictures):
+
+    for c, before in walk(cells):
+        pictures = [o for o in c.get('outputs', []) if set(o.get('data', {})) & {'image/png', 'image/jpeg'}]
+        for n, o in enumerate(pictures):
             kind = 'image/png' if 'image/png' in o['data'] else 'image/jpeg'
-            data = base64.b64decode(o['data'][kind]); w,h = Image.open(io.BytesIO(data)).size
-            name = page.file('.'+kind[6:], data); page.files += 1
-            alt = picture_words(c['source'], before)+(f' ({n+1} of {len(pictures)})' if len(pictures)>1 else '')
-            o['data'] = {'text/html': f'<img class="figure" src="figures/{name}.{kind[6:]}" alt="{escape(alt, quote=True)}" width="{w}" height="{h}" loading="lazy">'}
+            data = base64.b64decode(o['data'][kind])
+            w, h = Image.open(io.BytesIO(data)).size
+            name = page.file('.' + kind[6:], data)
+            page.files += 1
+            alt = picture_words(c['source'], before) + (f' ({n + 1} of {len(pictures)})' if len(pictures) > 1 else '')
+            o['data'] = {
+                'text/html': f'<img class="figure" src="figures/{name}.{kind[6:]}" alt="{escape(alt, quote=True)}" width="{w}" height="{h}" loading="lazy">'
+            }
     return cells
 
 # %% ../nbs/workshop/site.ipynb #c049
-def shared_views(cells)->dict:
+def shared_views(cells) -> dict:
     "Chapter -> cells (prose, figure) that another page lends to it; the cells are those after the other steps."
     lent = {}
-    for c,before in walk(cells):
-        if (m := re.search(r'^#\|\s*also:\s*(\S+)', c['source'], re.M)): lent.setdefault(m[1], []).extend([dict(cell_type='markdown', source=before.replace('## ','### ',1)), c])
+    for c, before in walk(cells):
+        if m := re.search(r'^#\|\s*also:\s*(\S+)', c['source'], re.M):
+            lent.setdefault(m[1], []).extend([dict(cell_type='markdown', source=before.replace('## ', '### ', 1)), c])
     return lent
+
 
 def add_views(cells, page):
     "The lent views, before the section that closes the chapter."
-    at = next((k for k,c in enumerate(cells) if re.match(r'## What (we|you) (built|have)', c['source'])), len(cells))
-    return cells[:at]+json.loads(json.dumps(page.lent))+cells[at:]
+    at = next((k for k, c in enumerate(cells) if re.match(r'## What (we|you) (built|have)', c['source'])), len(cells))
+    return cells[:at] + json.loads(json.dumps(page.lent)) + cells[at:]
 
 # %% ../nbs/workshop/site.ipynb #c051
-def flat(text:str)->str:
+def flat(text: str) -> str:
     "Links between notebooks as they hold on the site, where all pages lie in one folder."
-    return re.sub(r'\]\((?:nbs/|\.\./|workshop/)*((?:images/)?[\w-]+\.(?:ipynb|qmd|jpg|png|svg))(#[\w-]+)?\)', r'](\1\2)', text)
+    return re.sub(
+        r'\]\((?:nbs/|\.\./|workshop/)*((?:images/)?[\w-]+\.(?:ipynb|qmd|jpg|png|svg))(#[\w-]+)?\)', r'](\1\2)', text
+    )
+
 
 def flat_links(cells, page):
     "Links between notebooks as they hold on the site."
     for c in cells:
-        if c['cell_type']=='markdown': c['source'] = flat(c['source'])
+        if c['cell_type'] == 'markdown':
+            c['source'] = flat(c['source'])
     return cells
 
+# %% ../nbs/workshop/site.ipynb #c051_1
 def link_names(cells, page):
     "The first mention of a public name in each piece of prose links to its entry in the reference."
+
     def link(m):
-        name = m[1].removesuffix('()'); to = page.symbols.get(name)
-        if not to or name in linked: return m[0]
-        linked.add(name); return f'[{m[0]}]({to})'
+        name = m[1].removesuffix('()')
+        to = page.symbols.get(name)
+        if not to or name in linked:
+            return m[0]
+        linked.add(name)
+        return f'[{m[0]}]({to})'
+
     for c in cells:
-        if c['cell_type']!='markdown': continue
+        if c['cell_type'] != 'markdown':
+            continue
         linked = set()
-        parts = re.split(r'(```.*?```|^#[^\n]*$|\[[^\]]*\]\([^)]*\)|<code>.*?</code>|<[^>]+>)', c['source'], flags=re.S|re.M)
-        c['source'] = ''.join(p if k%2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)', link, p) for k,p in enumerate(parts))
+        parts = re.split(
+            r'(```.*?```|^#[^\n]*$|\[[^\]]*\]\([^)]*\)|<code>.*?</code>|<[^>]+>)', c['source'], flags=re.S | re.M
+        )
+        c['source'] = ''.join(
+            p if k % 2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)', link, p) for k, p in enumerate(parts)
+        )
     return cells
 
 # %% ../nbs/workshop/site.ipynb #c054
-def minutes(cells)->int:
-    "An estimate of the time to read a chapter, run it and do its exercises, to the next five minutes: 60 words and 7 lines of code a minute."
-    words = sum(len(plain(c['source']).split()) for c in cells if c['cell_type']=='markdown')
-    code = [c['source'] for c in cells if c['cell_type']=='code' and not re.search(r'^#\|\s*echo:\s*false', c['source'], re.M)]
+def minutes(cells) -> int:
+    """An estimate of the time to read a chapter, run it and do its exercises, to the next five minutes: 60 words and 7
+    lines of code a minute."""
+    words = sum(len(plain(c['source']).split()) for c in cells if c['cell_type'] == 'markdown')
+    code = [
+        c['source']
+        for c in cells
+        if c['cell_type'] == 'code' and not re.search(r'^#\|\s*echo:\s*false', c['source'], re.M)
+    ]
     lines = sum(bool(line.strip()) for source in code for line in source.splitlines())
-    return max(5, round((words/60+lines/7)/5)*5)
+    return max(5, round((words / 60 + lines / 7) / 5) * 5)
+
 
 def as_hours(
-    m:int, # minutes
-)->str:
+    m: int,  # minutes
+) -> str:
     "75 min, 2 h, 2.5 h: as exact as such an estimate can be."
-    return f'{m} min' if m<90 else f'{round(m/30)/2:g} h'
+    return f'{m} min' if m < 90 else f'{round(m / 30) / 2:g} h'
 
+# %% ../nbs/workshop/site.ipynb #c054_1
 def head(cells, page):
-    "Title and description as YAML for the renderer; below them the time it takes, what it gives, and a summary in Korean."
-    lines = cells[0]['source'].split('\n'); title = lines[0].lstrip('# ')
+    """Title and description as YAML for the renderer; below them the time it takes, what it gives, and a summary in
+    Korean."""
+    lines = cells[0]['source'].split('\n')
+    title = lines[0].lstrip('# ')
     sub = next((s[2:] for s in lines if s.startswith('> ')), '')
-    rest = '\n'.join(s for s in lines[1:] if s[2:]!=sub or not s.startswith('>')).strip()
-    front = f'---\ntitle: {json.dumps(title, ensure_ascii=False)}\ndescription: {json.dumps(sub, ensure_ascii=False)}\n---'
+    rest = '\n'.join(s for s in lines[1:] if s[2:] != sub or not s.startswith('>')).strip()
+    front = (
+        f'---\ntitle: {json.dumps(title, ensure_ascii=False)}\ndescription: {json.dumps(sub, ensure_ascii=False)}\n---'
+    )
     top = [dict(cell_type='raw', metadata={}, source=front)]
-    if (ko := page.facts.get('ko')):
+    if ko := page.facts.get('ko'):
         info = f'<p class="facts"><span>about {as_hours(minutes(cells))} with its exercises</span> <a href="{page.facts["source"]}">notebook</a></p>'
         korean = f'<div class="ko" lang="ko"><p>{escape(ko)}</p></div>'
-        top.append(dict(cell_type='markdown', metadata={}, source=info+'\n'+korean))
-    return top+([dict(cells[0], source=rest)] if rest else [])+cells[1:]
+        top.append(dict(cell_type='markdown', metadata={}, source=info + '\n' + korean))
+    return top + ([dict(cells[0], source=rest)] if rest else []) + cells[1:]
 
 # %% ../nbs/workshop/site.ipynb #c057
 STEPS = (visible, add_views, head, show_exports, turn_figures, file_pictures, flat_links, link_names)
 
+
 def page_cells(
-    path,      # .ipynb
-    page,      # its `Page`
-)->dict:       # a notebook, ready for Quarto or smalldocs
+    path,  # .ipynb
+    page,  # its `Page`
+) -> dict:  # a notebook, ready for Quarto or smalldocs
     "A notebook after all steps."
     cells = read_cells(path)
-    for step in STEPS: cells = step(cells, page)
-    for k,c in enumerate(cells): c['id'] = f'c{k}'; c.pop('attachments', None) or c.pop('execution_count', None)
+    for step in STEPS:
+        cells = step(cells, page)
+    for k, c in enumerate(cells):
+        c['id'] = f'c{k}'
+        c.pop('attachments', None) or c.pop('execution_count', None)
     for c in cells:
-        if c['cell_type']=='code': c |= dict(metadata={}, execution_count=None, outputs=c.get('outputs', []))
-    return dict(cells=cells, metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
+        if c['cell_type'] == 'code':
+            c |= dict(metadata={}, execution_count=None, outputs=c.get('outputs', []))
+    return dict(
+        cells=cells,
+        metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')),
+        nbformat=4,
+        nbformat_minor=5,
+    )
 
 # %% ../nbs/workshop/site.ipynb #c059
 @dataclass
 class Entry:
     "A function, class, method or constant of the library."
-    name:str        # as in Camera.resize
-    head:str        # as it is called; '' for a constant
-    doc:str         # its docstring; a constant's comment
-    rows:list       # (names, default, comment)
-    line:int        # where it begins
+
+    name: str  # as in Camera.resize
+    head: str  # as it is called; '' for a constant
+    doc: str  # its docstring; a constant's comment
+    rows: list  # (names, default, comment)
+    line: int  # where it begins
+
 
 def _comments(text):
     "Line number -> comment."
-    return {t.start[0]:t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type==tokenize.COMMENT}
+    return {
+        t.start[0]: t.string.lstrip('# ')
+        for t in tokenize.generate_tokens(io.StringIO(text).readline)
+        if t.type == tokenize.COMMENT
+    }
 
+# %% ../nbs/workshop/site.ipynb #c059_1
 def _rows(args, returns, notes):
     "The rows of a parameter table: those that share a line share its comment."
-    pos = args.posonlyargs+args.args; lines = {}
-    pairs = list(zip(pos, [None]*(len(pos)-len(args.defaults))+args.defaults))+list(zip(args.kwonlyargs, args.kw_defaults))
-    pairs += [(a,None) for a in (args.vararg,args.kwarg) if a]
-    for a,d in pairs:
-        if a.arg not in ('self','cls'): lines.setdefault((d or a).end_lineno, []).append((a.arg, ast.unparse(d) if d else ''))
-    rows = [(', '.join(n for n,_ in v), ', '.join(d for _,d in v if d), notes.get(k,'')) for k,v in sorted(lines.items())]
-    if returns is not None: rows.append(('returns', ast.unparse(returns), notes.get(returns.end_lineno,'')))
+    pos = args.posonlyargs + args.args
+    lines = {}
+    pairs = list(zip(pos, [None] * (len(pos) - len(args.defaults)) + args.defaults)) + list(
+        zip(args.kwonlyargs, args.kw_defaults)
+    )
+    pairs += [(a, None) for a in (args.vararg, args.kwarg) if a]
+    for a, d in pairs:
+        if a.arg not in ('self', 'cls'):
+            lines.setdefault((d or a).end_lineno, []).append((a.arg, ast.unparse(d) if d else ''))
+    rows = [
+        (', '.join(n for n, _ in v), ', '.join(d for _, d in v if d), notes.get(k, ''))
+        for k, v in sorted(lines.items())
+    ]
+    if returns is not None:
+        rows.append(('returns', ast.unparse(returns), notes.get(returns.end_lineno, '')))
     return rows
 
 # %% ../nbs/workshop/site.ipynb #c060
 def _function(n, notes, owner=''):
-    name = owner+n.name if n.name!='__init__' else owner[:-1]
-    args = [a for a in ast.unparse(n.args).split(', ') if a not in ('self','cls')]
-    return Entry(name, f"{name}({', '.join(args)})", ast.get_docstring(n) or '', _rows(n.args, n.returns, notes), n.lineno)
+    name = owner + n.name if n.name != '__init__' else owner[:-1]
+    args = [a for a in ast.unparse(n.args).split(', ') if a not in ('self', 'cls')]
+    return Entry(
+        name, f"{name}({', '.join(args)})", ast.get_docstring(n) or '', _rows(n.args, n.returns, notes), n.lineno
+    )
+
 
 def _class(n, notes):
     "A class, its fields or constructor, and its public methods."
-    fields = [(f.target.id, ast.unparse(f.value) if f.value else '', notes.get(f.end_lineno,'')) for f in n.body if isinstance(f, ast.AnnAssign)]
+    fields = [
+        (f.target.id, ast.unparse(f.value) if f.value else '', notes.get(f.end_lineno, ''))
+        for f in n.body
+        if isinstance(f, ast.AnnAssign)
+    ]
     methods = [m for m in n.body if isinstance(m, ast.FunctionDef)]
-    init = next((_function(m, notes, n.name+'.') for m in methods if m.name=='__init__'), None)
-    call = init.head if init else f"{n.name}({', '.join(f[0]+(f'={f[1]}' if f[1] else '') for f in fields)})" if fields else n.name
-    more = ' '.join(f'It also has all of `{b.id}`.' for b in n.bases if isinstance(b, ast.Name) and b.id[0].isupper() and b.id not in ('Exception','ValueError'))
-    yield Entry(n.name, call, f"{ast.get_docstring(n) or ''} {more}".strip(), fields or (init.rows if init else []), n.lineno)
-    yield from (_function(m, notes, n.name+'.') for m in methods if not m.name.startswith('_'))
+    init = next((_function(m, notes, n.name + '.') for m in methods if m.name == '__init__'), None)
+    call = (
+        init.head
+        if init
+        else f"{n.name}({', '.join(f[0] + (f'={f[1]}' if f[1] else '') for f in fields)})"
+        if fields
+        else n.name
+    )
+    more = ' '.join(
+        f'It also has all of `{b.id}`.'
+        for b in n.bases
+        if isinstance(b, ast.Name) and b.id[0].isupper() and b.id not in ('Exception', 'ValueError')
+    )
+    yield Entry(
+        n.name, call, f"{ast.get_docstring(n) or ''} {more}".strip(), fields or (init.rows if init else []), n.lineno
+    )
+    yield from (_function(m, notes, n.name + '.') for m in methods if not m.name.startswith('_'))
 
+# %% ../nbs/workshop/site.ipynb #c060_1
 @lru_cache(None)
 def entries(
-    path, # of a module
-)->list:  # of Entry, in the order of the file
+    path,  # of a module
+) -> list:  # of Entry, in the order of the file
     "Everything public that a module defines, read from its text."
-    text = Path(path).read_text(encoding='utf-8'); notes,tree,out = _comments(text),ast.parse(text),[]
-    public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0],'id','')=='__all__'), None)
+    text = Path(path).read_text(encoding='utf-8')
+    notes, tree, out = _comments(text), ast.parse(text), []
+    public = next(
+        (
+            ast.literal_eval(n.value)
+            for n in tree.body
+            if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__'
+        ),
+        None,
+    )
     for n in tree.body:
-        if isinstance(n, ast.FunctionDef): out.append(_function(n, notes))
-        elif isinstance(n, ast.ClassDef): out += _class(n, notes)
-        elif isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name): out.append(Entry(n.targets[0].id, '', notes.get(n.lineno, ''), [], n.lineno))
-    return [e for e in out if (e.name.split('.')[0] in public if public else e.name[0]!='_')]
+        if isinstance(n, ast.FunctionDef):
+            out.append(_function(n, notes))
+        elif isinstance(n, ast.ClassDef):
+            out += _class(n, notes)
+        elif isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name):
+            out.append(Entry(n.targets[0].id, '', notes.get(n.lineno, ''), [], n.lineno))
+    return [e for e in out if (e.name.split('.')[0] in public if public else e.name[0] != '_')]
 
 # %% ../nbs/workshop/site.ipynb #c062
 def reference_page(
-    module:Path,   # dogdepth/NAME.py
-    chapter:str,   # the notebook it comes from, such as 03_dog
-    source:str,    # where the repository can be read, without a slash at the end
-)->str:            # Quarto Markdown
+    module: Path,  # dogdepth/NAME.py
+    chapter: str,  # the notebook it comes from, such as 03_dog
+    source: str,  # where the repository can be read, without a slash at the end
+) -> str:  # Quarto Markdown
     "One page of the reference."
-    text = module.read_text(encoding='utf-8'); cell = lambda s: str(s).replace('|', '\\|').replace('\n', ' ')
-    safe = lambda s: ''.join(p if k%2 else p.replace('<', '\\<') for k,p in enumerate(re.split(r'(`[^`]*`)', s))) # no HTML from comments
-    out = [f'---\ntitle: "dogdepth.{module.stem}"\ndescription: {json.dumps(ast.get_docstring(ast.parse(text)) or "")}\n---\n\nBuilt step by step in [{chapter.replace("_"," ")}](../{chapter}.ipynb).\n']
+    text = module.read_text(encoding='utf-8')
+    cell = lambda s: str(s).replace('|', '\\|').replace('\n', ' ')
+    safe = lambda s: ''.join(
+        p if k % 2 else p.replace('<', '\\<') for k, p in enumerate(re.split(r'(`[^`]*`)', s))
+    )  # no HTML from comments
+    out = [
+        f'---\ntitle: "dogdepth.{module.stem}"\ndescription: '
+        f'{json.dumps(ast.get_docstring(ast.parse(text)) or "")}\n---\n\nBuilt step by step in '
+        f'[{chapter.replace("_", " ")}](../{chapter}.ipynb).\n'
+    ]
     for e in entries(module):
-        top = e.name.split('.')[0]; level = '###' if '.' in e.name else '##'
+        top = e.name.split('.')[0]
+        level = '###' if '.' in e.name else '##'
         out.append(f'{level} {e.name} {{#{e.name}}}\n')
-        if e.head: out.append(f'```python\n{e.head}\n```\n')
-        if e.doc: out.append(safe(e.doc)+'\n')
-        if e.rows: out.append('| | default | |\n|---|---|---|\n'+'\n'.join(f'| {", ".join(f"`{n}`" for n in r[0].split(", ")) if r[0]!="returns" else "*returns*"} | {f"`{cell(r[1])}`" if r[1] else ""} | {safe(cell(r[2]))} |' for r in e.rows)+'\n')
-        out.append(f'[where it is built](../{chapter}.ipynb#made-{top}) · [source]({source}/dogdepth/{module.name}#L{e.line})\n')
+        if e.head:
+            out.append(f'```python\n{e.head}\n```\n')
+        if e.doc:
+            out.append(safe(e.doc) + '\n')
+        if e.rows:
+            out.append(
+                '| | default | |\n|---|---|---|\n'
+                + '\n'.join(
+                    f'| {", ".join(f"`{n}`" for n in r[0].split(", ")) if r[0] != "returns" else "*returns*"} | '
+                    f'{f"`{cell(r[1])}`" if r[1] else ""} | {safe(cell(r[2]))} |'
+                    for r in e.rows
+                )
+                + '\n'
+            )
+        out.append(
+            f'[where it is built](../{chapter}.ipynb#made-{top}) · [source]({source}/dogdepth/{module.name}#L{e.line})\n'
+        )
     return '\n'.join(out)
 
 # %% ../nbs/workshop/site.ipynb #c064
 def symbol_table(
-    modules,   # paths
-)->dict:       # 'Camera', 'Camera.resize', 'dogdepth.depth' -> 'api/depth.qmd#Camera'
+    modules,  # paths
+) -> dict:  # 'Camera', 'Camera.resize', 'dogdepth.depth' -> 'api/depth.qmd#Camera'
     "Every public name and its place in the reference; names that two modules share are left out."
     found = {}
     for m in modules:
         found[f'dogdepth.{m.stem}'] = [f'api/{m.stem}.qmd']
-        tree = ast.parse(m.read_text(encoding='utf-8')); names = [e.name for e in entries(m)]
-        for name in names: found.setdefault(name, []).append(f'api/{m.stem}.qmd#{name}')
-        for c,b in ((n.name, b.id) for n in tree.body if isinstance(n, ast.ClassDef) for b in n.bases if isinstance(b, ast.Name)):
-            for name in (n for n in names if n.startswith(b+'.')): found.setdefault(c+name[len(b):], []).append(f'api/{m.stem}.qmd#{name}')
-    return {k:v[0] for k,v in found.items() if len(v)==1}
+        tree = ast.parse(m.read_text(encoding='utf-8'))
+        names = [e.name for e in entries(m)]
+        for name in names:
+            found.setdefault(name, []).append(f'api/{m.stem}.qmd#{name}')
+        for c, b in (
+            (n.name, b.id) for n in tree.body if isinstance(n, ast.ClassDef) for b in n.bases if isinstance(b, ast.Name)
+        ):
+            for name in (n for n in names if n.startswith(b + '.')):
+                found.setdefault(c + name[len(b) :], []).append(f'api/{m.stem}.qmd#{name}')
+    return {k: v[0] for k, v in found.items() if len(v) == 1}
 
 # %% ../nbs/workshop/site.ipynb #c067
 def sidebar(
-    contents:list,  # of `_quarto.yml`
-    chapters:list,  # names that exist, such as 14_cloud
-    books=(),       # names of the workshop's notebooks
-)->list:
+    contents: list,  # of `_quarto.yml`
+    chapters: list,  # names that exist, such as 14_cloud
+    books=(),  # names of the workshop's notebooks
+) -> list:
     "The sidebar for the chapters that are there; the section Workshop lists every notebook of the workshop."
-    known = lambda e: Path(e if isinstance(e, str) else e.get('href','')).stem
-    out = [dict(p, contents=[e for e in p['contents'] if not re.match(r'\d\d_', known(e)) or known(e) in chapters]) if 'contents' in p else p for p in contents]
+    known = lambda e: Path(e if isinstance(e, str) else e.get('href', '')).stem
+    out = [
+        dict(p, contents=[e for e in p['contents'] if not re.match(r'\d\d_', known(e)) or known(e) in chapters])
+        if 'contents' in p
+        else p
+        for p in contents
+    ]
     named = {known(e) for p in out for e in p.get('contents', [])}
     for c in chapters:
-        if c in named: continue
-        near = max((p for p in out if any(known(e)<c and known(e)[:2].isdigit() for e in p.get('contents', []))), key=lambda p: max(known(e) for e in p['contents'] if known(e)[:2].isdigit() and known(e)<c))
-        near['contents'].append(f'{c}.ipynb'); near['contents'].sort(key=known)
+        if c in named:
+            continue
+        near = max(
+            (p for p in out if any(known(e) < c and known(e)[:2].isdigit() for e in p.get('contents', []))),
+            key=lambda p: max(known(e) for e in p['contents'] if known(e)[:2].isdigit() and known(e) < c),
+        )
+        near['contents'].append(f'{c}.ipynb')
+        near['contents'].sort(key=known)
     for part in out:
-        if part.get('section')!='Workshop': continue
+        if part.get('section') != 'Workshop':
+            continue
         listed = [dict(e, href=f'{known(e)}.ipynb') for e in part['contents'] if known(e) in books]
-        part['contents'] = listed+[f'{b}.ipynb' for b in books if b not in {known(e) for e in listed}]
+        part['contents'] = listed + [f'{b}.ipynb' for b in books if b not in {known(e) for e in listed}]
     return out
 
 # %% ../nbs/workshop/site.ipynb #c069
 def find_root(
-    path='.', # anywhere in the repository
-)->Path:
+    path='.',  # anywhere in the repository
+) -> Path:
     "The folder that holds settings.ini."
     for p in (Path(path).resolve(), *Path(path).resolve().parents):
-        if (p/'settings.ini').is_file(): return p
-    raise FileNotFoundError(f"no settings.ini in {Path(path).resolve()} or above it: run this inside the dogdepth repository")
+        if (p / 'settings.ini').is_file():
+            return p
+    raise FileNotFoundError(
+        f"no settings.ini in {Path(path).resolve()} or above it: run this inside the dogdepth repository"
+    )
 
-def workshop(nbs:Path)->list: # of paths
+
+def workshop(nbs: Path) -> list:  # of paths
     "The notebooks of the workshop; their pages stand beside the chapters'."
-    return sorted((nbs/'workshop').glob('*.ipynb'))
+    return sorted((nbs / 'workshop').glob('*.ipynb'))
 
 # %% ../nbs/workshop/site.ipynb #c069b
 def prepare(
-    root:Path,    # the repository
-    build:Path,   # an empty folder
-)->list:          # names of the chapters
+    root: Path,  # the repository
+    build: Path,  # an empty folder
+) -> list:  # names of the chapters
     "Write what the renderer reads: notebooks after all steps, other pages, the reference, pictures, `_quarto.yml`."
     import yaml
-    nbs,conf = root/'nbs',yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8'))
-    facts = json.loads((ASSETS/'chapters.json').read_text(encoding='utf-8'))
-    modules = sorted((root/'dogdepth').glob('[a-z]*.py')); symbols = symbol_table(modules)
-    repo = conf['website']['repo-url']+'/blob/main'
-    lent = shared_views(read_cells(nbs/'turn.ipynb')) if (nbs/'turn.ipynb').exists() else {}
+
+    nbs, conf = root / 'nbs', yaml.safe_load((root / '_quarto.yml').read_text(encoding='utf-8'))
+    facts = json.loads((ASSETS / 'chapters.json').read_text(encoding='utf-8'))
+    modules = sorted((root / 'dogdepth').glob('[a-z]*.py'))
+    symbols = symbol_table(modules)
+    repo = conf['website']['repo-url'] + '/blob/main'
+    lent = shared_views(read_cells(nbs / 'turn.ipynb')) if (nbs / 'turn.ipynb').exists() else {}
     for p in (*sorted(nbs.glob('*.ipynb')), *workshop(nbs)):
         where = f'{repo}/{p.relative_to(root).as_posix()}'
         page = Page(p.stem, build, symbols, lent=lent.get(p.stem, []), facts=dict(facts.get(p.stem, {}), source=where))
-        (build/p.name).write_text(json.dumps(page_cells(p, page), ensure_ascii=False), encoding='utf-8')
-    for p in (*nbs.glob('*.qmd'), root/'EXPERIMENTS.md', root/'CHANGELOG.md'): prose_page(p, build, symbols)
+        (build / p.name).write_text(json.dumps(page_cells(p, page), ensure_ascii=False), encoding='utf-8')
+    for p in (*nbs.glob('*.qmd'), root / 'EXPERIMENTS.md', root / 'CHANGELOG.md'):
+        prose_page(p, build, symbols)
     chapters = sorted(p.stem for p in nbs.glob('[0-9][0-9]_*.ipynb'))
-    made = {c[3:]:c for c in chapters} | {p.stem:p.stem for p in workshop(nbs)} # module -> page
-    (build/'api').mkdir()
+    made = {c[3:]: c for c in chapters} | {p.stem: p.stem for p in workshop(nbs)}  # module -> page
+    (build / 'api').mkdir()
     for m in modules:
-        if m.stem in made: (build/'api'/f'{m.stem}.qmd').write_text(reference_page(m, made[m.stem], repo), encoding='utf-8')
-    reference_index(build/'api', {m.stem:made[m.stem] for m in modules if m.stem in made}, root/'dogdepth')
+        if m.stem in made:
+            (build / 'api' / f'{m.stem}.qmd').write_text(reference_page(m, made[m.stem], repo), encoding='utf-8')
+    reference_index(build / 'api', {m.stem: made[m.stem] for m in modules if m.stem in made}, root / 'dogdepth')
     side = conf['website']['sidebar']
     side['contents'] = sidebar(side['contents'], chapters, [p.stem for p in workshop(nbs)])
-    conf['project']['resources'] = ['figures/**','images/**']
-    (build/'_quarto.yml').write_text(yaml.safe_dump(conf, sort_keys=False, allow_unicode=True), encoding='utf-8')
-    if (nbs/'images').is_dir(): shutil.copytree(nbs/'images', build/'images')
+    conf['project']['resources'] = ['figures/**', 'images/**']
+    (build / '_quarto.yml').write_text(yaml.safe_dump(conf, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    if (nbs / 'images').is_dir():
+        shutil.copytree(nbs / 'images', build / 'images')
     return chapters
 
 # %% ../nbs/workshop/site.ipynb #c070
-ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../../dogdepth').resolve())/'assets'/'site'
+ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../../dogdepth').resolve()) / 'assets' / 'site'
+
 
 def prose_page(
-    path:Path,     # .qmd, or a .md of the repository's root
-    build:Path,    # where it goes
-    symbols:dict,  # of `symbol_table`
+    path: Path,  # .qmd, or a .md of the repository's root
+    build: Path,  # where it goes
+    symbols: dict,  # of `symbol_table`
 ):
-    "A page that is no notebook: names are linked; a plain .md gets its title as YAML and links that hold from the site."
-    text = path.read_text(encoding='utf-8'); front = re.match(r'---\n.*?\n---\n', text, re.S)
-    body = text[front.end():] if front else text.split('\n', 1)[1]
-    title = front[0] if front else f'---\ntitle: {json.dumps(text.split(chr(10),1)[0].lstrip("# "))}\n---\n'
+    """A page that is no notebook: names are linked; a plain .md gets its title as YAML and links that hold from the
+    site."""
+    text = path.read_text(encoding='utf-8')
+    front = re.match(r'---\n.*?\n---\n', text, re.S)
+    body = text[front.end() :] if front else text.split('\n', 1)[1]
+    title = front[0] if front else f'---\ntitle: {json.dumps(text.split(chr(10), 1)[0].lstrip("# "))}\n---\n'
     body = flat(body)
     body = link_names([dict(cell_type='markdown', source=body)], Page(path.stem, build, symbols))[0]['source']
-    (build/f'{path.stem.lower()}.qmd').write_text(title+body, encoding='utf-8')
+    (build / f'{path.stem.lower()}.qmd').write_text(title + body, encoding='utf-8')
 
+# %% ../nbs/workshop/site.ipynb #c070_1
 def reference_index(
-    folder:Path,     # api/
-    pages:dict,      # module -> page it is built on: depth -> 00_depth, files -> files
-    package:Path,    # dogdepth/
+    folder: Path,  # api/
+    pages: dict,  # module -> page it is built on: depth -> 00_depth, files -> files
+    package: Path,  # dogdepth/
 ):
     "The page that lists all modules with what they hold."
-    out = ['---\ntitle: "Reference"\ndescription: "Everything public, by module, from the comments in the signatures"\n---\n']
-    for m,page in sorted(pages.items(), key=lambda p: (not p[1][0].isdigit(), p[1])): # the course, then the workshop
-        path = package/f'{m}.py'
+    out = [
+        '---\ntitle: "Reference"\ndescription: "Everything public, by module, from the comments in the signatures"\n---\n'
+    ]
+    for m, page in sorted(pages.items(), key=lambda p: (not p[1][0].isdigit(), p[1])):  # the course, then the workshop
+        path = package / f'{m}.py'
         names = ' · '.join(f'[`{e.name}`]({m}.qmd#{e.name})' for e in entries(path) if '.' not in e.name and e.head)
         says = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
-        out.append(f'## [dogdepth.{m}]({m}.qmd)\n\n{says}. Built in [{page.replace("_"," ")}](../{page}.ipynb).\n\n{names}\n')
-    (folder/'index.qmd').write_text('\n'.join(out), encoding='utf-8')
+        out.append(
+            f'## [dogdepth.{m}]({m}.qmd)\n\n{says}. Built in [{page.replace("_", " ")}](../{page}.ipynb).\n\n{names}\n'
+        )
+    (folder / 'index.qmd').write_text('\n'.join(out), encoding='utf-8')
 
 # %% ../nbs/workshop/site.ipynb #c072
 def render(
-    build:Path, # of `prepare`
-)->Path:        # the folder of pages
+    build: Path,  # of `prepare`
+) -> Path:  # the folder of pages
     "Run the renderer: Quarto where it is on PATH, else smalldocs."
     quarto = shutil.which('quarto')
-    cmd = [quarto,'render'] if quarto else [sys.executable,'-m','smalldocs.cli','render','--quiet']
+    cmd = [quarto, 'render'] if quarto else [sys.executable, '-m', 'smalldocs.cli', 'render', '--quiet']
     r = subprocess.run([*cmd, str(build)], capture_output=True, text=True)
-    if r.returncode: raise RuntimeError(f"{'quarto' if quarto else 'smalldocs'} could not render {build}:\n{(r.stderr or r.stdout)[-2000:]}")
+    if r.returncode:
+        raise RuntimeError(
+            f"{'quarto' if quarto else 'smalldocs'} could not render {build}:\n{(r.stderr or r.stdout)[-2000:]}"
+        )
     for line in r.stderr.splitlines():
-        if 'broken link' in line: print(line)
-    return build/'_docs'
+        if 'broken link' in line:
+            print(line)
+    return build / '_docs'
 
 # %% ../nbs/workshop/site.ipynb #c074
-NPM = dict( # package: version, checksum as npm gives it, and the files wanted
-    katex = ('0.16.22', 'sha512-XCHRdUw4lf3SKBaJe4EvgqIuWwkPSo9XoeO8GjQW94Bp7TWv9hNhzZjZ+OH9yf1UmLygb7DIT5GSFQiyt16zYg==', r'LICENSE|dist/katex\.min\.(js|css)|dist/fonts/.*\.woff2'),
-    **{'onnxruntime-web': ('1.22.0', 'sha512-Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg==', r'dist/ort\.wasm\.min\.mjs|dist/ort-wasm-simd-threaded\.(mjs|wasm)')},
+NPM = dict(  # package: version, checksum as npm gives it, and the files wanted
+    katex=(
+        '0.16.22',
+        'sha512-XCHRdUw4lf3SKBaJe4EvgqIuWwkPSo9XoeO8GjQW94Bp7TWv9hNhzZjZ+OH9yf1UmLygb7DIT5GSFQiyt16zYg==',
+        r'LICENSE|dist/katex\.min\.(js|css)|dist/fonts/.*\.woff2',
+    ),
+    **{
+        'onnxruntime-web': (
+            '1.22.0',
+            'sha512-Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg==',
+            r'dist/ort\.wasm\.min\.mjs|dist/ort-wasm-simd-threaded\.(mjs|wasm)',
+        )
+    },
 )
-CACHE = Path.home()/'.cache'/'dogdepth'/'npm'
+CACHE = Path.home() / '.cache' / 'dogdepth' / 'npm'
 
+# %% ../nbs/workshop/site.ipynb #c074_1
 def npm_package(
-    name:str,          # of a package in `NPM`
-    cache=None,        # folder that keeps what was fetched; None: `CACHE`
-)->Path:               # .tgz
-    "A package of the npm registry, fetched once: by npm where it is installed, else over https. Its checksum is compared each time."
+    name: str,  # of a package in `NPM`
+    cache=None,  # folder that keeps what was fetched; None: `CACHE`
+) -> Path:  # .tgz
+    """A package of the npm registry, fetched once: by npm where it is installed, else over https. Its checksum is
+    compared each time."""
     from urllib.request import urlopen
-    version,want,_ = NPM[name]; cache = Path(cache or CACHE); to = cache/f'{name}-{version}.tgz'
-    right = lambda: to.is_file() and 'sha512-'+base64.b64encode(hashlib.sha512(to.read_bytes()).digest()).decode()==want
-    if right(): return to
+
+    version, want, _ = NPM[name]
+    cache = Path(cache or CACHE)
+    to = cache / f'{name}-{version}.tgz'
+    right = lambda: (
+        to.is_file() and 'sha512-' + base64.b64encode(hashlib.sha512(to.read_bytes()).digest()).decode() == want
+    )
+    if right():
+        return to
     cache.mkdir(parents=True, exist_ok=True)
-    if shutil.which('npm'): subprocess.run(['npm','pack','--silent',f'{name}@{version}','--pack-destination',str(cache)], capture_output=True, timeout=300)
+    if shutil.which('npm'):
+        subprocess.run(
+            ['npm', 'pack', '--silent', f'{name}@{version}', '--pack-destination', str(cache)],
+            capture_output=True,
+            timeout=300,
+        )
     if not right():
-        with urlopen(f'https://registry.npmjs.org/{name}/-/{name}-{version}.tgz', timeout=60) as r: to.write_bytes(r.read())
-    if not right(): to.unlink(); raise ValueError(f"{to.name} is not the file whose checksum stands in NPM: fetched again it should be; if not, the registry changed it")
+        with urlopen(f'https://registry.npmjs.org/{name}/-/{name}-{version}.tgz', timeout=60) as r:
+            to.write_bytes(r.read())
+    if not right():
+        to.unlink()
+        raise ValueError(
+            f"{to.name} is not the file whose checksum stands in NPM: fetched again it should be; if not, the registry "
+            "changed it"
+        )
     return to
 
 # %% ../nbs/workshop/site.ipynb #c075
 def unpack_npm(
-    name:str,     # of a package in `NPM`
-    to:Path,      # a new folder for its files
+    name: str,  # of a package in `NPM`
+    to: Path,  # a new folder for its files
     cache=None,
-)->bool:          # False, and a line that says so, where it cannot be had
+) -> bool:  # False, and a line that says so, where it cannot be had
     "Put the wanted files of an npm package into a folder of the site."
-    try: tgz = npm_package(name, cache)
-    except (OSError, ValueError, subprocess.SubprocessError) as e: print(f"without {name} ({e}): the site is built, but lacks what it does"); return False
+    try:
+        tgz = npm_package(name, cache)
+    except (OSError, ValueError, subprocess.SubprocessError) as e:
+        print(f"without {name} ({e}): the site is built, but lacks what it does")
+        return False
     to.mkdir(parents=True, exist_ok=True)
     with tarfile.open(tgz) as t:
         for m in t:
             if re.fullmatch(NPM[name][2], inner := m.name.removeprefix('package/')):
-                f = to/inner.removeprefix('dist/'); f.parent.mkdir(exist_ok=True); f.write_bytes(t.extractfile(m).read())
+                f = to / inner.removeprefix('dist/')
+                f.parent.mkdir(exist_ok=True)
+                f.write_bytes(t.extractfile(m).read())
     return True
 
 # %% ../nbs/workshop/site.ipynb #c077
 OUTSIDE = re.compile(r'^(https?:)?//')
 
+
 def keep_home(soup, offset):
     "Take out scripts, styles and fonts of other servers; put in the site's own."
-    for t in soup.find_all(['script','link']):
-        outside = OUTSIDE.match(t.get('src') or t.get('href') or '') and t.get('rel')!=['canonical']
-        if outside or t.name=='script' and re.search(r"define\('jquery'|window\.MathJax|katex\.render", t.string or ''): t.decompose()
-    add = lambda tag,**kw: soup.head.append(soup.new_tag(tag, attrs=kw))
+    for t in soup.find_all(['script', 'link']):
+        outside = OUTSIDE.match(t.get('src') or t.get('href') or '') and t.get('rel') != ['canonical']
+        if (
+            outside
+            or t.name == 'script'
+            and re.search(r"define\('jquery'|window\.MathJax|katex\.render", t.string or '')
+        ):
+            t.decompose()
+    add = lambda tag, **kw: soup.head.append(soup.new_tag(tag, attrs=kw))
     add('link', rel='icon', href=f'{offset}site/icon.svg')
     add('link', rel='stylesheet', href=f'{offset}site/site.css')
     add('script', src=f'{offset}site/site.js', defer='')
-    if soup.find('span', class_='math'): add('link', rel='stylesheet', href=f'{offset}site/katex/katex.min.css')
+    if soup.find('span', class_='math'):
+        add('link', rel='stylesheet', href=f'{offset}site/katex/katex.min.css')
     soup.html['data-root'] = offset or './'
 
 # %% ../nbs/workshop/site.ipynb #c078
-NAMES = {'navbar':'Site', 'page-navigation':'Next and previous', 'quarto-secondary-nav':'Where you are', 'quarto-sidebar':'Chapters', 'TOC':'On this page'}
+NAMES = {
+    'navbar': 'Site',
+    'page-navigation': 'Next and previous',
+    'quarto-secondary-nav': 'Where you are',
+    'quarto-sidebar': 'Chapters',
+    'TOC': 'On this page',
+}
+
 
 def mend_tag(t, new):
     "Put one tag right: names on controls, pictures and regions, keys where there is only a mouse."
     of = t.get('class') or []
-    if t.name=='i' and 'bi' in of: t.attrs.pop('role', None); t['aria-hidden'] = 'true'
-    elif t.name=='a' and t.get('data-bs-toggle')=='collapse': t['role'],t['href'] = 'button',t.get('data-bs-target','#')
-    elif t.name=='a' and 'quarto-color-scheme-toggle' in of: t['role'],t['href'],t['aria-label'] = 'button','#','Dark or light'
-    elif t.name in ('nav','aside') and (name := next((NAMES[k] for k in (*of, t.get('id')) if k in NAMES), None)): t['aria-label'] = name
-    elif t.name=='h2' and t.get('id')=='toc-title': t.name = 'p'
-    elif t.name=='pre': t['tabindex'] = '0'
-    elif t.name=='img': t['alt'] = t.get('alt') or ''
-    elif t.name=='table': t.wrap(new('div', attrs={'class':'table-wrap','tabindex':'0','role':'region','aria-label':'Table'}))
+    if t.name == 'i' and 'bi' in of:
+        t.attrs.pop('role', None)
+        t['aria-hidden'] = 'true'
+    elif t.name == 'a' and t.get('data-bs-toggle') == 'collapse':
+        t['role'], t['href'] = 'button', t.get('data-bs-target', '#')
+    elif t.name == 'a' and 'quarto-color-scheme-toggle' in of:
+        t['role'], t['href'], t['aria-label'] = 'button', '#', 'Dark or light'
+    elif t.name in ('nav', 'aside') and (name := next((NAMES[k] for k in (*of, t.get('id')) if k in NAMES), None)):
+        t['aria-label'] = name
+    elif t.name == 'h2' and t.get('id') == 'toc-title':
+        t.name = 'p'
+    elif t.name == 'pre':
+        t['tabindex'] = '0'
+    elif t.name == 'img':
+        t['alt'] = t.get('alt') or ''
+    elif t.name == 'table':
+        t.wrap(new('div', attrs={'class': 'table-wrap', 'tabindex': '0', 'role': 'region', 'aria-label': 'Table'}))
 
+# %% ../nbs/workshop/site.ipynb #c078_1
 def mend(soup):
     "What screen readers and keyboards need, on a whole page; also one way past the menu, and headings in order."
-    main = soup.find('main'); main['id'] = main.get('id') or 'text'; main['tabindex'] = '-1'
+    main = soup.find('main')
+    main['id'] = main.get('id') or 'text'
+    main['tabindex'] = '-1'
     level = 1
-    for t in soup.find_all(['a','i','nav','aside','pre','img','table','h1','h2','h3','h4','h5','h6']): # and not the many spans of coloured code
-        if t.name[0]!='h' or t.get('id')=='toc-title': mend_tag(t, soup.new_tag)
+    for t in soup.find_all(
+        ['a', 'i', 'nav', 'aside', 'pre', 'img', 'table', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6']
+    ):  # and not the many spans of coloured code
+        if t.name[0] != 'h' or t.get('id') == 'toc-title':
+            mend_tag(t, soup.new_tag)
         elif main in t.parents:
-            t.name = f'h{min(int(t.name[1]), level+1)}'; level = int(t.name[1])
-    soup.body.insert(0, soup.new_tag('a', attrs={'class':'skip','href':'#'+main['id']}, string='Skip to the text'))
+            t.name = f'h{min(int(t.name[1]), level + 1)}'
+            level = int(t.name[1])
+    soup.body.insert(0, soup.new_tag('a', attrs={'class': 'skip', 'href': '#' + main['id']}, string='Skip to the text'))
 
 # %% ../nbs/workshop/site.ipynb #c079
 def finish(
-    out:Path,       # the folder of pages
-    times:dict,     # chapter -> minutes
+    out: Path,  # the folder of pages
+    times: dict,  # chapter -> minutes
 ):
     "The last pass over every page."
     from bs4 import BeautifulSoup
+
     for p in sorted(out.rglob('*.html')):
-        offset = '../'*(len(p.relative_to(out).parts)-1)
+        offset = '../' * (len(p.relative_to(out).parts) - 1)
         soup = BeautifulSoup(p.read_text(encoding='utf-8'), 'html.parser')
-        keep_home(soup, offset); mend(soup)
+        keep_home(soup, offset)
+        mend(soup)
         for a in soup.find_all('a', class_='sidebar-link'):
-            if (m := times.get(Path(a.get('href','')).stem)): a.append(soup.new_tag('span', attrs={'class':'time','aria-label':f'{m} minutes'}, string=as_hours(m)))
+            if m := times.get(Path(a.get('href', '')).stem):
+                a.append(
+                    soup.new_tag('span', attrs={'class': 'time', 'aria-label': f'{m} minutes'}, string=as_hours(m))
+                )
         p.write_text(str(soup), encoding='utf-8')
     for css in out.rglob('*.css'):
         text = css.read_text(encoding='utf-8')
-        if (mended := re.sub(r'@import\s+(url\()?["\']?https?:[^;]*;', '', text))!=text: css.write_text(mended, encoding='utf-8')
+        if (mended := re.sub(r'@import\s+(url\()?["\']?https?:[^;]*;', '', text)) != text:
+            css.write_text(mended, encoding='utf-8')
 
 # %% ../nbs/workshop/site.ipynb #c081
-SHAPES = ((3,4),(4,3),(2,3),(3,2),(9,16),(16,9),(1,1)) # height : width of common photos
+SHAPES = ((3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9), (1, 1))  # height : width of common photos
+
 
 def share_weights(
-    model,          # an ONNX ModelProto; its larger weights move out
-    data:bytearray, # of the shared file; grows by what is not yet in it
-    known:dict,     # checksum -> place in `data`
+    model,  # an ONNX ModelProto; its larger weights move out
+    data: bytearray,  # of the shared file; grows by what is not yet in it
+    known: dict,  # checksum -> place in `data`
     name='weights.bin',
-)->bytes:           # the graph alone
+) -> bytes:  # the graph alone
     "Move the weights of a graph into a file that several graphs share (ONNX external data)."
     from onnx import TensorProto
+
     for w in model.graph.initializer:
         raw = w.raw_data
-        if len(raw)<1024: continue
+        if len(raw) < 1024:
+            continue
         key = hashlib.sha256(raw).digest()
-        if key not in known: data.extend(bytes(-len(data)%64)); known[key] = len(data); data.extend(raw)
-        w.ClearField('raw_data'); w.data_location = TensorProto.EXTERNAL
-        for k,v in (('location',name),('offset',known[key]),('length',len(raw))): w.external_data.add(key=k, value=str(v))
+        if key not in known:
+            data.extend(bytes(-len(data) % 64))
+            known[key] = len(data)
+            data.extend(raw)
+        w.ClearField('raw_data')
+        w.data_location = TensorProto.EXTERNAL
+        for k, v in (('location', name), ('offset', known[key]), ('length', len(raw))):
+            w.external_data.add(key=k, value=str(v))
     return model.SerializeToString()
 
 # %% ../nbs/workshop/site.ipynb #c082
 def browser_model(
-    folder:Path,        # for the files
-    shapes=SHAPES,      # height : width of the photos to be ready for
+    folder: Path,  # for the files
+    shapes=SHAPES,  # height : width of the photos to be ready for
     weights='default',  # as for `Predictor`
-)->dict:                # what the page has to know; also in model.json
-    "The network for the page: a graph for each shape, one file of weights, and the numbers that turn its answer into metres."
+) -> dict:  # what the page has to know; also in model.json
+    """The network for the page: a graph for each shape, one file of weights, and the numbers that turn its answer into
+    metres."""
     import onnx
     from matplotlib import colormaps
     from dogdepth.weights import CANONICAL_FOCAL
@@ -785,92 +1177,130 @@ def browser_model(
     from dogdepth.depth import DEPTH_CAP, NYU_CAMERA
     from dogdepth.export import export_onnx
     from dogdepth.predict import network_size
-    folder.mkdir(parents=True, exist_ok=True); data,known = bytearray(),{}
-    sizes = sorted({network_size(240*a, 240*b) for a,b in shapes})
-    for h,w in sizes:
-        to = export_onnx(folder/f'{h}x{w}.onnx', weights, size=(h,w), half=True)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data, known = bytearray(), {}
+    sizes = sorted({network_size(240 * a, 240 * b) for a, b in shapes})
+    for h, w in sizes:
+        to = export_onnx(folder / f'{h}x{w}.onnx', weights, size=(h, w), half=True)
         to.write_bytes(share_weights(onnx.load(to), data, known))
-    (folder/'weights.bin').write_bytes(data)
-    return dict(sizes=sizes, focal=float(CANONICAL_FOCAL), nearest=DEPTH_CAP[0], guess=NYU_CAMERA.fx/NYU_CAMERA.width, rule=dict(jump=JUMP, angle=MAX_ANGLE),
-                 colours=[[round(255*v) for v in c[:3]] for c in colormaps['turbo'](np.linspace(0, 1, 33))], samples=[])
+    (folder / 'weights.bin').write_bytes(data)
+    return dict(
+        sizes=sizes,
+        focal=float(CANONICAL_FOCAL),
+        nearest=DEPTH_CAP[0],
+        guess=NYU_CAMERA.fx / NYU_CAMERA.width,
+        rule=dict(jump=JUMP, angle=MAX_ANGLE),
+        colours=[[round(255 * v) for v in c[:3]] for c in colormaps['turbo'](np.linspace(0, 1, 33))],
+        samples=[],
+    )
 
 # %% ../nbs/workshop/site.ipynb #c083
 def wheelbase_share(
-    depth,   # (H,W) metres of `motorcycle`
-    cam,     # its camera
-)->float:
-    "How long the motorcycle is by this depth, as a share of what its maker says: all of the published depth is too small by this (14_cloud)."
+    depth,  # (H,W) metres of `motorcycle`
+    cam,  # its camera
+) -> float:
+    """How long the motorcycle is by this depth, as a share of what its maker says: all of the published depth is too
+    small by this (14_cloud)."""
     from dogdepth.cli import AXLES, MAXIM_M, span_m
-    return span_m(depth, cam, *AXLES)/MAXIM_M
 
-def sample_photos()->list: # (name, (H,W,3) uint8, (H,W) true metres, its camera)
+    return span_m(depth, cam, *AXLES) / MAXIM_M
+
+
+def sample_photos() -> list:  # (name, (H,W,3) uint8, (H,W) true metres, its camera)
     "Two pictures whose depth is known: a rendered room, and last the motorcycle, its depth set right by its wheelbase."
     from dogdepth.depth import motorcycle, MOTORCYCLE_CAMERA
     from dogdepth.rooms import render_room
-    room,(img,depth) = render_room(7, 480, 640),motorcycle()
-    return [('room', room['image'], room['depth'], room['camera']),
-            ('motorcycle', img, depth/wheelbase_share(depth, MOTORCYCLE_CAMERA), MOTORCYCLE_CAMERA)]
 
+    room, (img, depth) = render_room(7, 480, 640), motorcycle()
+    return [
+        ('room', room['image'], room['depth'], room['camera']),
+        ('motorcycle', img, depth / wheelbase_share(depth, MOTORCYCLE_CAMERA), MOTORCYCLE_CAMERA),
+    ]
 
 # %% ../nbs/workshop/site.ipynb #c083a
 def write_samples(
-    folder:Path, # of `browser_model`
-    about:dict,  # what `browser_model` returned; gets the samples
+    folder: Path,  # of `browser_model`
+    about: dict,  # what `browser_model` returned; gets the samples
 ):
     "The pictures for the page, each with its depth and with the lens that took it; also model.json."
     about['samples'] = []
-    for name,img,depth,cam in sample_photos():
-        cv2.imwrite(str(folder/f'{name}.jpg'), img[...,::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        (folder/f'{name}.bin').write_bytes((depth[::2,::2]*1000).clip(0, 65535).round().astype('<u2').tobytes())
-        h,w = depth[::2,::2].shape
-        about['samples'].append(dict(name=name, photo=f'{name}.jpg', truth=dict(file=f'{name}.bin', height=h, width=w),
-            camera=dict(fx=cam.fx, fy=cam.fy, cx=cam.cx, cy=cam.cy, width=cam.width, height=cam.height)))
-    (folder/'model.json').write_text(json.dumps(about))
-
+    for name, img, depth, cam in sample_photos():
+        cv2.imwrite(str(folder / f'{name}.jpg'), img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        (folder / f'{name}.bin').write_bytes((depth[::2, ::2] * 1000).clip(0, 65535).round().astype('<u2').tobytes())
+        h, w = depth[::2, ::2].shape
+        about['samples'].append(
+            dict(
+                name=name,
+                photo=f'{name}.jpg',
+                truth=dict(file=f'{name}.bin', height=h, width=w),
+                camera=dict(fx=cam.fx, fy=cam.fy, cx=cam.cx, cy=cam.cy, width=cam.width, height=cam.height),
+            )
+        )
+    (folder / 'model.json').write_text(json.dumps(about))
 
 # %% ../nbs/workshop/site.ipynb #c083b
 def try_files(
-    site:Path,  # the folder site/ of the pages
+    site: Path,  # the folder site/ of the pages
     cache=None,
 ):
-    "Everything that the page *try* needs; where a part cannot be had, a line that says so, and a page that says so too."
-    try: import onnx, onnxscript
+    """Everything that the page *try* needs; where a part cannot be had, a line that says so, and a page that says so
+    too."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError:
         print("without the page that computes: pip install 'dogdepth[onnx]'")
         return
-    if not unpack_npm('onnxruntime-web', site/'ort', cache): return
+    if not unpack_npm('onnxruntime-web', site / 'ort', cache):
+        return
     here = ASSETS.parents[1]
-    parts = (here/'weights'/'default'/'model.safetensors', here/'predict.py', here/'attention.py')
-    made = Path(cache or CACHE)/('model-'+hashlib.sha256(b''.join(p.read_bytes() for p in parts)).hexdigest()[:16])
-    if not (made/'model.json').exists(): # the same weights are exported once
-        (made/'model.json').write_text(json.dumps(browser_model(made)))
-    shutil.copytree(made, site/'model')
-    write_samples(site/'model', json.loads((made/'model.json').read_text()))
-
+    parts = (here / 'weights' / 'default' / 'model.safetensors', here / 'predict.py', here / 'attention.py')
+    made = Path(cache or CACHE) / ('model-' + hashlib.sha256(b''.join(p.read_bytes() for p in parts)).hexdigest()[:16])
+    if not (made / 'model.json').exists():  # the same weights are exported once
+        (made / 'model.json').write_text(json.dumps(browser_model(made)))
+    shutil.copytree(made, site / 'model')
+    write_samples(site / 'model', json.loads((made / 'model.json').read_text()))
 
 # %% ../nbs/workshop/site.ipynb #c085
 def build_site(
-    root='.',      # the repository, or a folder in it
-    out=None,      # the folder for the site; None: _docs
-    cache=None,    # where npm's packages are kept
-    with_try=True, # also the network that runs in the page
-)->Path:
+    root='.',  # the repository, or a folder in it
+    out=None,  # the folder for the site; None: _docs
+    cache=None,  # where npm's packages are kept
+    with_try=True,  # also the network that runs in the page
+) -> Path:
     "The whole site, from the notebooks as they are stored; nothing in them is run."
     from dogdepth.cloud import plotly_js
-    root = find_root(root); out = Path(out or root/'_docs').resolve()
-    if out==root or out in root.parents or out.is_file() or out.is_dir() and any(out.iterdir()) and not (out/'.nojekyll').exists(): # what lies there will be replaced
+
+    root = find_root(root)
+    out = Path(out or root / '_docs').resolve()
+    if (
+        out == root
+        or out in root.parents
+        or out.is_file()
+        or out.is_dir()
+        and any(out.iterdir())
+        and not (out / '.nojekyll').exists()
+    ):  # what lies there will be replaced
         raise ValueError(f"{out} holds something that is no site of ours: name a new or an empty folder")
     with tempfile.TemporaryDirectory(dir=root, prefix='_proc_') as tmp:
-        build = Path(tmp)/'site'; build.mkdir()
+        build = Path(tmp) / 'site'
+        build.mkdir()
         chapters = prepare(root, build)
         pages = render(build)
-        books = [*(root/'nbs'/f'{c}.ipynb' for c in chapters), *workshop(root/'nbs')]
-        times = {p.stem:minutes(visible(read_cells(p), None)) for p in books}
-        shutil.copytree(ASSETS/'page', pages/'site', dirs_exist_ok=True)
-        shutil.copy(ASSETS.parent/'app'/'static'/'room.js', pages/'site')
-        plotly_js(pages/'site'); unpack_npm('katex', pages/'site'/'katex', cache)
-        if with_try: try_files(pages/'site', cache)
-        if not (about := pages/'site'/'model'/'model.json').exists(): about.parent.mkdir(exist_ok=True); about.write_text('{}')
+        books = [*(root / 'nbs' / f'{c}.ipynb' for c in chapters), *workshop(root / 'nbs')]
+        times = {p.stem: minutes(visible(read_cells(p), None)) for p in books}
+        shutil.copytree(ASSETS / 'page', pages / 'site', dirs_exist_ok=True)
+        shutil.copy(ASSETS.parent / 'app' / 'static' / 'room.js', pages / 'site')
+        plotly_js(pages / 'site')
+        unpack_npm('katex', pages / 'site' / 'katex', cache)
+        if with_try:
+            try_files(pages / 'site', cache)
+        if not (about := pages / 'site' / 'model' / 'model.json').exists():
+            about.parent.mkdir(exist_ok=True)
+            about.write_text('{}')
         finish(pages, times)
-        (pages/'.nojekyll').touch(); shutil.rmtree(out, ignore_errors=True); shutil.move(pages, out)
+        (pages / '.nojekyll').touch()
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(pages, out)
     return out

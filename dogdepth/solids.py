@@ -6,78 +6,105 @@
 __all__ = ['BOX', 'BALL', 'CYL', 'Dice', 'Material', 'Body', 'box', 'cyl', 'ball', 'Scene']
 
 # %% ../nbs/workshop/solids.ipynb #w002
-import colorsys, math
+import colorsys
+import math
 from dataclasses import dataclass
 import numpy as np
 
 # %% ../nbs/workshop/solids.ipynb #c013
 class Dice:
     "Random choices that fall alike on every machine: PCG64, and only its `random()`."
-    def __init__(self, *seed): self.rng = np.random.Generator(np.random.PCG64(seed))
-    def __call__(self, lo=0., hi=1.): return lo+(hi-lo)*self.rng.random()
-    def pick(self, xs): return xs[int(len(xs)*self.rng.random())]
-    def color(self, sat=(.1,.5), val=(.25,.85)):
+
+    def __init__(self, *seed):
+        self.rng = np.random.Generator(np.random.PCG64(seed))
+
+    def __call__(self, lo=0.0, hi=1.0):
+        return lo + (hi - lo) * self.rng.random()
+
+    def pick(self, xs):
+        return xs[int(len(xs) * self.rng.random())]
+
+    def color(self, sat=(0.1, 0.5), val=(0.25, 0.85)):
         "A linear RGB colour, warm more often than not."
-        hue = self(.02,.14) if self()<.6 else self()
+        hue = self(0.02, 0.14) if self() < 0.6 else self()
         return tuple(round(c**2, 6) for c in colorsys.hsv_to_rgb(hue, self(*sat), self(*val)))
 
 # %% ../nbs/workshop/solids.ipynb #c009_1
-BOX,BALL,CYL = 0,1,2
+BOX, BALL, CYL = 0, 1, 2
 
 # %% ../nbs/workshop/solids.ipynb #c016
 @dataclass(frozen=True)
 class Material:
     "What a surface looks like: two colours and the texture that mixes them."
-    kind:str='plain'      # a key of `TEXTURES`
-    a:tuple=(.5,.5,.5)    # linear RGB where the texture is 0
-    b:tuple=(.6,.6,.6)    # and where it is 1
-    size:float=.3         # metres: the texture's period
-    phase:float=0.        # where it starts
-    glow:float=0.         # light of its own
-    gloss:float=0.        # share of mirrored light
+
+    kind: str = 'plain'  # a key of `TEXTURES`
+    a: tuple = (0.5, 0.5, 0.5)  # linear RGB where the texture is 0
+    b: tuple = (0.6, 0.6, 0.6)  # and where it is 1
+    size: float = 0.3  # metres: the texture's period
+    phase: float = 0.0  # where it starts
+    glow: float = 0.0  # light of its own
+    gloss: float = 0.0  # share of mirrored light
+
 
 @dataclass(frozen=True)
 class Body:
-    "A solid of furniture: a box, ellipsoid or upright cylinder, turned about the vertical (x right, y down, z forward; the floor is y=0)."
-    shape:int         # BOX, BALL or CYL
-    center:tuple      # (x,y,z) in metres
-    half:tuple        # half its width, height, depth
-    mat:Material|tuple=Material() # one, or six: -x +x -y +y -z +z faces (y is down: -y is the top)
-    turn:float=0.     # radians
+    """A solid of furniture: a box, ellipsoid or upright cylinder, turned about the vertical (x right, y down, z
+    forward; the floor is y=0)."""
 
-def box(x,y,z,w,h,d,mat,turn=0.): return Body(BOX,(x,-y-h/2,z),(w/2,h/2,d/2),mat,turn) # standing at height y, w wide, h high, d deep
-def cyl(x,y,z,r,h,mat):           return Body(CYL,(x,-y-h/2,z),(r,h/2,r),mat)
-def ball(x,y,z,rx,ry,rz,mat,turn=0.): return Body(BALL,(x,-y-ry,z),(rx,ry,rz),mat,turn)
+    shape: int  # BOX, BALL or CYL
+    center: tuple  # (x,y,z) in metres
+    half: tuple  # half its width, height, depth
+    mat: Material | tuple = Material()  # one, or six: -x +x -y +y -z +z faces (y is down: -y is the top)
+    turn: float = 0.0  # radians
+
+
+def box(x, y, z, w, h, d, mat, turn=0.0):
+    return Body(
+        BOX, (x, -y - h / 2, z), (w / 2, h / 2, d / 2), mat, turn
+    )  # standing at height y, w wide, h high, d deep
+
+
+def cyl(x, y, z, r, h, mat):
+    return Body(CYL, (x, -y - h / 2, z), (r, h / 2, r), mat)
+
+# %% ../nbs/workshop/solids.ipynb #c016_1
+def ball(x, y, z, rx, ry, rz, mat, turn=0.0):
+    return Body(BALL, (x, -y - ry, z), (rx, ry, rz), mat, turn)
 
 # %% ../nbs/workshop/solids.ipynb #c017
 class Scene:
     "Bodies as arrays (body 0 is the room itself, seen from inside), their materials, and the lights."
-    def __init__(self, bodies, lights, ambient=(.3,.3,.3)):
-        self.bodies,self.lights,self.ambient = bodies,lights,np.float32(ambient)
-        self.shape  = np.array([b.shape for b in bodies])
+
+    def __init__(self, bodies, lights, ambient=(0.3, 0.3, 0.3)):
+        self.bodies, self.lights, self.ambient = bodies, lights, np.float32(ambient)
+        self.shape = np.array([b.shape for b in bodies])
         self.center = np.array([b.center for b in bodies], float)
-        self.half   = np.array([b.half for b in bodies], float)
-        self.turn   = np.array([(round(math.cos(b.turn),9),round(math.sin(b.turn),9)) for b in bodies])
-        self.mats,table = [],{}
-        six = [b.mat if isinstance(b.mat,tuple) else (b.mat,)*6 for b in bodies]
+        self.half = np.array([b.half for b in bodies], float)
+        self.turn = np.array([(round(math.cos(b.turn), 9), round(math.sin(b.turn), 9)) for b in bodies])
+        self.mats, table = [], {}
+        six = [b.mat if isinstance(b.mat, tuple) else (b.mat,) * 6 for b in bodies]
         for m in (m for s in six for m in s):
-            if m not in table: table[m] = len(self.mats); self.mats.append(m)
+            if m not in table:
+                table[m] = len(self.mats)
+                self.mats.append(m)
         self.mat = np.array([[table[m] for m in s] for s in six])
-        sign = np.array([(x,y,z) for x in (-1,1) for y in (-1,1) for z in (-1,1)])
-        q,(c,s) = sign*self.half[:,None],self.turn.T[:,:,None]
-        self.corners = self.center[:,None]+np.stack([c*q[...,0]+s*q[...,2], q[...,1], c*q[...,2]-s*q[...,0]],-1) # (bodies,8,3)
+        sign = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        q, (c, s) = sign * self.half[:, None], self.turn.T[:, :, None]
+        self.corners = self.center[:, None] + np.stack(
+            [c * q[..., 0] + s * q[..., 2], q[..., 1], c * q[..., 2] - s * q[..., 0]], -1
+        )  # (bodies,8,3)
         self.size = np.sqrt((self.half**2).sum(1))
-        self.row = np.c_[self.turn,self.center,self.half].tolist()
-        self.glow = np.array([s[0].glow>0 for s in six])
+        self.row = np.c_[self.turn, self.center, self.half].tolist()
+        self.glow = np.array([s[0].glow > 0 for s in six])
 
     def local(self, k, v):
         "A world vector (3,…) in the frame of body `k` (a number or an array of them), in metres."
-        c,s = self.turn[k].T
-        return c*v[0]-s*v[2], v[1], s*v[0]+c*v[2]
+        c, s = self.turn[k].T
+        return c * v[0] - s * v[2], v[1], s * v[0] + c * v[2]
 
     def unit(self, k, o, d, shift=None):
         "Rays `o+t*d` (and the start's `shift`) in the frame where body `k` is the unit box, ball or cylinder."
-        c,s,x,y,z,w,h,l = self.row[k]
-        f = lambda v: ((c*v[0]-s*v[2])/w,v[1]/h,(s*v[0]+c*v[2])/l)
-        o,d = f((o[0]-x,o[1]-y,o[2]-z)),f(d)
-        return (o if shift is None else [a+b for a,b in zip(o,f(shift))]),d
+        c, s, x, y, z, w, h, l = self.row[k]
+        f = lambda v: ((c * v[0] - s * v[2]) / w, v[1] / h, (s * v[0] + c * v[2]) / l)
+        o, d = f((o[0] - x, o[1] - y, o[2] - z)), f(d)
+        return (o if shift is None else [a + b for a, b in zip(o, f(shift))]), d

@@ -6,7 +6,14 @@
 __all__ = ['lock', 'sweep', 'own_folder', 'Job', 'Item', 'Photos', 'Shelf', 'Waiting', 'Bench', 'close']
 
 # %% ../nbs/workshop/store.ipynb #w002
-import hashlib, hmac, os, secrets, shutil, tempfile, threading, time
+import hashlib
+import hmac
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,136 +21,192 @@ from .workers import FILES, Died, Failed, Inline, set_up_predictor
 from .uploads import Limits, Refused
 
 # %% ../nbs/workshop/store.ipynb #c060
-def lock(folder:Path): # an open file, or None where a living process holds the folder
+def lock(folder: Path):  # an open file, or None where a living process holds the folder
     "Say that this process uses `folder`, for as long as it lives."
     import fcntl
-    f = open(folder/'.lock', 'a')
-    try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB); return f
-    except BlockingIOError: f.close()
 
-def sweep(base:Path)->int:
+    f = open(folder / '.lock', 'a')
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return f
+    except BlockingIOError:
+        f.close()
+
+
+def sweep(base: Path) -> int:
     "Delete what servers that are no more have left in `base`; how many folders that were."
     n = 0
     for p in base.glob('serve-*'):
-        try: f = lock(p) if (p/'.lock').exists() or time.time()-p.stat().st_mtime>60 else None
-        except OSError: continue # gone already
-        if f: shutil.rmtree(p, ignore_errors=True); f.close(); n += 1
+        try:
+            f = lock(p) if (p / '.lock').exists() or time.time() - p.stat().st_mtime > 60 else None
+        except OSError:
+            continue  # gone already
+        if f:
+            shutil.rmtree(p, ignore_errors=True)
+            f.close()
+            n += 1
     return n
 
-def own_folder(data_dir=None)->tuple: # Path, and the lock to hold
+# %% ../nbs/workshop/store.ipynb #c060_1
+def own_folder(data_dir=None) -> tuple:  # Path, and the lock to hold
     "A new folder for this server alone, readable for nobody else; the leftovers of dead ones are swept first."
-    base = Path(data_dir or Path(tempfile.gettempdir())/f'dogdepth-{os.getuid()}')
+    base = Path(data_dir or Path(tempfile.gettempdir()) / f'dogdepth-{os.getuid()}')
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not data_dir and (base.is_symlink() or base.stat().st_uid!=os.getuid()): raise ValueError(f"{base} belongs to someone else: pass data_dir=, a folder of your own")
-    sweep(base); root = Path(tempfile.mkdtemp(prefix='serve-', dir=base))
+    if not data_dir and (base.is_symlink() or base.stat().st_uid != os.getuid()):
+        raise ValueError(f"{base} belongs to someone else: pass data_dir=, a folder of your own")
+    sweep(base)
+    root = Path(tempfile.mkdtemp(prefix='serve-', dir=base))
     return root, lock(root)
 
 # %% ../nbs/workshop/store.ipynb #c063
 @dataclass(eq=False)
 class Job:
     "One piece of work on one photo."
-    item:'Item'
-    kind:str             # 'depth', or one of MADE
-    state:str='waiting'  # waiting, working, done, failed, cancelled
-    share:float=0.       # done so far
-    why:str=''           # the key of a sentence, where it failed
-    stop:bool=False      # please
+
+    item: 'Item'
+    kind: str  # 'depth', or one of MADE
+    state: str = 'waiting'  # waiting, working, done, failed, cancelled
+    share: float = 0.0  # done so far
+    why: str = ''  # the key of a sentence, where it failed
+    stop: bool = False  # please
+
     @property
-    def over(self): return self.state in ('done','failed','cancelled')
+    def over(self):
+        return self.state in ('done', 'failed', 'cancelled')
 
 # %% ../nbs/workshop/store.ipynb #c063a
 @dataclass(eq=False)
 class Item:
     "One visitor's photo, and what came of it."
-    id:str
-    owner:str
-    folder:Path
-    camera:dict                 # as it is now
-    lens:str                    # how we know it: given, exif or assumed
-    first:tuple                 # (camera, lens) as they came
-    notes:tuple=()              # what the library had to say about the file: [key or '', its words] each
-    born:float=field(default_factory=time.monotonic)
-    depth:dict|None=None        # what `depth_job` says
-    jobs:dict=field(default_factory=dict) # kind -> the last Job
-    def size(self, kind): # bytes; None where it is not there (any more)
-        try: return (self.folder/FILES[kind][0]).stat().st_size
-        except FileNotFoundError: return None
-    def has(self, kind): return self.size(kind) is not None
+
+    id: str
+    owner: str
+    folder: Path
+    camera: dict  # as it is now
+    lens: str  # how we know it: given, exif or assumed
+    first: tuple  # (camera, lens) as they came
+    notes: tuple = ()  # what the library had to say about the file: [key or '', its words] each
+    born: float = field(default_factory=time.monotonic)
+    depth: dict | None = None  # what `depth_job` says
+    jobs: dict = field(default_factory=dict)  # kind -> the last Job
+
+    def size(self, kind):  # bytes; None where it is not there (any more)
+        try:
+            return (self.folder / FILES[kind][0]).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def has(self, kind):
+        return self.size(kind) is not None
+
     def bytes(self):
         def size(p):
-            try: return p.stat().st_size
-            except FileNotFoundError: return 0 # deleted while we count
-        try: return sum(map(size, self.folder.iterdir()))
-        except FileNotFoundError: return 0
+            try:
+                return p.stat().st_size
+            except FileNotFoundError:
+                return 0  # deleted while we count
+
+        try:
+            return sum(map(size, self.folder.iterdir()))
+        except FileNotFoundError:
+            return 0
 
 # %% ../nbs/workshop/store.ipynb #c065
 class Photos:
     "Who may see which photo, and how many there may be."
-    def mark(self, owner, id)->Path:
-        return self.marks/hashlib.sha256(f'{owner} {id}'.encode()).hexdigest()
-    def of(self, owner)->list: return [i for i in self.items.values() if i.owner==owner]
-    def get(self, owner, id)->Item:
+
+    def mark(self, owner, id) -> Path:
+        return self.marks / hashlib.sha256(f'{owner} {id}'.encode()).hexdigest()
+
+    def of(self, owner) -> list:
+        return [i for i in self.items.values() if i.owner == owner]
+
+    def get(self, owner, id) -> Item:
         self.expire()
         i = self.items.get(id)
-        if i is None and self.mark(owner, id).exists(): raise Refused(503, 'other_process')
+        if i is None and self.mark(owner, id).exists():
+            raise Refused(503, 'other_process')
         if i is None or not hmac.compare_digest(i.owner.encode(), (owner or '').encode()):
-            raise Refused(404, 'no_such') # someone else's and nobody's look the same
+            raise Refused(404, 'no_such')  # someone else's and nobody's look the same
         return i
+
     def room_for(self, owner):
         "Refuse before the work, not after."
-        self.expire(); mine = len(self.of(owner))
-        if mine>=self.limits.photos: raise Refused(429, 'too_many_photos', most=self.limits.photos)
-        if len(self.items)>=self.limits.all_photos or self.used()>self.limits.disk_mb*1e6: raise Refused(503, 'full')
-    def used(self)->int: return sum(i.bytes() for i in list(self.items.values()))
-    def left(self, item)->float: return max(0., item.born+self.limits.keep_s-time.monotonic())
+        self.expire()
+        mine = len(self.of(owner))
+        if mine >= self.limits.photos:
+            raise Refused(429, 'too_many_photos', most=self.limits.photos)
+        if len(self.items) >= self.limits.all_photos or self.used() > self.limits.disk_mb * 1e6:
+            raise Refused(503, 'full')
+
+    def used(self) -> int:
+        return sum(i.bytes() for i in list(self.items.values()))
+
+    def left(self, item) -> float:
+        return max(0.0, item.born + self.limits.keep_s - time.monotonic())
+
     def expire(self):
         for i in list(self.items.values()):
-            if not self.left(i): self.drop(i)
+            if not self.left(i):
+                self.drop(i)
 
 # %% ../nbs/workshop/store.ipynb #c065a
 class Shelf(Photos):
     "All photos of all visitors, and the only place that touches the disk. A name there is never a visitor's."
-    def __init__(self, limits:Limits, data_dir=None, beside=None): # beside: that of the process we were forked from
-        self.limits,self.items,self.lock = limits,{},threading.RLock()
-        self.root,self._held = own_folder(data_dir)
-        (self.root/'scratch').mkdir()
-        self.marks = beside.marks if beside else self.root/'marks' # forked processes say here which photos they hold
+
+    def __init__(self, limits: Limits, data_dir=None, beside=None):  # beside: that of the process we were forked from
+        self.limits, self.items, self.lock = limits, {}, threading.RLock()
+        self.root, self._held = own_folder(data_dir)
+        (self.root / 'scratch').mkdir()
+        self.marks = beside.marks if beside else self.root / 'marks'  # forked processes say here which photos they hold
         self.forked = beside is not None
-    def put(self, owner, camera, lens, jpeg:bytes, notes=())->Item:
+
+    def put(self, owner, camera, lens, jpeg: bytes, notes=()) -> Item:
         with self.lock:
             self.room_for(owner)
-            id,folder = secrets.token_urlsafe(16),self.root/secrets.token_hex(16)
+            id, folder = secrets.token_urlsafe(16), self.root / secrets.token_hex(16)
             folder.mkdir(mode=0o700)
-            (folder/'photo.jpg').write_bytes(jpeg)
+            (folder / 'photo.jpg').write_bytes(jpeg)
             if self.forked and self.marks.parent.is_dir():
                 self.marks.mkdir(exist_ok=True)
                 self.mark(owner, id).touch()
             return self.items.setdefault(id, Item(id, owner, folder, camera, lens, (camera, lens), tuple(notes)))
-    def drop(self, item:Item):
+
+    def drop(self, item: Item):
         "Delete a photo and all that came of it, at once."
         with self.lock:
             self.items.pop(item.id, None)
-            for j in item.jobs.values(): j.stop = True
+            for j in item.jobs.values():
+                j.stop = True
             shutil.rmtree(item.folder, ignore_errors=True)
-            if self.forked: self.mark(item.owner, item.id).unlink(missing_ok=True)
-    def leave(self): self._held.close() # in a forked process: the folder stays with the one that made it
+            if self.forked:
+                self.mark(item.owner, item.id).unlink(missing_ok=True)
+
+    def leave(self):
+        self._held.close()  # in a forked process: the folder stays with the one that made it
+
     def close(self):
-        for i in list(self.items.values()): self.drop(i)
+        for i in list(self.items.values()):
+            self.drop(i)
         shutil.rmtree(self.root, ignore_errors=True)
         self._held.close()
 
 # %% ../nbs/workshop/store.ipynb #c069
 class Waiting:
     "Jobs wait here."
+
     def room_for(self, owner):
         lim = self.shelf.limits
-        if sum(j.item.owner==owner for j in self.waiting)>=lim.jobs: raise Refused(429, 'too_many_jobs', most=lim.jobs)
-        if len(self.waiting)>=lim.queue: raise Refused(503, 'busy')
+        if sum(j.item.owner == owner for j in self.waiting) >= lim.jobs:
+            raise Refused(429, 'too_many_jobs', most=lim.jobs)
+        if len(self.waiting) >= lim.queue:
+            raise Refused(503, 'busy')
 
-    def add(self, item:Item, kind:str)->Job:
+    def add(self, item: Item, kind: str) -> Job:
         with self.news:
             old = item.jobs.get(kind)
-            if old and not old.over and not old.stop: return old
+            if old and not old.over and not old.stop:
+                return old
             self.room_for(item.owner)
             job = item.jobs[kind] = Job(item, kind)
             self.waiting.append(job)
@@ -151,93 +214,137 @@ class Waiting:
         self.start()
         return job
 
-    def cancel(self, job:Job):
+    def cancel(self, job: Job):
         with self.news:
             job.stop = True
-            if job in self.waiting: self.waiting.remove(job); job.state = 'cancelled'; self.news.notify_all()
+            if job in self.waiting:
+                self.waiting.remove(job)
+                job.state = 'cancelled'
+                self.news.notify_all()
 
     def wait(self, jobs, seconds):
-        with self.news: self.news.wait_for(lambda: all(j.over for j in jobs), seconds)
+        with self.news:
+            self.news.wait_for(lambda: all(j.over for j in jobs), seconds)
 
 # %% ../nbs/workshop/store.ipynb #c069a
 class Bench(Waiting):
     "Jobs wait here, and one helper does them; a visitor with many jobs waits behind one with few."
-    def __init__(self, shelf:Shelf, helper):
-        self.shelf,self.helper,self.waiting,self.turn = shelf,helper,[],Counter()
-        self.news,self.open,self.thread = threading.Condition(),True,None
-        self._up,self.trouble = threading.Event(),'' # the helper is up, or will not come up
+
+    def __init__(self, shelf: Shelf, helper):
+        self.shelf, self.helper, self.waiting, self.turn = shelf, helper, [], Counter()
+        self.news, self.open, self.thread = threading.Condition(), True, None
+        self._up, self.trouble = threading.Event(), ''  # the helper is up, or will not come up
 
     def start(self):
         "The thread, once; not before somebody needs it: a server may fork first, and threads do not come along."
         with self.news:
-            if self.thread or not self.open: return
+            if self.thread or not self.open:
+                return
             self.thread = threading.Thread(target=self._work, daemon=True, name='dogdepth-bench')
             self.thread.start()
 
     @property
-    def ready(self)->threading.Event:
+    def ready(self) -> threading.Event:
         self.start()
         return self._up
 
 # %% ../nbs/workshop/store.ipynb #c071
-def _next(self)->Job|None:
+def _next(self) -> Job | None:
     with self.news:
         self.news.wait_for(lambda: self.waiting or not self.open, 1)
         self.waiting = [j for j in self.waiting if not j.stop]
-        if not self.waiting: return None
-        job = min(self.waiting, key=lambda j: self.turn[j.item.owner]); self.waiting.remove(job); job.state = 'working'
-        self.turn = Counter({o:n for o,n in self.turn.items() if any(j.item.owner==o for j in self.waiting)}) + Counter({job.item.owner: self.turn[job.item.owner]+1})
+        if not self.waiting:
+            return None
+        job = min(self.waiting, key=lambda j: self.turn[j.item.owner])
+        self.waiting.remove(job)
+        job.state = 'working'
+        self.turn = Counter(
+            {o: n for o, n in self.turn.items() if any(j.item.owner == o for j in self.waiting)}
+        ) + Counter({job.item.owner: self.turn[job.item.owner] + 1})
         return job
+
 
 Bench._next = _next
 
 # %% ../nbs/workshop/store.ipynb #c073
 def _settle(job, shelf, helper, out):
     "Do a job in the scratch folder `out`; what it made moves to its photo only if someone still wants it."
-    it,lim = job.item,shelf.limits
-    def share(x): job.share = x
-    meta,_ = helper.call('depth_job' if job.kind=='depth' else 'file_job', str(it.folder), out, it.camera, job.kind, seconds=lim.job_s, progress=share, stop=lambda: job.stop)
+    it, lim = job.item, shelf.limits
+
+    def share(x):
+        job.share = x
+
+    meta, _ = helper.call(
+        'depth_job' if job.kind == 'depth' else 'file_job',
+        str(it.folder),
+        out,
+        it.camera,
+        job.kind,
+        seconds=lim.job_s,
+        progress=share,
+        stop=lambda: job.stop,
+    )
     with shelf.lock:
-        if job.stop or it.id not in shelf.items: return 'cancelled'
-        if shelf.used()+sum(p.stat().st_size for p in Path(out).iterdir())>lim.disk_mb*1e6: raise Refused(503, 'full')
-        for p in Path(out).iterdir(): os.replace(p, it.folder/p.name)
-        if job.kind=='depth': it.depth = meta # its `notes` too: what the predictor had to say
-        job.share = 1.
+        if job.stop or it.id not in shelf.items:
+            return 'cancelled'
+        if shelf.used() + sum(p.stat().st_size for p in Path(out).iterdir()) > lim.disk_mb * 1e6:
+            raise Refused(503, 'full')
+        for p in Path(out).iterdir():
+            os.replace(p, it.folder / p.name)
+        if job.kind == 'depth':
+            it.depth = meta  # its `notes` too: what the predictor had to say
+        job.share = 1.0
         return 'done'
 
 # %% ../nbs/workshop/store.ipynb #c075
 def _run(self, job):
-    state,why,out = 'failed','job_failed',tempfile.mkdtemp(dir=self.shelf.root/'scratch')
-    try: state,why = _settle(job, self.shelf, self.helper, out),''
-    except Refused as e: why = e.why
-    except Died: why = 'job_died'
-    except Failed: pass
+    state, why, out = 'failed', 'job_failed', tempfile.mkdtemp(dir=self.shelf.root / 'scratch')
+    try:
+        state, why = _settle(job, self.shelf, self.helper, out), ''
+    except Refused as e:
+        why = e.why
+    except Died:
+        why = 'job_died'
+    except Failed:
+        pass
     except Exception:
-        import traceback; traceback.print_exc()
+        import traceback
+
+        traceback.print_exc()
     finally:
         shutil.rmtree(out, ignore_errors=True)
         with self.news:
-            job.state,job.why = ('cancelled','') if job.stop and state!='done' else (state,why)
+            job.state, job.why = ('cancelled', '') if job.stop and state != 'done' else (state, why)
             self.news.notify_all()
 
 # %% ../nbs/workshop/store.ipynb #c077
 def _work(self):
     "The life of the bench's thread."
     try:
-        with self.helper.lock: self.helper.start()
-    except Died: self.trouble = 'the process of the network ended while it started'
-    except Exception: # it cannot travel to another process, or cannot be made at all
-        try: self.helper = Inline(set_up_predictor(self.helper.args[0]))
-        except Exception as e: self.trouble = str(e) or type(e).__name__
+        with self.helper.lock:
+            self.helper.start()
+    except Died:
+        self.trouble = 'the process of the network ended while it started'
+    except Exception:  # it cannot travel to another process, or cannot be made at all
+        try:
+            self.helper = Inline(set_up_predictor(self.helper.args[0]))
+        except Exception as e:
+            self.trouble = str(e) or type(e).__name__
     self._up.set()
     while self.open:
-        if job := self._next(): self._run(job)
+        if job := self._next():
+            self._run(job)
         self.shelf.expire()
-    self.helper.kill() # in case the page closed while it was starting
+    self.helper.kill()  # in case the page closed while it was starting
+
 
 def close(self):
-    with self.news: self.open = False; self.news.notify_all()
-    for j in [j for i in list(self.shelf.items.values()) for j in i.jobs.values()]: j.stop = True
+    with self.news:
+        self.open = False
+        self.news.notify_all()
+    for j in [j for i in list(self.shelf.items.values()) for j in i.jobs.values()]:
+        j.stop = True
     self.helper.kill()
 
-Bench._run,Bench._work,Bench.close = _run,_work,close
+
+Bench._run, Bench._work, Bench.close = _run, _work, close

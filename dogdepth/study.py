@@ -7,12 +7,19 @@ __all__ = ['KEYS', 'NUMBERS', 'OPEN', 'COSTED', 'read_study', 'share_rooms', 'st
            'run_arm', 'one_thread', 'study_jobs', 'run_study', 'main', 'arm_costs']
 
 # %% ../nbs/workshop/study.ipynb #w002
-import argparse, csv, math, multiprocessing, os, threading, time
+import argparse
+import csv
+import math
+import multiprocessing
+import os
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from .files import data_root
 from .sensor import Lens
 from .rooms import render_room, room_walk
@@ -30,164 +37,298 @@ from .runs import write_log
 from .arms import ARMS, LENSES, MAIN, REPORT, StudyConfig, study_config, study_loss
 
 # %% ../nbs/workshop/study.ipynb #c006
-KEYS = ('abs_rel','rmse','log10','silog','delta1') # the scores of a run
-NUMBERS = dict.fromkeys(('seed','number','train_frames','scored_frames','steps','params','runs'), int) | dict.fromkeys(('cpu_s','loss','ms','q25_ms','q75_ms','dog_ms',*KEYS), float)
+KEYS = ('abs_rel', 'rmse', 'log10', 'silog', 'delta1')  # the scores of a run
+NUMBERS = dict.fromkeys(
+    ('seed', 'number', 'train_frames', 'scored_frames', 'steps', 'params', 'runs'), int
+) | dict.fromkeys(('cpu_s', 'loss', 'ms', 'q25_ms', 'q75_ms', 'dog_ms', *KEYS), float)
 
-def read_study(path)->list: # of dicts, numbers as numbers
+
+def read_study(path) -> list:  # of dicts, numbers as numbers
     "The rows of one of the study's files; none where there is no file yet."
-    if not Path(path).exists(): return []
-    with open(path, newline='', encoding='utf-8') as f: return [{k:NUMBERS.get(k,str)(v) for k,v in r.items()} for r in csv.DictReader(f)]
+    if not Path(path).exists():
+        return []
+    with open(path, newline='', encoding='utf-8') as f:
+        return [{k: NUMBERS.get(k, str)(v) for k, v in r.items()} for r in csv.DictReader(f)]
 
 # %% ../nbs/workshop/study.ipynb #c028
-OPEN = Lens(f_number=1., focus_m=6.) # sharpness then falls steadily towards the camera
+OPEN = Lens(f_number=1.0, focus_m=6.0)  # sharpness then falls steadily towards the camera
 
-def _small(items, h, w): return [resize_item(i, h, w) for i in items] # at the network's size, to stay in memory
+
+def _small(items, h, w):
+    return [resize_item(i, h, w) for i in items]  # at the network's size, to stay in memory
+
 
 @lru_cache(6)
-def _frames(kind, h, w, limit)->tuple: # training frames (at the network's size), validation frames
+def _frames(kind, h, w, limit) -> tuple:  # training frames (at the network's size), validation frames
     rooms = lambda seeds, lens=None: [render_room(s, h, w, lens=lens) for s in seeds]
     walks = lambda seeds: [f for s in seeds for f in room_walk(s, 8, h, w)]
-    new = lambda n: range(500_000, 500_000+n) # seeds of rooms to validate on
-    if kind in ('pinhole','open'): n,lens = limit or 480,OPEN if kind=='open' else None; return rooms(range(n), lens), rooms(new(max(n//5,2)), lens)
-    if kind=='walks': n = limit or 60; return walks(range(n)), walks(new(max(n//3,1)))
-    if kind!='nyu': raise ValueError(f"frames should be nyu, walks, pinhole, open, f2.8 or f8, got {kind!r}")
-    if data_root() is None: n = limit or 240; return rooms(range(n)), rooms(new(max(n//6,2)))
+    new = lambda n: range(500_000, 500_000 + n)  # seeds of rooms to validate on
+    if kind in ('pinhole', 'open'):
+        n, lens = limit or 480, OPEN if kind == 'open' else None
+        return rooms(range(n), lens), rooms(new(max(n // 5, 2)), lens)
+    if kind == 'walks':
+        n = limit or 60
+        return walks(range(n)), walks(new(max(n // 3, 1)))
+    if kind != 'nyu':
+        raise ValueError(f"frames should be nyu, walks, pinhole, open, f2.8 or f8, got {kind!r}")
+    if data_root() is None:
+        n = limit or 240
+        return rooms(range(n)), rooms(new(max(n // 6, 2)))
     few = lambda ds: [ds[i] for i in range(min(len(ds), limit or len(ds)))]
     return _small(few(NYUDepth(split='train')), h, w), few(NYUDepth(split='val'))
 
+# %% ../nbs/workshop/study.ipynb #c028_1
 @lru_cache(2)
-def _lenses(h, w, f)->list:
+def _lenses(h, w, f) -> list:
     "The 81 rooms through a real lens."
-    if data_root() is None or not (data_root()/'defocus_indoor').is_dir(): raise FileNotFoundError("the arms f/2.8 and f/8 need the folder defocus_indoor in DOGDEPTH_DATA")
-    rooms = WithoutCamera(FolderDepth(data_root()/'defocus_indoor', f'{f}/*.jpg', 'depth_mm/*.png', encoding='mm16'), StudyConfig(height=h, width_px=w))
-    return [i|dict(name=i['name'].split('/')[-1], scene=i['name'].split('/')[-1]) for i in rooms]
+    if data_root() is None or not (data_root() / 'defocus_indoor').is_dir():
+        raise FileNotFoundError("the arms f/2.8 and f/8 need the folder defocus_indoor in DOGDEPTH_DATA")
+    rooms = WithoutCamera(
+        FolderDepth(data_root() / 'defocus_indoor', f'{f}/*.jpg', 'depth_mm/*.png', encoding='mm16'),
+        StudyConfig(height=h, width_px=w),
+    )
+    return [i | dict(name=i['name'].split('/')[-1], scene=i['name'].split('/')[-1]) for i in rooms]
 
 # %% ../nbs/workshop/study.ipynb #c029
-def share_rooms(train, valid, seed): # -> train, which validation frames are still scored
-    "Move half of each validation room's frames into training, in the place of as many random ones: same size, same network, but the rooms are known."
-    rng,rooms = np.random.default_rng(seed),{}
-    for i,f in enumerate(valid): rooms.setdefault(place(f['scene']), []).append(i)
-    moved = {int(i) for r in rooms.values() for i in rng.permutation(r)[:len(r)//2]}
-    return [train[i] for i in rng.permutation(len(train))[len(moved):]]+[valid[i] for i in sorted(moved)], [i not in moved for i in range(len(valid))]
+def share_rooms(train, valid, seed):  # -> train, which validation frames are still scored
+    """Move half of each validation room's frames into training, in the place of as many random ones: same size, same
+    network, but the rooms are known."""
+    rng, rooms = np.random.default_rng(seed), {}
+    for i, f in enumerate(valid):
+        rooms.setdefault(place(f['scene']), []).append(i)
+    moved = {int(i) for r in rooms.values() for i in rng.permutation(r)[: len(r) // 2]}
+    return [train[i] for i in rng.permutation(len(train))[len(moved) :]] + [valid[i] for i in sorted(moved)], [
+        i not in moved for i in range(len(valid))
+    ]
+
 
 def study_frames(
-    cfg:StudyConfig,
-    limit:int=0, # so many training frames or rooms at most: for trials
-)->tuple:        # training frames, validation frames, and which of these are scored in this run
-    "The frames an arm trains on, and those it is scored on. `ValueError` for unknown frames, `FileNotFoundError` where the 81 rooms are not there."
-    h,w = cfg.height,cfg.width_px; kind,_,shared = cfg.frames.partition(', ')
-    if kind in ('f2.8','f8'): # three folds, so that three seeds score every room once
-        items = _lenses(h, w, kind); fold = np.random.default_rng(0).permutation(len(items))%3==cfg.seed%3
-        return _small([i for i,f in zip(items,fold) if not f], h, w), items, fold.tolist()
-    train,valid = _frames(kind, h, w, limit)
-    if not shared: return train, valid, [True]*len(valid)
-    train,scored = share_rooms(train, valid, cfg.seed)
+    cfg: StudyConfig,
+    limit: int = 0,  # so many training frames or rooms at most: for trials
+) -> tuple:  # training frames, validation frames, and which of these are scored in this run
+    """The frames an arm trains on, and those it is scored on. `ValueError` for unknown frames, `FileNotFoundError`
+    where the 81 rooms are not there."""
+    h, w = cfg.height, cfg.width_px
+    kind, _, shared = cfg.frames.partition(', ')
+    if kind in ('f2.8', 'f8'):  # three folds, so that three seeds score every room once
+        items = _lenses(h, w, kind)
+        fold = np.random.default_rng(0).permutation(len(items)) % 3 == cfg.seed % 3
+        return _small([i for i, f in zip(items, fold) if not f], h, w), items, fold.tolist()
+    train, valid = _frames(kind, h, w, limit)
+    if not shared:
+        return train, valid, [True] * len(valid)
+    train, scored = share_rooms(train, valid, cfg.seed)
     return _small(train, h, w), valid, scored
 
-def frame_rows(arms=tuple(ARMS))->list: # rows: kind of frames, number, name, room
+# %% ../nbs/workshop/study.ipynb #c029_1
+def frame_rows(arms=tuple(ARMS)) -> list:  # rows: kind of frames, number, name, room
     "The validation frames of each kind of arm, in the order of the scores in a row."
-    kinds = {c.frames:c for a in arms if not ARMS[a].control for c in [study_config(a, height=24, width_px=32)]} # names do not depend on the size
-    return [dict(frames=k, number=i, name=f['name'], room=place(f['scene'] or f['name'])) for k,c in kinds.items() for i,f in enumerate(study_frames(c)[1])]
+    kinds = {
+        c.frames: c for a in arms if not ARMS[a].control for c in [study_config(a, height=24, width_px=32)]
+    }  # names do not depend on the size
+    return [
+        dict(frames=k, number=i, name=f['name'], room=place(f['scene'] or f['name']))
+        for k, c in kinds.items()
+        for i, f in enumerate(study_frames(c)[1])
+    ]
 
 # %% ../nbs/workshop/study.ipynb #c037
-def score_frames(model, valid, scored, cfg)->list: # one dict per frame, None where it is not scored
+def score_frames(model, valid, scored, cfg) -> list:  # one dict per frame, None where it is not scored
     "`validate`, frame by frame. Where the camera is unknown one factor is fitted first."
     model.eval()
-    def score(i): item,pred,known = answer_at(model, valid, i, cfg, cfg.device); return image_metrics(pred, item['depth'], align=None if known else 'median')
-    return [score(i) if s else None for i,s in enumerate(scored)]
 
-def _mean(rows): return {k:round(float(np.mean([r[k] for r in rows if r])), 5) for k in KEYS}
+    def score(i):
+        item, pred, known = answer_at(model, valid, i, cfg, cfg.device)
+        return image_metrics(pred, item['depth'], align=None if known else 'median')
+
+    return [score(i) if s else None for i, s in enumerate(scored)]
+
+
+def _mean(rows):
+    return {k: round(float(np.mean([r[k] for r in rows if r])), 5) for k in KEYS}
 
 # %% ../nbs/workshop/study.ipynb #c038
 def run_arm(
-    name:str, seed:int,
-    limit:int=0,        # as in `study_frames`
-    **changes,          # of the settings: for trials
-)->dict:                # the row
+    name: str,
+    seed: int,
+    limit: int = 0,  # as in `study_frames`
+    **changes,  # of the settings: for trials
+) -> dict:  # the row
     "Train one arm with one seed and score its last (averaged) weights. Seeds decide weights, order and augmentation."
-    cfg = study_config(name, seed, **changes); train,valid,scored = study_frames(cfg, limit)
-    run = Run(cfg, len(train)); run.loss = study_loss(cfg)
-    cache,losses,curve,cpu,note = {},[],[],0.,''
-    third = [s and i%3==0 for i,s in enumerate(scored)]
+    cfg = study_config(name, seed, **changes)
+    train, valid, scored = study_frames(cfg, limit)
+    run = Run(cfg, len(train))
+    run.loss = study_loss(cfg)
+    cache, losses, curve, cpu, note = {}, [], [], 0.0, ''
+    third = [s and i % 3 == 0 for i, s in enumerate(scored)]
     try:
         for epoch in range(cfg.epochs):
-            batches = torch.utils.data.DataLoader(Frames(train, cfg, epoch, cache), batch_sampler=epoch_batches(cfg, run.n, epoch).tolist())
-            t = time.process_time(); losses += [train_step(run, *b)['loss'] for b in batches]; cpu += time.process_time()-t
-            if not ARMS[name].control: curve.append(_mean(score_frames(run.averaged(), valid, third, cfg))['abs_rel'])
+            batches = torch.utils.data.DataLoader(
+                Frames(train, cfg, epoch, cache), batch_sampler=epoch_batches(cfg, run.n, epoch).tolist()
+            )
+            t = time.process_time()
+            losses += [train_step(run, *b)['loss'] for b in batches]
+            cpu += time.process_time() - t
+            if not ARMS[name].control:
+                curve.append(_mean(score_frames(run.averaged(), valid, third, cfg))['abs_rel'])
         rows = score_frames(run.averaged(), valid, scored, cfg)
-    except (FloatingPointError,ValueError) as e:
-        if run.step==0: raise
-        note,rows = f'diverged: {str(e)[:60]}',[dict.fromkeys(KEYS, math.nan) if s else None for s in scored]
+    except (FloatingPointError, ValueError) as e:
+        if run.step == 0:
+            raise
+        note, rows = f'diverged: {str(e)[:60]}', [dict.fromkeys(KEYS, math.nan) if s else None for s in scored]
     env = environment()
-    return dict(arm=name, seed=seed, control=ARMS[name].control, frames=cfg.frames, train_frames=len(train), scored_frames=sum(scored), steps=run.step,
-                params=sum(p.numel() for p in run.model.parameters()), cpu_s=round(cpu,1), loss=round(float(np.mean(losses[-50:])),4), **_mean(rows), note=note,
-                curve=' '.join(f'{c:.4f}' for c in curve), images=' '.join('-' if r is None else 'nan' if math.isnan(r['abs_rel']) else f"{1e4*r['abs_rel']:.0f}" for r in rows),
-                size=f'{cfg.height}x{cfg.width_px}', amp=str(amp_dtype(cfg.amp, cfg.device)).removeprefix('torch.'), cpu=env['cpu'], torch=env['torch'], date=env['date'])
+    return dict(
+        arm=name,
+        seed=seed,
+        control=ARMS[name].control,
+        frames=cfg.frames,
+        train_frames=len(train),
+        scored_frames=sum(scored),
+        steps=run.step,
+        params=sum(p.numel() for p in run.model.parameters()),
+        cpu_s=round(cpu, 1),
+        loss=round(float(np.mean(losses[-50:])), 4),
+        **_mean(rows),
+        note=note,
+        curve=' '.join(f'{c:.4f}' for c in curve),
+        images=' '.join(
+            '-' if r is None else 'nan' if math.isnan(r['abs_rel']) else f"{1e4 * r['abs_rel']:.0f}" for r in rows
+        ),
+        size=f'{cfg.height}x{cfg.width_px}',
+        amp=str(amp_dtype(cfg.amp, cfg.device)).removeprefix('torch.'),
+        cpu=env['cpu'],
+        torch=env['torch'],
+        date=env['date'],
+    )
 
 # %% ../nbs/workshop/study.ipynb #c042a
 @contextmanager
 def one_thread():
     "Within: new processes compute with one thread."
-    old = os.environ.get('OMP_NUM_THREADS'); os.environ['OMP_NUM_THREADS'] = '1'
-    try: yield
-    finally: os.environ.pop('OMP_NUM_THREADS') if old is None else os.environ.update(OMP_NUM_THREADS=old)
+    old = os.environ.get('OMP_NUM_THREADS')
+    os.environ['OMP_NUM_THREADS'] = '1'
+    try:
+        yield
+    finally:
+        os.environ.pop('OMP_NUM_THREADS') if old is None else os.environ.update(OMP_NUM_THREADS=old)
+
 
 def _worker():
     "A worker whose study is killed must not live on alone."
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 # %% ../nbs/workshop/study.ipynb #c042
-def study_jobs(arms=tuple(ARMS), seeds=(0,1,2))->list: # of (arm, seed)
+def study_jobs(arms=tuple(ARMS), seeds=(0, 1, 2)) -> list:  # of (arm, seed)
     "In the order in which they tell the story: the main arms with every seed, then the rest."
-    return [(a,s) for group in (MAIN,REPORT,LENSES) for s in seeds for a in group if a in arms]
+    return [(a, s) for group in (MAIN, REPORT, LENSES) for s in seeds for a in group if a in arms]
 
+# %% ../nbs/workshop/study.ipynb #c042_1
 def run_study(
-    out,                      # the CSV: one row a run; a study that was stopped goes on where it was
-    arms=tuple(ARMS), seeds=(0,1,2),
-    workers:int=0,            # processes of one thread each; 0: here
-    progress=print,           # called with a line for each run
-    **changes,                # as in `run_arm`
-)->list:                      # all rows
-    "Run what is missing. After each run the whole file is written anew under another name and moved into place: a row is there or not. `ValueError` where the file holds runs at another size."
+    out,  # the CSV: one row a run; a study that was stopped goes on where it was
+    arms=tuple(ARMS),
+    seeds=(0, 1, 2),
+    workers: int = 0,  # processes of one thread each; 0: here
+    progress=print,  # called with a line for each run
+    **changes,  # as in `run_arm`
+) -> list:  # all rows
+    """Run what is missing. After each run the whole file is written anew under another name and moved into place: a row
+    is there or not. `ValueError` where the file holds runs at another size."""
     out = Path(out)
-    if odd := set(arms)-set(ARMS): raise ValueError(f"no arm {', '.join(sorted(odd))}: choose from {', '.join(ARMS)}")
-    if not out.parent.is_dir(): raise FileNotFoundError(f"no folder {out.parent} for {out.name}: make it first")
-    rows = read_study(out); have = {(r['arm'],r['seed']) for r in rows}
-    cfg = study_config('base', **{k:v for k,v in changes.items() if k!='limit'}); size = f'{cfg.height}x{cfg.width_px}'
-    if odd := {r['size'] for r in rows}-{size}: raise ValueError(f"{out} holds runs at {', '.join(odd)}, this study is at {size}: choose another file")
+    if odd := set(arms) - set(ARMS):
+        raise ValueError(f"no arm {', '.join(sorted(odd))}: choose from {', '.join(ARMS)}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"no folder {out.parent} for {out.name}: make it first")
+    rows = read_study(out)
+    have = {(r['arm'], r['seed']) for r in rows}
+    cfg = study_config('base', **{k: v for k, v in changes.items() if k != 'limit'})
+    size = f'{cfg.height}x{cfg.width_px}'
+    if odd := {r['size'] for r in rows} - {size}:
+        raise ValueError(f"{out} holds runs at {', '.join(odd)}, this study is at {size}: choose another file")
     jobs = [j for j in study_jobs(arms, seeds) if j not in have]
+
     def done(row):
-        rows.append(row); write_log(out, rows)
-        progress(f"{len(rows)} rows: {row['arm']}, seed {row['seed']}: AbsRel {row['abs_rel']:.4f}, {row['cpu_s']:.0f} s")
-    if not workers: [done(run_arm(*j, **changes)) for j in jobs]; return rows
+        rows.append(row)
+        write_log(out, rows)
+        progress(
+            f"{len(rows)} rows: {row['arm']}, seed {row['seed']}: AbsRel {row['abs_rel']:.4f}, {row['cpu_s']:.0f} s"
+        )
+
+    if not workers:
+        [done(run_arm(*j, **changes)) for j in jobs]
+        return rows
     with one_thread(), ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _worker) as pool:
-        for f in as_completed([pool.submit(run_arm, *j, **changes) for j in jobs]): done(f.result())
+        for f in as_completed([pool.submit(run_arm, *j, **changes) for j in jobs]):
+            done(f.result())
     return rows
 
 # %% ../nbs/workshop/study.ipynb #c045
 def main(argv=None):
     "Run the study, or go on with it."
     p = argparse.ArgumentParser('python -m dogdepth.ablation', description=main.__doc__)
-    p.add_argument('--out', default='results/ablation-runs.csv', help='the CSV; the validation frames and the costs are written beside it')
-    p.add_argument('--workers', type=int, default=2, help='processes of one thread each'); p.add_argument('--arms', nargs='+', default=list(ARMS), choices=list(ARMS), metavar='ARM')
-    p.add_argument('--seeds', nargs='+', type=int, default=[0,1,2]); p.add_argument('--costs', action='store_true', help='measure parameters and times instead')
-    a = p.parse_args(argv); out = Path(a.out)
-    if not out.parent.is_dir(): p.error(f"no such folder: {out.parent}")
-    if a.costs: return write_log(out.with_name('ablation-cost.csv'), arm_costs())
+    p.add_argument(
+        '--out',
+        default='results/ablation-runs.csv',
+        help='the CSV; the validation frames and the costs are written beside it',
+    )
+    p.add_argument('--workers', type=int, default=2, help='processes of one thread each')
+    p.add_argument('--arms', nargs='+', default=list(ARMS), choices=list(ARMS), metavar='ARM')
+    p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    p.add_argument('--costs', action='store_true', help='measure parameters and times instead')
+    a = p.parse_args(argv)
+    out = Path(a.out)
+    if not out.parent.is_dir():
+        p.error(f"no such folder: {out.parent}")
+    if a.costs:
+        return write_log(out.with_name('ablation-cost.csv'), arm_costs())
     run_study(out, a.arms, a.seeds, a.workers, lambda s: print(time.strftime('%H:%M:%S'), s, flush=True))
-    if not out.with_name('ablation-frames.csv').exists(): write_log(out.with_name('ablation-frames.csv'), frame_rows())
+    if not out.with_name('ablation-frames.csv').exists():
+        write_log(out.with_name('ablation-frames.csv'), frame_rows())
 
 # %% ../nbs/workshop/study.ipynb #c066
-COSTED = ('base','no DoG','no channel gate','no spatial gate','no gates','ReLU','report','report, no DoG','report, flat decoder')
+COSTED = (
+    'base',
+    'no DoG',
+    'no channel gate',
+    'no spatial gate',
+    'no gates',
+    'ReLU',
+    'report',
+    'report, no DoG',
+    'report, flat decoder',
+)
 
-def arm_costs(arms=COSTED, size=(240,320), n:int=12)->list: # rows: parameters, ms from photo to depth, of it the DoG
+# %% ../nbs/workshop/study.ipynb #c066_1
+def arm_costs(
+    arms=COSTED, size=(240, 320), n: int = 12
+) -> list:  # rows: parameters, ms from photo to depth, of it the DoG
     "Parameters and time of each network on rendered photos, taken in turn; the process's own time, so use one thread."
     photos = [render_room(s, *size)['image'] for s in range(n)]
+
     def ask(a):
-        cfg = study_config(a); net = cfg.make(pretrained=False).eval()
-        return torch.inference_mode()(lambda img: net(network_input(img, cfg.dog)[None])), sum(p.numel() for p in net.parameters()), cfg.dog
-    nets,env = {a:ask(a) for a in arms},environment()
-    dog = race({'dog':modified_dog}, photos, rounds=5, clock='cpu')[0].median
-    ts = race({a:f for a,(f,_,_) in nets.items()}, photos, math.inf, rounds=5, clock='cpu')
-    return [dict(arm=t.name, params=nets[t.name][1], ms=round(t.median,2), q25_ms=round(t.at(25),2), q75_ms=round(t.at(75),2), dog_ms=round(dog*nets[t.name][2],2),
-                 runs=5*n, size=f'{size[0]}x{size[1]}', cpu=env['cpu'], torch=env['torch'], date=env['date']) for t in ts]
+        cfg = study_config(a)
+        net = cfg.make(pretrained=False).eval()
+        return (
+            torch.inference_mode()(lambda img: net(network_input(img, cfg.dog)[None])),
+            sum(p.numel() for p in net.parameters()),
+            cfg.dog,
+        )
+
+    nets, env = {a: ask(a) for a in arms}, environment()
+    dog = race({'dog': modified_dog}, photos, rounds=5, clock='cpu')[0].median
+    ts = race({a: f for a, (f, _, _) in nets.items()}, photos, math.inf, rounds=5, clock='cpu')
+    return [
+        dict(
+            arm=t.name,
+            params=nets[t.name][1],
+            ms=round(t.median, 2),
+            q25_ms=round(t.at(25), 2),
+            q75_ms=round(t.at(75), 2),
+            dog_ms=round(dog * nets[t.name][2], 2),
+            runs=5 * n,
+            size=f'{size[0]}x{size[1]}',
+            cpu=env['cpu'],
+            torch=env['torch'],
+            date=env['date'],
+        )
+        for t in ts
+    ]

@@ -24,131 +24,212 @@ from .sets import kind_of
 # %% ../nbs/workshop/tables.ipynb #c026
 @dataclass(eq=False)
 class ByDistance:
-    "Errors collected by how far the truth, or the prediction, is: pass it to `evaluate(..., each=...)`. It takes the prediction as it is, whatever `align` says there."
-    edges:tuple=(0,1,1.5,2,2.5,3,4,5,6,8,10) # metres; the first bin and the last take what lies beyond
-    crop:str|None='auto'
-    sums:np.ndarray=field(default=None, init=False) # (bins, 4): pixels, sum of |p-t|, of |p-t|/t, of ln p/t
-    by:str='truth'      # whose distance chooses the bin: 'truth' or 'prediction'
-    cap:tuple=DEPTH_CAP # metres, as in `depth_metrics`
+    """Errors collected by how far the truth, or the prediction, is: pass it to `evaluate(..., each=...)`. It takes the
+    prediction as it is, whatever `align` says there."""
+
+    edges: tuple = (0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)  # metres; the first bin and the last take what lies beyond
+    crop: str | None = 'auto'
+    sums: np.ndarray = field(default=None, init=False)  # (bins, 4): pixels, sum of |p-t|, of |p-t|/t, of ln p/t
+    by: str = 'truth'  # whose distance chooses the bin: 'truth' or 'prediction'
+    cap: tuple = DEPTH_CAP  # metres, as in `depth_metrics`
 
     def __post_init__(self):
-        if self.by not in ('truth','prediction'): raise ValueError(f"by should be 'truth' or 'prediction', got {self.by!r}")
+        if self.by not in ('truth', 'prediction'):
+            raise ValueError(f"by should be 'truth' or 'prediction', got {self.by!r}")
         check_protocol(self.crop, self.cap)
+
     def __call__(self, item, prediction, row=None):
-        t = item['depth']; m = valid_mask(t, self.cap) & crop_mask(t.shape, self.crop)
-        p,t = np.clip(prediction.depth_m[m], *self.cap).astype(float), t[m].astype(float)
-        b,n = np.digitize(t if self.by=='truth' else p, self.edges[1:-1], right=True), len(self.edges)-1
-        new = np.stack([np.bincount(b, v, n) for v in (np.ones_like(t), abs(p-t), abs(p-t)/t, np.log(p/t))], 1)
-        self.sums = new if self.sums is None else self.sums+new
-    def table(self)->list: # of dicts: near_m, far_m, share, mae_m, abs_rel, log_bias
+        t = item['depth']
+        m = valid_mask(t, self.cap) & crop_mask(t.shape, self.crop)
+        p, t = np.clip(prediction.depth_m[m], *self.cap).astype(float), t[m].astype(float)
+        b, n = np.digitize(t if self.by == 'truth' else p, self.edges[1:-1], right=True), len(self.edges) - 1
+        new = np.stack([np.bincount(b, v, n) for v in (np.ones_like(t), abs(p - t), abs(p - t) / t, np.log(p / t))], 1)
+        self.sums = new if self.sums is None else self.sums + new
+
+    def table(self) -> list:  # of dicts: near_m, far_m, share, mae_m, abs_rel, log_bias
         "One row per bin that holds a pixel."
-        total = self.sums[:,0].sum()
-        return [dict(near_m=a, far_m=b, share=n/total, mae_m=e/n, abs_rel=r/n, log_bias=g/n)
-                for a,b,(n,e,r,g) in zip(self.edges, self.edges[1:], self.sums.tolist()) if n]
+        total = self.sums[:, 0].sum()
+        return [
+            dict(near_m=a, far_m=b, share=n / total, mae_m=e / n, abs_rel=r / n, log_bias=g / n)
+            for a, b, (n, e, r, g) in zip(self.edges, self.edges[1:], self.sums.tolist())
+            if n
+        ]
 
 # %% ../nbs/workshop/tables.ipynb #c069
 def by_kind(
-    ev,            # Evaluation
-    key='abs_rel', # sorted by this metric, best kind first
-)->dict:           # kind -> frames, rooms and the metrics, averaged as `ev` is
+    ev,  # Evaluation
+    key='abs_rel',  # sorted by this metric, best kind first
+) -> dict:  # kind -> frames, rooms and the metrics, averaged as `ev` is
     "One row for each kind of room."
     kinds = {}
-    for r in ev.images: kinds.setdefault(kind_of(r['scene']), []).append(r)
-    rows = {k:dict(frames=len(v), rooms=len({place(r['scene']) for r in v if r['scene']})) | average_metrics(v, ev.protocol['average']) for k,v in kinds.items()}
-    names = list(rows); first = [names[i] for i in _best_first(list(rows.values()), key)]
-    return {k:rows[k] for k in dict.fromkeys(first+names)} # a kind without a value comes last
+    for r in ev.images:
+        kinds.setdefault(kind_of(r['scene']), []).append(r)
+    rows = {
+        k: dict(frames=len(v), rooms=len({place(r['scene']) for r in v if r['scene']}))
+        | average_metrics(v, ev.protocol['average'])
+        for k, v in kinds.items()
+    }
+    names = list(rows)
+    first = [names[i] for i in _best_first(list(rows.values()), key)]
+    return {k: rows[k] for k in dict.fromkeys(first + names)}  # a kind without a value comes last
 
 # %% ../nbs/workshop/tables.ipynb #c052s
 def seeds_table(
-    runs:dict,  # name -> list of Evaluations, one per seed
-    keys=('abs_rel','rmse','delta1'), level:float=.95,
-)->str:         # Markdown
+    runs: dict,  # name -> list of Evaluations, one per seed
+    keys=('abs_rel', 'rmse', 'delta1'),
+    level: float = 0.95,
+) -> str:  # Markdown
     "Mean ± half-width over seeds, one line for each recipe; all must have been measured alike."
-    what = lambda e: {k:v for k,v in e.protocol.items() if k not in ('weights','source','input_size')} # these belong to what is measured
+    what = lambda e: {
+        k: v for k, v in e.protocol.items() if k not in ('weights', 'source', 'input_size')
+    }  # these belong to what is measured
     every = [e for es in runs.values() for e in es]
     for e in every:
-        if what(e)!=what(every[0]): raise ValueError(f"these runs were not measured alike: {what(e)} and {what(every[0])}")
-    cell = lambda es,k: '{:.3f} ± {:.3f}'.format(*t_interval([e.summary[k] for e in es], level))
-    return metric_table({f'{name}, {len(es)} seeds':{k:cell(es, k) for k in keys} for name,es in runs.items()}, keys)
+        if what(e) != what(every[0]):
+            raise ValueError(f"these runs were not measured alike: {what(e)} and {what(every[0])}")
+    cell = lambda es, k: '{:.3f} ± {:.3f}'.format(*t_interval([e.summary[k] for e in es], level))
+    return metric_table({f'{name}, {len(es)} seeds': {k: cell(es, k) for k in keys} for name, es in runs.items()}, keys)
 
 # %% ../nbs/workshop/tables.ipynb #c072
 def shape_scores(
-    item, prediction, row=None, # as `evaluate(..., each=...)` calls it
-    taus=(.05,.1,.2),           # metres
-    every=(1,4,8),              # boundaries among every pixel, every 4th and every 8th
-    crop='auto', n:int=5000,    # points that ask, see `cloud_distances`
-    cap=DEPTH_CAP,              # metres: truth outside is left out
-)->dict:                        # boundary_f1, boundary_f1_4, boundary_f1_8, f_5cm, f_10cm, f_20cm
-    "Boundary F1 and the F-scores of the point cloud, to join a row of `evaluate`. They take the prediction as it is, whatever `align` says there."
+    item,
+    prediction,
+    row=None,  # as `evaluate(..., each=...)` calls it
+    taus=(0.05, 0.1, 0.2),  # metres
+    every=(1, 4, 8),  # boundaries among every pixel, every 4th and every 8th
+    crop='auto',
+    n: int = 5000,  # points that ask, see `cloud_distances`
+    cap=DEPTH_CAP,  # metres: truth outside is left out
+) -> dict:  # boundary_f1, boundary_f1_4, boundary_f1_8, f_5cm, f_10cm, f_20cm
+    """Boundary F1 and the F-scores of the point cloud, to join a row of `evaluate`. They take the prediction as it is,
+    whatever `align` says there."""
     check_protocol(crop, cap)
-    p,t = prediction.depth_m,item['depth']; m = valid_mask(t, cap) & crop_mask(t.shape, crop)
-    edge = {k:boundary_f1(p[::k,::k], t[::k,::k], m[::k,::k], crop=None)['f1'] for k in every}
-    far = cloud_distances(*depth_clouds(p, t, item.get('camera') or prediction.camera, m, crop=None), n=n, limit=max(taus)*1.01)
-    return {'boundary_f1'+('' if k==1 else f'_{k}'):v for k,v in edge.items()} | {f'f_{100*x:g}cm':fscore(*far, x)['fscore'] for x in taus}
+    p, t = prediction.depth_m, item['depth']
+    m = valid_mask(t, cap) & crop_mask(t.shape, crop)
+    edge = {k: boundary_f1(p[::k, ::k], t[::k, ::k], m[::k, ::k], crop=None)['f1'] for k in every}
+    far = cloud_distances(
+        *depth_clouds(p, t, item.get('camera') or prediction.camera, m, crop=None), n=n, limit=max(taus) * 1.01
+    )
+    return {'boundary_f1' + ('' if k == 1 else f'_{k}'): v for k, v in edge.items()} | {
+        f'f_{100 * x:g}cm': fscore(*far, x)['fscore'] for x in taus
+    }
 
-def mean_of(ev, keys)->dict:
+
+def mean_of(ev, keys) -> dict:
     "Means over the images of further columns; an image without a value has no vote."
-    return {k:float(np.nanmean([r[k] for r in ev.images])) for k in keys}
+    return {k: float(np.nanmean([r[k] for r in ev.images])) for k in keys}
 
 # %% ../nbs/workshop/tables.ipynb #c081
 @dataclass(eq=False)
 class StdSample:
     "A seeded sample of pixels with their claimed spread: pass it to `evaluate(..., each=...)`."
-    per_frame:int=2000
-    crop:str|None='auto'
-    seed:int=0
-    parts:list=field(default_factory=list, init=False) # of (3,n) arrays: prediction, std, truth, metres
-    rooms:list=field(default_factory=list, init=False) # the room of each part
+
+    per_frame: int = 2000
+    crop: str | None = 'auto'
+    seed: int = 0
+    parts: list = field(default_factory=list, init=False)  # of (3,n) arrays: prediction, std, truth, metres
+    rooms: list = field(default_factory=list, init=False)  # the room of each part
 
     def __call__(self, item, prediction, row=None):
-        if prediction.std_m is None: raise ValueError("this prediction has no std_m: these weights do not say how sure they are")
-        t = item['depth']; at = np.flatnonzero(valid_mask(t) & crop_mask(t.shape, self.crop))
+        if prediction.std_m is None:
+            raise ValueError("this prediction has no std_m: these weights do not say how sure they are")
+        t = item['depth']
+        at = np.flatnonzero(valid_mask(t) & crop_mask(t.shape, self.crop))
         rng = np.random.default_rng((self.seed, len(self.parts)))
-        if len(at)>self.per_frame: at = rng.choice(at, self.per_frame, replace=False)
-        self.parts.append(np.stack([np.asarray(x, float).ravel()[at] for x in (np.clip(prediction.depth_m, *DEPTH_CAP), prediction.std_m, t)]))
+        if len(at) > self.per_frame:
+            at = rng.choice(at, self.per_frame, replace=False)
+        self.parts.append(
+            np.stack(
+                [
+                    np.asarray(x, float).ravel()[at]
+                    for x in (np.clip(prediction.depth_m, *DEPTH_CAP), prediction.std_m, t)
+                ]
+            )
+        )
         self.rooms.append(place(item['scene']) if item['scene'] else item['name'])
-    def sides(self)->list: # 0 or 1 for each of `parts`
-        "In which of two halves, which share no room, each part lies: rooms in the order of a seeded draw, one to each side in turn."
-        names = sorted(set(self.rooms)); order = np.random.default_rng(self.seed).permutation(len(names))
-        if len(names)<2: raise ValueError(f"two halves need at least two rooms, got {len(names)}")
-        side = {names[k]:i%2 for i,k in enumerate(order)}
+
+    def sides(self) -> list:  # 0 or 1 for each of `parts`
+        """In which of two halves, which share no room, each part lies: rooms in the order of a seeded draw, one to each
+        side in turn."""
+        names = sorted(set(self.rooms))
+        order = np.random.default_rng(self.seed).permutation(len(names))
+        if len(names) < 2:
+            raise ValueError(f"two halves need at least two rooms, got {len(names)}")
+        side = {names[k]: i % 2 for i, k in enumerate(order)}
         return [side[r] for r in self.rooms]
-    def halves(self)->tuple: # two (3,n) arrays
+
+    def halves(self) -> tuple:  # two (3,n) arrays
         "The sample in its two halves."
-        return tuple(np.concatenate([p for p,side in zip(self.parts, self.sides()) if side==s], 1) for s in (0,1))
+        return tuple(np.concatenate([p for p, side in zip(self.parts, self.sides()) if side == s], 1) for s in (0, 1))
 
 # %% ../nbs/workshop/tables.ipynb #c083
 def std_report(
-    sample,          # StdSample
-    level:float=.9, law='laplace',
-)->dict:             # name -> coverage (mean of the halves), halves (both coverages), factor, nll, ause
-    "How good the claimed spreads are beside one constant and one share of the depth; fitted on one half of the rooms, judged on the other, both ways."
-    def claims(a, b): # fitted on a, claimed on b: (factor, std)
-        k,c,r = calibrate(*a, level=level, law=law),constant_std(a[0], a[2], law=law),constant_std(a[0], a[2], law=law, relative=True)
-        return {'as the network says':(1., b[1]), 'calibrated on the other half':(k, k*b[1]), 'one std for all':(c, np.full_like(b[1], c)), 'a share of the depth':(r, r*b[0])}
-    def judge(b, s): return dict(coverage=coverage(b[0], s, b[2], level=level, law=law), nll=nll(b[0], s, b[2], law=law), ause=ause(abs(b[0]-b[2]), s))
-    a,b = sample.halves()
-    both = [{k:judge(y, s)|dict(factor=f) for k,(f,s) in claims(x, y).items()} for x,y in ((a,b),(b,a))]
-    return {k:{m:(x[m]+y[m])/2 for m in ('coverage','nll','ause')} | {'halves':(y['coverage'],x['coverage']), 'factor':(y['factor'],x['factor'])} for (k,x),y in zip(both[0].items(), both[1].values())}
+    sample,  # StdSample
+    level: float = 0.9,
+    law='laplace',
+) -> dict:  # name -> coverage (mean of the halves), halves (both coverages), factor, nll, ause
+    """How good the claimed spreads are beside one constant and one share of the depth; fitted on one half of the rooms,
+    judged on the other, both ways."""
+
+    def claims(a, b):  # fitted on a, claimed on b: (factor, std)
+        k, c, r = (
+            calibrate(*a, level=level, law=law),
+            constant_std(a[0], a[2], law=law),
+            constant_std(a[0], a[2], law=law, relative=True),
+        )
+        return {
+            'as the network says': (1.0, b[1]),
+            'calibrated on the other half': (k, k * b[1]),
+            'one std for all': (c, np.full_like(b[1], c)),
+            'a share of the depth': (r, r * b[0]),
+        }
+
+    def judge(b, s):
+        return dict(
+            coverage=coverage(b[0], s, b[2], level=level, law=law),
+            nll=nll(b[0], s, b[2], law=law),
+            ause=ause(abs(b[0] - b[2]), s),
+        )
+
+    a, b = sample.halves()
+    both = [{k: judge(y, s) | dict(factor=f) for k, (f, s) in claims(x, y).items()} for x, y in ((a, b), (b, a))]
+    return {
+        k: {m: (x[m] + y[m]) / 2 for m in ('coverage', 'nll', 'ause')}
+        | {'halves': (y['coverage'], x['coverage']), 'factor': (y['factor'], x['factor'])}
+        for (k, x), y in zip(both[0].items(), both[1].values())
+    }
 
 # %% ../nbs/workshop/tables.ipynb #c096
 def fov_scale(
     predictor,
-    fovs=(45,54,63,72,81,90),     # degrees across the picture
-    seeds=range(400_000,400_006), # of the rooms; these helped to choose the weights of the package: judge by others
-    size=(240,320),               # (H,W) of the pictures
-)->list:                          # one dict per lens: fov_deg, scale (median over rooms), scales, untold, untolds (the same where the lens was not told), abs_rel (mean over rooms)
-    "The same rooms through other lenses: by what factor predicted depth is off. A room's factor is the median of p / t."
+    fovs=(45, 54, 63, 72, 81, 90),  # degrees across the picture
+    seeds=range(400_000, 400_006),  # of the rooms; these helped to choose the weights of the package: judge by others
+    size=(240, 320),  # (H,W) of the pictures
+) -> list:  # one dict per lens: fov_deg, scale (median over rooms), scales, untold, untolds (the same where the lens was not told), abs_rel (mean over rooms)
+    """The same rooms through other lenses: by what factor predicted depth is off. A room's factor is the median of p /
+    t."""
     rows = []
     for f in fovs:
         rooms = [render_room(s, camera=Camera.from_fov(f, *size)) for s in seeds]
-        told,untold = ([predictor.predict(r['image'], r['camera'] if t else None).depth_m for r in rooms] for t in (True,False))
-        scales,blind = ([float(np.median(d/r['depth'])) for d,r in zip(ds, rooms)] for ds in (told,untold))
-        off = float(np.mean([image_metrics(d, r['depth'])['abs_rel'] for d,r in zip(told, rooms)]))
-        rows.append(dict(fov_deg=f, scale=float(np.median(scales)), scales=scales, untold=float(np.median(blind)), untolds=blind, abs_rel=off))
+        told, untold = (
+            [predictor.predict(r['image'], r['camera'] if t else None).depth_m for r in rooms] for t in (True, False)
+        )
+        scales, blind = ([float(np.median(d / r['depth'])) for d, r in zip(ds, rooms)] for ds in (told, untold))
+        off = float(np.mean([image_metrics(d, r['depth'])['abs_rel'] for d, r in zip(told, rooms)]))
+        rows.append(
+            dict(
+                fov_deg=f,
+                scale=float(np.median(scales)),
+                scales=scales,
+                untold=float(np.median(blind)),
+                untolds=blind,
+                abs_rel=off,
+            )
+        )
     return rows
 
-def scale_spread(scales)->float:
+
+def scale_spread(scales) -> float:
     "The largest distance of a factor from their geometric mean, as a share of it: 0.05 is 5 %."
     x = np.asarray(scales, float)
-    return float(abs(x/np.exp(np.log(x).mean())-1).max())
+    return float(abs(x / np.exp(np.log(x).mean()) - 1).max())

@@ -7,11 +7,19 @@ __all__ = ['CLOCKS', 'LADDER', 'synchronise', 'Timing', 'bench', 'environment', 
            'patch_scores', 'python_dog', 'read_results', 'write_results']
 
 # %% ../nbs/04_timing.ipynb #c002
-import csv, io, os, platform, re, subprocess, sys, time
+import csv
+import io
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .blur import gaussian_blur, gaussian_taps
 from .atomic import atomic_write
 from .dog import disc, focus_points, focus_scores, literal_dog, modified_dog, to_grey
@@ -20,66 +28,118 @@ from .dog import disc, focus_points, focus_scores, literal_dog, modified_dog, to
 def synchronise():
     "Wait for work queued on an accelerator; does nothing where torch is not loaded or there is none."
     torch = sys.modules.get('torch')
-    if torch is None: return
-    if torch.cuda.is_available(): torch.cuda.synchronize()
-    elif torch.backends.mps.is_available(): torch.mps.synchronize()
+    if torch is None:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
-CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time) # 'cpu' counts this process's own work: for a busy machine and one thread
 
+CLOCKS = dict(
+    wall=time.perf_counter, cpu=time.process_time
+)  # 'cpu' counts this process's own work: for a busy machine and one thread
+
+# %% ../nbs/04_timing.ipynb #c009_1
 @dataclass(frozen=True)
 class Timing:
     "The runs of one contender, in milliseconds."
-    name:str
-    ms:tuple
-    def at(self, q:float)->float: return float(np.percentile(self.ms, q))
+
+    name: str
+    ms: tuple
+
+    def at(self, q: float) -> float:
+        return float(np.percentile(self.ms, q))
+
     @property
-    def median(self)->float: return self.at(50)
-    def row(self)->dict:
-        return dict(name=self.name, runs=len(self.ms), mean_ms=float(np.mean(self.ms)),
-                    **{f'{k}_ms':self.at(q) for k,q in dict(min=0,q25=25,median=50,q75=75,p99=99,max=100).items()})
-    def __repr__(self): return f"{self.name}: {self.median:.3g} ms, middle half {self.at(25):.3g} to {self.at(75):.3g} ({len(self.ms)} runs)"
+    def median(self) -> float:
+        return self.at(50)
+
+    def row(self) -> dict:
+        return dict(
+            name=self.name,
+            runs=len(self.ms),
+            mean_ms=float(np.mean(self.ms)),
+            **{f'{k}_ms': self.at(q) for k, q in dict(min=0, q25=25, median=50, q75=75, p99=99, max=100).items()},
+        )
+
+    def __repr__(self):
+        return f"{self.name}: {self.median:.3g} ms, middle half {self.at(25):.3g} to {self.at(75):.3g} ({len(self.ms)} runs)"
 
 # %% ../nbs/04_timing.ipynb #c010
 def bench(
-    fn, *args,          # what is timed: fn(*args)
-    name:str='',        # default: the function's own
-    warmup:int=2,       # runs thrown away
-    seconds:float=.5,   # go on for about so long
-    repeats=(5,1000),   # at least and at most so many runs
-    clock:str='wall',   # or 'cpu'
-)->Timing:
+    fn,
+    *args,  # what is timed: fn(*args)
+    name: str = '',  # default: the function's own
+    warmup: int = 2,  # runs thrown away
+    seconds: float = 0.5,  # go on for about so long
+    repeats=(5, 1000),  # at least and at most so many runs
+    clock: str = 'wall',  # or 'cpu'
+) -> Timing:
     "Time one function: warm up, synchronise around every run, repeat; quote the median and the middle half."
-    if clock not in CLOCKS: raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
-    now,ms = CLOCKS[clock],[]
-    for _ in range(warmup): fn(*args)
-    end = time.perf_counter()+seconds
-    while len(ms)<repeats[0] or (len(ms)<repeats[1] and time.perf_counter()<end):
-        synchronise(); t = now(); fn(*args); synchronise()
-        ms.append(1e3*(now()-t))
+    if clock not in CLOCKS:
+        raise ValueError(f"clock should be one of {sorted(CLOCKS)}, got {clock!r}")
+    now, ms = CLOCKS[clock], []
+    for _ in range(warmup):
+        fn(*args)
+    end = time.perf_counter() + seconds
+    while len(ms) < repeats[0] or (len(ms) < repeats[1] and time.perf_counter() < end):
+        synchronise()
+        t = now()
+        fn(*args)
+        synchronise()
+        ms.append(1e3 * (now() - t))
     return Timing(name or getattr(fn, '__name__', 'fn'), tuple(ms))
 
 # %% ../nbs/04_timing.ipynb #c016
 def _cpu():
     "The processor's model name."
-    try: return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1].strip()
-    except (OSError, TypeError): pass
-    if sys.platform=='darwin': return subprocess.run(['sysctl','-n','machdep.cpu.brand_string'], capture_output=True, text=True).stdout.strip() or platform.machine()
+    try:
+        return re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())[1].strip()
+    except (OSError, TypeError):
+        pass
+    if sys.platform == 'darwin':
+        return (
+            subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True, text=True).stdout.strip()
+            or platform.machine()
+        )
     return platform.processor() or platform.machine()
+
 
 def _commit():
     "The source's commit where it is a git checkout, else ''."
-    try: return subprocess.run(['git','-C',str(Path(__file__).parent),'rev-parse','--short','HEAD'], capture_output=True, text=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired, NameError): return ''
+    try:
+        return subprocess.run(
+            ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short', 'HEAD'],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired, NameError):
+        return ''
 
-def environment()->dict:
+# %% ../nbs/04_timing.ipynb #c016_1
+def environment() -> dict:
     "What a timing depends on: processor, cores, accelerator, threads, versions, commit, and how busy the machine is."
     torch = sys.modules.get('torch')
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else ''
-    return dict(cpu=_cpu(), cores=os.cpu_count(), gpu=gpu, cv2_threads=cv2.getNumThreads(), torch_threads=torch.get_num_threads() if torch else '',
-                python=platform.python_version(), numpy=np.__version__, opencv=cv2.__version__, torch=version('torch'), commit=_commit(),
-                load=round(os.getloadavg()[0], 1) if hasattr(os,'getloadavg') else '', date=time.strftime('%Y-%m-%d'))
+    return dict(
+        cpu=_cpu(),
+        cores=os.cpu_count(),
+        gpu=gpu,
+        cv2_threads=cv2.getNumThreads(),
+        torch_threads=torch.get_num_threads() if torch else '',
+        python=platform.python_version(),
+        numpy=np.__version__,
+        opencv=cv2.__version__,
+        torch=version('torch'),
+        commit=_commit(),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else '',
+        date=time.strftime('%Y-%m-%d'),
+    )
 
-def machine_slug(env=None)->str:
+
+def machine_slug(env=None) -> str:
     "A file name for this kind of machine and torch version: 'intel-xeon-e5-2-cores-torch-2.13.0'."
     env = env or environment()
     words = f"{env['cpu']} {env['gpu']} {env['cores']} cores torch {env['torch'].split('+')[0]}"
@@ -88,98 +148,129 @@ def machine_slug(env=None)->str:
 
 # %% ../nbs/04_timing.ipynb #c019
 def race(
-    contenders:dict,     # name -> function of one input; the first is the reference
-    inputs,              # one picture after another
-    tol:float=0,         # how far answers may be apart
-    rounds:int=3,        # runs of each on each input; the input counts with its median
-    clock:str='wall',    # or 'cpu'
-    alone:bool=False,    # each form's runs together, instead of in turn
-)->list:                 # of `Timing`, one entry per input
-    "Check that all contenders return the same within `tol`, then time them in turn; a `ValueError` names the one that differs."
-    names,now = list(contenders),CLOCKS[clock]
+    contenders: dict,  # name -> function of one input; the first is the reference
+    inputs,  # one picture after another
+    tol: float = 0,  # how far answers may be apart
+    rounds: int = 3,  # runs of each on each input; the input counts with its median
+    clock: str = 'wall',  # or 'cpu'
+    alone: bool = False,  # each form's runs together, instead of in turn
+) -> list:  # of `Timing`, one entry per input
+    """Check that all contenders return the same within `tol`, then time them in turn; a `ValueError` names the one that
+    differs."""
+    names, now = list(contenders), CLOCKS[clock]
     for x in inputs:
         want = np.asarray(contenders[names[0]](x), float)
         for n in names[1:]:
             got = np.asarray(contenders[n](x), float)
-            if got.shape!=want.shape: raise ValueError(f"{n!r} returns shape {got.shape}, {names[0]!r} returns {want.shape}: not timed")
-            off = abs(got-want).max()
-            if not off<=tol: raise ValueError(f"{n!r} differs from {names[0]!r} by up to {off:.3g}, more than {tol:g}: not timed")
-    if alone: return [race({n:f}, inputs, 0, rounds, clock)[0] for n,f in contenders.items()]
-    ms = {n:[] for n in names}
+            if got.shape != want.shape:
+                raise ValueError(f"{n!r} returns shape {got.shape}, {names[0]!r} returns {want.shape}: not timed")
+            off = abs(got - want).max()
+            if not off <= tol:
+                raise ValueError(f"{n!r} differs from {names[0]!r} by up to {off:.3g}, more than {tol:g}: not timed")
+    if alone:
+        return [race({n: f}, inputs, 0, rounds, clock)[0] for n, f in contenders.items()]
+    ms = {n: [] for n in names}
     for x in inputs:
-        runs = {n:[] for n in names}
+        runs = {n: [] for n in names}
         for k in range(rounds):
-            for n in names[k%len(names):]+names[:k%len(names)]:
-                synchronise(); t = now(); contenders[n](x); synchronise()
-                runs[n].append(1e3*(now()-t))
-        for n,r in runs.items(): ms[n].append(float(np.median(r)))
-    return [Timing(n, tuple(m)) for n,m in ms.items()]
+            for n in names[k % len(names) :] + names[: k % len(names)]:
+                synchronise()
+                t = now()
+                contenders[n](x)
+                synchronise()
+                runs[n].append(1e3 * (now() - t))
+        for n, r in runs.items():
+            ms[n].append(float(np.median(r)))
+    return [Timing(n, tuple(m)) for n, m in ms.items()]
 
 # %% ../nbs/04_timing.ipynb #c022
-def python_scores(img)->np.ndarray: # (16,)
+def python_scores(img) -> np.ndarray:  # (16,)
     "`focus_scores` in plain Python, for frames of at least 128x128: a rung of the ladder."
-    g = to_grey(img); n,m = g.size,np.pad(disc(), 2).tolist()
+    g = to_grey(img)
+    n, m = g.size, np.pad(disc(), 2).tolist()
     out = []
-    for x,y in focus_points(g).tolist():
-        w = g[y-12:y+13,x-12:x+13].tolist()
-        c = [[a*b for a,b in zip(*rows)] for rows in zip(w, m)]
-        v = [c[j-1][i]+c[j+1][i]+c[j][i-1]+c[j][i+1]-4*c[j][i] for j in range(1,24) for i in range(1,24)]
-        s = sum(v); out.append((n*sum(a*a for a in v)-s*s)/n**2)
+    for x, y in focus_points(g).tolist():
+        w = g[y - 12 : y + 13, x - 12 : x + 13].tolist()
+        c = [[a * b for a, b in zip(*rows)] for rows in zip(w, m)]
+        v = [
+            c[j - 1][i] + c[j + 1][i] + c[j][i - 1] + c[j][i + 1] - 4 * c[j][i]
+            for j in range(1, 24)
+            for i in range(1, 24)
+        ]
+        s = sum(v)
+        out.append((n * sum(a * a for a in v) - s * s) / n**2)
     return np.array(out)
 
-def patch_scores(img)->np.ndarray: # (16,)
+
+def patch_scores(img) -> np.ndarray:  # (16,)
     "`focus_scores` one window at a time through OpenCV, for frames of at least 128x128: a rung of the ladder."
-    g,m,out = to_grey(img),np.pad(disc(), 2),[]
-    for x,y in focus_points(g).tolist():
-        v = cv2.Laplacian(g[y-12:y+13,x-12:x+13]*m, cv2.CV_64F)
-        out.append((v*v).sum()/g.size-(v.sum()/g.size)**2)
+    g, m, out = to_grey(img), np.pad(disc(), 2), []
+    for x, y in focus_points(g).tolist():
+        v = cv2.Laplacian(g[y - 12 : y + 13, x - 12 : x + 13] * m, cv2.CV_64F)
+        out.append((v * v).sum() / g.size - (v.sum() / g.size) ** 2)
     return np.array(out)
 
 # %% ../nbs/04_timing.ipynb #c035
 def python_dog(
-    grey,        # (H,W) uint8
-    sigma:float, # px
-)->np.ndarray:   # (H,W) int, signed
+    grey,  # (H,W) uint8
+    sigma: float,  # px
+) -> np.ndarray:  # (H,W) int, signed
     "`modified_dog` at a given sigma in plain Python: the lowest rung of the ladder."
+
     def blur(rows, taps):
-        r,n = len(taps)//2,len(rows[0]); p = max(2*(n-1), 1)
-        at = [[min((x+d)%p, -(x+d)%p) for d in range(-r, r+1)] for x in range(n)] # reflect-101
-        return [[sum(w*row[i] for w,i in zip(taps,ii)) for ii in at] for row in rows]
+        r, n = len(taps) // 2, len(rows[0])
+        p = max(2 * (n - 1), 1)
+        at = [[min((x + d) % p, -(x + d) % p) for d in range(-r, r + 1)] for x in range(n)]  # reflect-101
+        return [[sum(w * row[i] for w, i in zip(taps, ii)) for ii in at] for row in rows]
+
     def both(s):
         t = gaussian_taps(s).tolist()
         a = blur(list(zip(*blur(grey.tolist(), t))), t)
-        return [[int(v+.501) for v in row] for row in zip(*a)]
-    return np.array(both(sigma))-np.array(both(sigma/10))
+        return [[int(v + 0.501) for v in row] for row in zip(*a)]
+
+    return np.array(both(sigma)) - np.array(both(sigma / 10))
 
 # %% ../nbs/04_timing.ipynb #c039
 def _exact_dog(img, scores):
     "The filter with exact full-size blurs in floats; `scores` finds sigma."
-    g = to_grey(img); b,a = np.sort(scores(g))[-2:]
-    sigma = a-b if a-b>=1 else 2.
-    wide,fine = (cv2.convertScaleAbs(gaussian_blur(g, s), beta=1e-3) for s in (sigma,sigma/10))
+    g = to_grey(img)
+    b, a = np.sort(scores(g))[-2:]
+    sigma = a - b if a - b >= 1 else 2.0
+    wide, fine = (cv2.convertScaleAbs(gaussian_blur(g, s), beta=1e-3) for s in (sigma, sigma / 10))
     return cv2.subtract(wide, fine)
 
-LADDER = {'full frames, 8-bit blurs':literal_dog, 'one window at a time, exact blurs':lambda i: _exact_dog(i, patch_scores),
-          'all windows at once, exact blurs':lambda i: _exact_dog(i, focus_scores), 'and blurs from a small picture':modified_dog}
+
+LADDER = {
+    'full frames, 8-bit blurs': literal_dog,
+    'one window at a time, exact blurs': lambda i: _exact_dog(i, patch_scores),
+    'all windows at once, exact blurs': lambda i: _exact_dog(i, focus_scores),
+    'and blurs from a small picture': modified_dog,
+}
 
 # %% ../nbs/04_timing.ipynb #c048
-def read_results(path)->list: # of dicts; numbers as floats
+def read_results(path) -> list:  # of dicts; numbers as floats
     "The rows of one results file."
-    num = lambda k,v: float(v) if v and (k.endswith('_ms') or k=='sigma') else v # a column of another table is empty here
-    with open(path, newline='') as f: return [{k:num(k,v) for k,v in r.items()} for r in csv.DictReader(f)]
+    num = lambda k, v: (
+        float(v) if v and (k.endswith('_ms') or k == 'sigma') else v
+    )  # a column of another table is empty here
+    with open(path, newline='') as f:
+        return [{k: num(k, v) for k, v in r.items()} for r in csv.DictReader(f)]
+
 
 def write_results(
-    rows,                    # list of dicts with the same keys; 'table' says which table each belongs to
-    folder,                  # usually results/
-    what:str='timing',       # the file's first name
-)->Path:                     # the file
+    rows,  # list of dicts with the same keys; 'table' says which table each belongs to
+    folder,  # usually results/
+    what: str = 'timing',  # the file's first name
+) -> Path:  # the file
     "Write rows into this machine's file, in place of rows of the same tables and states."
-    path = Path(folder)/f'{what}-{machine_slug()}.csv'
+    path = Path(folder) / f'{what}-{machine_slug()}.csv'
     path.parent.mkdir(parents=True, exist_ok=True)
     key = lambda r: (r['table'], r.get('state'))
     old = [r for r in read_results(path) if key(r) not in {key(n) for n in rows}] if path.exists() else []
-    keys = dict.fromkeys(k for r in [*rows,*old] for k in r)
-    f = io.StringIO(); w = csv.DictWriter(f, list(keys), restval='', lineterminator='\n')
-    w.writeheader(); w.writerows({k:round(v,4) if isinstance(v,float) else v for k,v in r.items()} for r in old+rows)
+    keys = dict.fromkeys(k for r in [*rows, *old] for k in r)
+    f = io.StringIO()
+    w = csv.DictWriter(f, list(keys), restval='', lineterminator='\n')
+    w.writeheader()
+    w.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in old + rows)
     atomic_write(path, f.getvalue().encode())
     return path

@@ -9,11 +9,14 @@ __all__ = ['NAMED', 'make_optimizer', 'make_loss', 'best_device', 'check_device'
            'end_epoch', 'fit', 'TrainConfig']
 
 # %% ../nbs/09_train.ipynb #c002
-import json, time, warnings
+import json
+import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 import torch.distributed as dist
 from torch import nn
 from .depth import valid_mask
@@ -31,159 +34,242 @@ from .runs import save_checkpoint, load_checkpoint, check_folder, write_log
 from .mixtures import Subset, make_datasets, with_extra
 
 # %% ../nbs/09_train.ipynb #w009
-_all_ = ['TrainConfig'] # built in the workshop; importable from here as before
+_all_ = ['TrainConfig']  # built in the workshop; importable from here as before
 
 # %% ../nbs/09_train.ipynb #c059
-def make_optimizer(model:DepthUNet, cfg:TrainConfig)->torch.optim.Optimizer:
-    "Adam(W) with weight decay on the weights of convolutions and linear layers only; the pretrained encoder learns at `encoder_lr` times the rate."
-    if cfg.optimizer not in ('adamw','adam'): raise ValueError(f"optimizer should be 'adamw' or 'adam', got {cfg.optimizer!r}")
+def make_optimizer(model: DepthUNet, cfg: TrainConfig) -> torch.optim.Optimizer:
+    """Adam(W) with weight decay on the weights of convolutions and linear layers only; the pretrained encoder learns at
+    `encoder_lr` times the rate."""
+    if cfg.optimizer not in ('adamw', 'adam'):
+        raise ValueError(f"optimizer should be 'adamw' or 'adam', got {cfg.optimizer!r}")
     groups = {}
-    for n,p in model.named_parameters(): groups.setdefault((cfg.pretrained and '.encoder.' in n, p.ndim>1), []).append(p)
-    top = lambda enc: cfg.encoder_lr if enc else 1.
-    gs = [dict(params=ps, lr=cfg.lr*top(enc), top=top(enc), weight_decay=cfg.wd if deep else 0.) for (enc,deep),ps in groups.items()]
-    return (torch.optim.AdamW if cfg.optimizer=='adamw' else torch.optim.Adam)(gs)
+    for n, p in model.named_parameters():
+        groups.setdefault((cfg.pretrained and '.encoder.' in n, p.ndim > 1), []).append(p)
+    top = lambda enc: cfg.encoder_lr if enc else 1.0
+    gs = [
+        dict(params=ps, lr=cfg.lr * top(enc), top=top(enc), weight_decay=cfg.wd if deep else 0.0)
+        for (enc, deep), ps in groups.items()
+    ]
+    return (torch.optim.AdamW if cfg.optimizer == 'adamw' else torch.optim.Adam)(gs)
 
-def make_loss(cfg:TrainConfig, parts:int=1)->nn.Module: # parts: that a step's images are cut into; the published grid term divides by the images it sees
+
+def make_loss(
+    cfg: TrainConfig, parts: int = 1
+) -> nn.Module:  # parts: that a step's images are cut into; the published grid term divides by the images it sees
     "The loss that `cfg.loss` names."
-    if cfg.loss not in ('log','report','published'): raise ValueError(f"loss should be 'log', 'report' or 'published', got {cfg.loss!r}")
-    return dict(log=LogDepthLoss(), report=DepthLoss(), published=DepthLoss(published=True, grid_weight=.3/parts))[cfg.loss]
+    if cfg.loss not in ('log', 'report', 'published'):
+        raise ValueError(f"loss should be 'log', 'report' or 'published', got {cfg.loss!r}")
+    return dict(log=LogDepthLoss(), report=DepthLoss(), published=DepthLoss(published=True, grid_weight=0.3 / parts))[
+        cfg.loss
+    ]
 
 # %% ../nbs/09_train.ipynb #c064
-def best_device()->str:
+def best_device() -> str:
     "cuda, mps or cpu, whichever is there."
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-def check_device(device)->torch.device:
+
+def check_device(device) -> torch.device:
     "The device, or `ValueError` where it cannot be used here."
-    try: d = torch.device(device); torch.zeros(1, device=d)
-    except (RuntimeError, AssertionError, TypeError) as e: raise ValueError(f"device {device!r} cannot be used here ({str(e).splitlines()[0]}): leave it out, or say 'cpu'") from None
+    try:
+        d = torch.device(device)
+        torch.zeros(1, device=d)
+    except (RuntimeError, AssertionError, TypeError) as e:
+        raise ValueError(
+            f"device {device!r} cannot be used here ({str(e).splitlines()[0]}): leave it out, or say 'cpu'"
+        ) from None
     return d
 
-def amp_dtype(amp:str, device:str):
-    "The dtype of the convolutions, None for float32. 'auto': bf16 where the hardware multiplies it natively, fp16 on older GPUs."
-    if amp not in ('auto','off','bf16','fp16'): raise ValueError(f"amp should be 'auto', 'bf16', 'fp16' or 'off', got {amp!r}")
-    if amp!='auto': return {'off':None, 'bf16':torch.bfloat16, 'fp16':torch.float16}[amp]
-    if device=='cuda': return torch.bfloat16 if torch.cuda.get_device_capability()[0]>=8 else torch.float16
-    return torch.bfloat16 if device=='cpu' and torch.cpu._is_avx512_bf16_supported() else None
+
+def amp_dtype(amp: str, device: str):
+    """The dtype of the convolutions, None for float32. 'auto': bf16 where the hardware multiplies it natively, fp16 on
+    older GPUs."""
+    if amp not in ('auto', 'off', 'bf16', 'fp16'):
+        raise ValueError(f"amp should be 'auto', 'bf16', 'fp16' or 'off', got {amp!r}")
+    if amp != 'auto':
+        return {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
+    if device == 'cuda':
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return torch.bfloat16 if device == 'cpu' and torch.cpu._is_avx512_bf16_supported() else None
 
 # %% ../nbs/09_train.ipynb #c066
 class EMA:
-    "A running average of the weights, kept beside them (after Polyak & Juditsky 1992, with a memory that fades); counters are copied as they are."
-    def __init__(self, model:nn.Module, decay:float): # decay a step: .998 remembers about 500 steps
-        self.decay,self.n = decay,0
-        self.avg = {k:v.detach().clone() for k,v in model.state_dict().items()}
+    """A running average of the weights, kept beside them (after Polyak & Juditsky 1992, with a memory that fades);
+    counters are copied as they are."""
+
+    def __init__(self, model: nn.Module, decay: float):  # decay a step: .998 remembers about 500 steps
+        self.decay, self.n = decay, 0
+        self.avg = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
     @torch.no_grad()
-    def update(self, model:nn.Module):
+    def update(self, model: nn.Module):
         self.n += 1
-        d = min(self.decay, (1+self.n)/(10+self.n))   # young averages forget faster
-        for k,v in model.state_dict().items():
-            if v.is_floating_point(): self.avg[k].lerp_(v, 1-d)
-            else: self.avg[k].copy_(v)
+        d = min(self.decay, (1 + self.n) / (10 + self.n))  # young averages forget faster
+        for k, v in model.state_dict().items():
+            if v.is_floating_point():
+                self.avg[k].lerp_(v, 1 - d)
+            else:
+                self.avg[k].copy_(v)
 
 # %% ../nbs/09_train.ipynb #c075
-def freeze_norms(model:nn.Module):
+def freeze_norms(model: nn.Module):
     "The BatchNorms of a model in training normalise by the averages they have, and leave them alone."
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d): m.eval()
+        if isinstance(m, nn.BatchNorm2d):
+            m.eval()
 
 # %% ../nbs/09_train.ipynb #c083
-def beginning(cfg:TrainConfig)->DepthUNet:
+def beginning(cfg: TrainConfig) -> DepthUNet:
     "Fresh weights, or those that `init` names."
     model = cfg.make(cfg.pretrained and not cfg.init)
     if cfg.init:
         old = DepthUNet.from_pretrained(cfg.init)
-        if odd := {k:(old.config[k],v) for k,v in model.config.items() if k not in ('height','width_px') and old.config[k]!=v}: raise ValueError(f"init={cfg.init!r} is another network: {', '.join(f'{k} is {a!r} there, {b!r} here' for k,(a,b) in odd.items())}")
+        if odd := {
+            k: (old.config[k], v)
+            for k, v in model.config.items()
+            if k not in ('height', 'width_px') and old.config[k] != v
+        }:
+            raise ValueError(
+                f"init={cfg.init!r} is another network: "
+                f"{', '.join(f'{k} is {a!r} there, {b!r} here' for k, (a, b) in odd.items())}"
+            )
         model.load_state_dict(old.state_dict())
     return model
 
 # %% ../nbs/09_train.ipynb #c084
 class Run:
     "A training under way: model, optimiser, average, position."
-    def __init__(self, cfg:TrainConfig, n:int): # n: frames to train on
-        check_settings(cfg); check_device(cfg.device or best_device())
-        if n<cfg.bs: raise ValueError(f"{n} frames cannot fill one batch of {cfg.bs}: use {'a smaller bs' if n else 'a data set with frames in it'}")
-        if cfg.augment_on not in ('loader','device'): raise ValueError(f"augment_on should be 'loader' or 'device', got {cfg.augment_on!r}")
-        if cfg.augment_on=='device' and cfg.shuffle_dog: raise ValueError("shuffle_dog goes with augment_on='loader': a loader knows all frames, the device only its batch")
-        self.rank,self.team = team(); self.parts = cfg.accumulate*self.team
-        if cfg.accumulate<1 or cfg.bs%self.parts: raise ValueError(f"bs={cfg.bs} cannot be cut into {self.parts} equal parts (accumulate={cfg.accumulate}, {self.team} process{'es'*(self.team>1)}): use a multiple")
-        self.cfg,self.n,self.device,self.path = cfg,n,cfg.device or best_device(),Path(cfg.out)/'best'
-        join(self.device); torch.manual_seed(cfg.seed)
+
+    def __init__(self, cfg: TrainConfig, n: int):  # n: frames to train on
+        check_settings(cfg)
+        check_device(cfg.device or best_device())
+        if n < cfg.bs:
+            raise ValueError(
+                f"{n} frames cannot fill one batch of {cfg.bs}: use "
+                f"{'a smaller bs' if n else 'a data set with frames in it'}"
+            )
+        if cfg.augment_on not in ('loader', 'device'):
+            raise ValueError(f"augment_on should be 'loader' or 'device', got {cfg.augment_on!r}")
+        if cfg.augment_on == 'device' and cfg.shuffle_dog:
+            raise ValueError(
+                "shuffle_dog goes with augment_on='loader': a loader knows all frames, the device only its batch"
+            )
+        self.rank, self.team = team()
+        self.parts = cfg.accumulate * self.team
+        if cfg.accumulate < 1 or cfg.bs % self.parts:
+            raise ValueError(
+                f"bs={cfg.bs} cannot be cut into {self.parts} equal parts (accumulate={cfg.accumulate}, {self.team} "
+                f"process{'es' * (self.team > 1)}): use a multiple"
+            )
+        self.cfg, self.n, self.device, self.path = cfg, n, cfg.device or best_device(), Path(cfg.out) / 'best'
+        join(self.device)
+        torch.manual_seed(cfg.seed)
         self.model = beginning(cfg).to(self.device)
-        if cfg.channels_last: self.model.to(memory_format=torch.channels_last)
-        if cfg.drop_path and cfg.arch=='light': self.model.unet.encoder.drop_path(cfg.drop_path)
-        if cfg.checkpointing: recompute_blocks(self.model)
-        self.net = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=cfg.loss=='published') if self.team>1 else self.model
-        self.opt,self.loss = make_optimizer(self.model, cfg),make_loss(cfg, self.parts)
+        if cfg.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if cfg.drop_path and cfg.arch == 'light':
+            self.model.unet.encoder.drop_path(cfg.drop_path)
+        if cfg.checkpointing:
+            recompute_blocks(self.model)
+        self.net = (
+            nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=cfg.loss == 'published')
+            if self.team > 1
+            else self.model
+        )
+        self.opt, self.loss = make_optimizer(self.model, cfg), make_loss(cfg, self.parts)
         self.ema = EMA(self.model, cfg.ema) if cfg.ema else None
         self.dtype = amp_dtype(cfg.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype is torch.float16)
-        self.step,self.history,self.best = 0,[],None
-        self.logs,self.seconds = [],0. # of the epoch under way
-        self.silent = set() # names of frames that had no reading
+        self.step, self.history, self.best = 0, [], None
+        self.logs, self.seconds = [], 0.0  # of the epoch under way
+        self.silent = set()  # names of frames that had no reading
+
     @property
-    def steps_per_epoch(self): return self.n//self.cfg.bs
+    def steps_per_epoch(self):
+        return self.n // self.cfg.bs
+
     @property
-    def total(self): return self.steps_per_epoch*self.cfg.epochs
-    def averaged(self)->DepthUNet:
+    def total(self):
+        return self.steps_per_epoch * self.cfg.epochs
+
+    def averaged(self) -> DepthUNet:
         "A copy of the model with the averaged weights (its own where no average is kept), in eval mode."
         m = self.cfg.make(pretrained=False).to(self.device)
         m.load_state_dict(self.ema.avg if self.ema else self.model.state_dict())
         return m.eval()
 
 # %% ../nbs/09_train.ipynb #c086
-def fitting_focal(out, target)->torch.Tensor: # (B,1,1,1) pixels
-    "The focal length that suits each answer best, for photos of an unknown camera: their scale then costs nothing, only their shape does."
+def fitting_focal(out, target) -> torch.Tensor:  # (B,1,1,1) pixels
+    """The focal length that suits each answer best, for photos of an unknown camera: their scale then costs nothing,
+    only their shape does."""
     m = valid_mask(target)
-    off = masked_mean(torch.where(m, target, 1).log()-torch.where(m, out, 1).log(), m)
-    return CANONICAL_FOCAL*off.exp().view(-1,1,1,1)
+    off = masked_mean(torch.where(m, target, 1).log() - torch.where(m, out, 1).log(), m)
+    return CANONICAL_FOCAL * off.exp().view(-1, 1, 1, 1)
 
 # %% ../nbs/09_train.ipynb #c089
 def laplace_nll(
-    metres, spread, # (B,1,H,W) the answer, and the Laplace scale of its logarithm
-    target, mask,   # (B,1,H,W) metres; bool
-):                  # scalar
-    "How surprised a Laplace distribution of this width is by the truth: |error|/b + log 2b, on log depth (as Kendall & Gal 2017, eq. 8, with a Laplace for their Gaussian)."
-    e = (torch.where(mask, metres, 1).log()-torch.where(mask, target, 1).log()).abs()
-    return masked_mean(e/spread+(2*spread).log(), mask).mean()
+    metres,
+    spread,  # (B,1,H,W) the answer, and the Laplace scale of its logarithm
+    target,
+    mask,  # (B,1,H,W) metres; bool
+):  # scalar
+    """How surprised a Laplace distribution of this width is by the truth: |error|/b + log 2b, on log depth (as Kendall
+    & Gal 2017, eq. 8, with a Laplace for their Gaussian)."""
+    e = (torch.where(mask, metres, 1).log() - torch.where(mask, target, 1).log()).abs()
+    return masked_mean(e / spread + (2 * spread).log(), mask).mean()
 
 # %% ../nbs/09_train.ipynb #c092
-def loss_of(run:Run, x, target, focal): # tensors of a batch -> loss, its parts
+def loss_of(run: Run, x, target, focal):  # tensors of a batch -> loss, its parts
     "Forward in 16 bits where asked, the loss in 32, always; the published loss speaks levels (255 = 10 m)."
     unsure = run.model.config['confidence']
-    with torch.autocast(run.device, run.dtype or torch.float32, enabled=run.dtype is not None): out = run.net(x, spread=True) if unsure else run.net(x)
-    out,spread = (o.float() for o in out) if unsure else (out.float(),None)
-    if (focal==0).any(): focal = torch.where(focal==0, fitting_focal(out, target), focal)
+    with torch.autocast(run.device, run.dtype or torch.float32, enabled=run.dtype is not None):
+        out = run.net(x, spread=True) if unsure else run.net(x)
+    out, spread = (o.float() for o in out) if unsure else (out.float(), None)
+    if (focal == 0).any():
+        focal = torch.where(focal == 0, fitting_focal(out, target), focal)
     metres = run.model.metres(out, focal)
-    if run.cfg.loss=='published':
-        loss,parts = run.loss(out if run.cfg.arch=='published' else metres*25.5, target*25.5)
-        return loss,{**parts, 'grad_grid':parts['grad_grid']/run.parts}
-    mask = valid_mask(target); loss,parts = run.loss(metres, target, mask)
-    if unsure: nll = laplace_nll(metres.detach(), spread, target, mask); loss,parts = loss+nll,{**parts, 'nll':nll.detach()}
-    return loss,parts
+    if run.cfg.loss == 'published':
+        loss, parts = run.loss(out if run.cfg.arch == 'published' else metres * 25.5, target * 25.5)
+        return loss, {**parts, 'grad_grid': parts['grad_grid'] / run.parts}
+    mask = valid_mask(target)
+    loss, parts = run.loss(metres, target, mask)
+    if unsure:
+        nll = laplace_nll(metres.detach(), spread, target, mask)
+        loss, parts = loss + nll, {**parts, 'nll': nll.detach()}
+    return loss, parts
 
 # %% ../nbs/09_train.ipynb #c093
-NAMED = 5 # frames without readings that a run warns of by name
+NAMED = 5  # frames without readings that a run warns of by name
+
 
 def with_readings(
-    run:Run,
-    part, # tensors of a batch: input, metres, focal length; frames first
-    names,# of these frames
-)->tuple: # the tensors without frames that have no pixel to learn from; the share that is left
+    run: Run,
+    part,  # tensors of a batch: input, metres, focal length; frames first
+    names,  # of these frames
+) -> tuple:  # the tensors without frames that have no pixel to learn from; the share that is left
     "Leave frames without a reading out of a batch, and name the first few in a warning."
     keep = valid_mask(part[1]).flatten(1).any(1)
     if keep.all():
-        return part,1.
-    silent = [n for n,k in zip(names, keep.tolist()) if not k and n not in run.silent] if len(names)==len(keep) else []
-    for name in silent[:max(0, NAMED-len(run.silent))]:
-        warnings.warn(f"no pixel of {name} lies between 0.001 and 10 m (as it is shown at step {run.step}): left out of its batch", stacklevel=3)
+        return part, 1.0
+    silent = (
+        [n for n, k in zip(names, keep.tolist()) if not k and n not in run.silent] if len(names) == len(keep) else []
+    )
+    for name in silent[: max(0, NAMED - len(run.silent))]:
+        warnings.warn(
+            f"no pixel of {name} lies between 0.001 and 10 m (as it is shown at step {run.step}): left out of its batch",
+            stacklevel=3,
+        )
     run.silent.update(silent)
-    if len(run.silent)>NAMED>=len(run.silent)-len(silent):
-        warnings.warn("more frames without a reading are left out and not named: `dogdepth data check` lists them", stacklevel=3)
-    return [t[keep] for t in part],keep.float().mean().item()
+    if len(run.silent) > NAMED >= len(run.silent) - len(silent):
+        warnings.warn(
+            "more frames without a reading are left out and not named: `dogdepth data check` lists them", stacklevel=3
+        )
+    return [t[keep] for t in part], keep.float().mean().item()
 
-def nothing_learned(run:Run, x)->torch.Tensor: # scalar
+# %% ../nbs/09_train.ipynb #c093_1x
+def nothing_learned(run: Run, x) -> torch.Tensor:  # scalar
     "A loss whose gradient is 0: a process with no reading still takes part in the average over processes."
-    run.model.eval() # BatchNorm's averages stay as they are
+    run.model.eval()  # BatchNorm's averages stay as they are
     out = run.net(x, spread=True) if run.model.config['confidence'] else (run.net(x),)
     run.model.train()
     if run.cfg.frozen_norm:
@@ -191,18 +277,21 @@ def nothing_learned(run:Run, x)->torch.Tensor: # scalar
     return sum(torch.where(torch.zeros_like(o, dtype=torch.bool), o, 0).sum() for o in out)
 
 # %% ../nbs/09_train.ipynb #c093_1
-def share_of_all(run:Run, shares)->float: # 0 to 1
+def share_of_all(run: Run, shares) -> float:  # 0 to 1
     "The share of a step's frames that have readings, over all parts and processes."
-    share = torch.tensor(float(np.mean(shares)), dtype=torch.float64, device=run.device if run.device=='cuda' else 'cpu')
-    if run.team==1 or not dist.is_initialized():
+    share = torch.tensor(
+        float(np.mean(shares)), dtype=torch.float64, device=run.device if run.device == 'cuda' else 'cpu'
+    )
+    if run.team == 1 or not dist.is_initialized():
         return share.item()
     dist.all_reduce(share)
-    return share.item()/run.team
+    return share.item() / run.team
 
-def change_weights(run:Run, share:float):
+
+def change_weights(run: Run, share: float):
     "One step of the optimiser; the gradient is a mean over the frames that have readings."
     cfg = run.cfg
-    if share<1:
+    if share < 1:
         for p in run.model.parameters():
             if p.grad is not None:
                 p.grad.div_(share)
@@ -215,133 +304,217 @@ def change_weights(run:Run, share:float):
         run.ema.update(run.model)
 
 # %% ../nbs/09_train.ipynb #c093_2
-def train_step(run:Run, x, target, focal, names)->dict: # the losses, as numbers; {} where no frame has a reading
+def train_step(run: Run, x, target, focal, names) -> dict:  # the losses, as numbers; {} where no frame has a reading
     "Predict, compare, differentiate, part by part; then one step, or none where there is nothing to learn from."
-    cfg,k,logs,shares = run.cfg,run.cfg.accumulate,[],[]
+    cfg, k, logs, shares = run.cfg, run.cfg.accumulate, [], []
     for g in run.opt.param_groups:
-        g['lr'] = cfg.lr*g['top']*lr_at(run.step, run.total, cfg.schedule)
+        g['lr'] = cfg.lr * g['top'] * lr_at(run.step, run.total, cfg.schedule)
     run.model.train()
     run.opt.zero_grad(set_to_none=True)
     if cfg.frozen_norm:
         freeze_norms(run.model)
-    size = len(x)//k
-    for i,part in enumerate(zip(*(t.chunk(k) for t in (x,target,focal)))):
-        torch.manual_seed(cfg.seed*1_000_003+run.step+500_009*(i*run.team+run.rank)) # chance is tied to the step and the part, so resuming changes nothing
+    size = len(x) // k
+    for i, part in enumerate(zip(*(t.chunk(k) for t in (x, target, focal)))):
+        torch.manual_seed(
+            cfg.seed * 1_000_003 + run.step + 500_009 * (i * run.team + run.rank)
+        )  # chance is tied to the step and the part, so resuming changes nothing
         part = [t.to(run.device, non_blocking=True) for t in part]
-        if x.dtype==torch.uint8:
-            part = list(augment_batch(*part, size_at(cfg, run.step//run.steps_per_epoch), cfg))
+        if x.dtype == torch.uint8:
+            part = list(augment_batch(*part, size_at(cfg, run.step // run.steps_per_epoch), cfg))
         if cfg.channels_last:
             part[0] = part[0].to(memory_format=torch.channels_last)
-        whole,(part,share) = part[0],with_readings(run, part, names[i*size:(i+1)*size])
-        with run.net.no_sync() if run.team>1 and i<k-1 else nullcontext(): # gradients are averaged over processes once a step
+        whole, (part, share) = part[0], with_readings(run, part, names[i * size : (i + 1) * size])
+        with (
+            run.net.no_sync() if run.team > 1 and i < k - 1 else nullcontext()
+        ):  # gradients are averaged over processes once a step
             if share:
-                loss,parts = loss_of(run, *part)
+                loss, parts = loss_of(run, *part)
                 if not torch.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss.item()} at step {run.step} on {', '.join(names)}: look at these frames (`dogdepth data check`), "
-                                             "lower lr, or set amp='off'")
-                run.scaler.scale(loss*share/k).backward()
-                logs.append(dict(loss=loss.item(), **{n:v.item() for n,v in parts.items()}))
-            elif run.team>1:
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} at step {run.step} on {', '.join(names)}: look at these frames "
+                        "(`dogdepth data check`), "
+                        "lower lr, or set amp='off'"
+                    )
+                run.scaler.scale(loss * share / k).backward()
+                logs.append(dict(loss=loss.item(), **{n: v.item() for n, v in parts.items()}))
+            elif run.team > 1:
                 run.scaler.scale(nothing_learned(run, whole)).backward()
         shares.append(share)
-    if share:=share_of_all(run, shares):
+    if share := share_of_all(run, shares):
         change_weights(run, share)
     run.step += 1
     return mean_of(logs, [s for s in shares if s])
 
 # %% ../nbs/09_train.ipynb #c093_3
 def mean_of(
-    logs:list,    # of dicts with the same keys
-    weights=None, # one each
-)->dict:
+    logs: list,  # of dicts with the same keys
+    weights=None,  # one each
+) -> dict:
     "The mean of each number."
-    return {k:float(np.average([l[k] for l in logs], weights=weights)) for k in logs[0]} if logs else {}
+    return {k: float(np.average([l[k] for l in logs], weights=weights)) for k in logs[0]} if logs else {}
 
 # %% ../nbs/09_train.ipynb #c098
 @torch.inference_mode()
-def answer_at(model:DepthUNet, ds, i:int, cfg:TrainConfig, device:str='cpu')->tuple: # the frame, (H,W) metres at its own size, is its camera known
-    "What `model`, in eval mode, says of frame `i`, which is read once. Where the camera is unknown the scale is the canonical camera's."
-    item = ds[i]; x,_,focal,_ = Frames(ds, cfg, cache={i:resize_item(item, cfg.height, cfg.width_px)})[i]; known = bool(focal)
+def answer_at(
+    model: DepthUNet, ds, i: int, cfg: TrainConfig, device: str = 'cpu'
+) -> tuple:  # the frame, (H,W) metres at its own size, is its camera known
+    """What `model`, in eval mode, says of frame `i`, which is read once. Where the camera is unknown the scale is the
+    canonical camera's."""
+    item = ds[i]
+    x, _, focal, _ = Frames(ds, cfg, cache={i: resize_item(item, cfg.height, cfg.width_px)})[i]
+    known = bool(focal)
     out = model.metres(model(x[None].to(device)), focal[None].to(device) if known else CANONICAL_FOCAL)
-    return item, resize_like(out, item['depth'].shape)[0,0].cpu().numpy(), known
+    return item, resize_like(out, item['depth'].shape)[0, 0].cpu().numpy(), known
+
 
 def check_truth(ds):
     "`ValueError` unless some frame has a pixel to be judged by."
-    if not any(valid_mask(ds[i]['depth']).any() for i in range(len(ds))): raise ValueError(f"none of {len(ds)} frames to validate on has a pixel between 0.001 and 10 m: is the depth in metres?")
+    if not any(valid_mask(ds[i]['depth']).any() for i in range(len(ds))):
+        raise ValueError(
+            f"none of {len(ds)} frames to validate on has a pixel between 0.001 and 10 m: is the depth in metres?"
+        )
 
-def validate(model:DepthUNet, ds, cfg:TrainConfig, device:str='cpu')->dict: # means over images
+
+def validate(model: DepthUNet, ds, cfg: TrainConfig, device: str = 'cpu') -> dict:  # means over images
     "The metrics of `depth_metrics` over `ds`, image average, prediction resized to each frame's own size."
-    model.eval(); rows = []
+    model.eval()
+    rows = []
     for i in range(len(ds)):
-        item,pred,_ = answer_at(model, ds, i, cfg, device)
-        if valid_mask(item['depth']).any() and (row := depth_metrics(pred, item['depth']))['n']: rows.append(row) # a frame without a pixel to score has no say
-    if not rows: check_truth(ds); raise ValueError(f"none of {len(ds)} frames to validate on has a pixel to score inside the Eigen crop")
-    return {k:float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        item, pred, _ = answer_at(model, ds, i, cfg, device)
+        if valid_mask(item['depth']).any() and (row := depth_metrics(pred, item['depth']))['n']:
+            rows.append(row)  # a frame without a pixel to score has no say
+    if not rows:
+        check_truth(ds)
+        raise ValueError(f"none of {len(ds)} frames to validate on has a pixel to score inside the Eigen crop")
+    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
 # %% ../nbs/09_train.ipynb #c105_1
-def epoch_batches(cfg:TrainConfig, n:int, epoch:int)->np.ndarray: # (n//bs, bs) frame numbers
+def epoch_batches(cfg: TrainConfig, n: int, epoch: int) -> np.ndarray:  # (n//bs, bs) frame numbers
     "The order of an epoch, from (seed, epoch) alone; the few frames that fill no batch wait for the next shuffle."
     order = np.random.default_rng((cfg.seed, epoch, 12345)).permutation(n)
-    return order[:n//cfg.bs*cfg.bs].reshape(-1, cfg.bs)
+    return order[: n // cfg.bs * cfg.bs].reshape(-1, cfg.bs)
 
 # %% ../nbs/09_train.ipynb #c107
-def start(cfg:TrainConfig, n:int, resume:bool)->Run: # n: frames
+def start(cfg: TrainConfig, n: int, resume: bool) -> Run:  # n: frames
     "A new run in an empty folder, or the one that lies there; never one over the other."
-    out = Path(cfg.out); last = out/'last.safetensors'; first = team()[0]==0
-    if last.exists() and not resume: raise ValueError(f"{out} already holds a run: resume it, remove it, or choose another `out`")
-    if resume and not last.exists(): raise FileNotFoundError(f"nothing to resume: no {last}. Start without resume")
+    out = Path(cfg.out)
+    last = out / 'last.safetensors'
+    first = team()[0] == 0
+    if last.exists() and not resume:
+        raise ValueError(f"{out} already holds a run: resume it, remove it, or choose another `out`")
+    if resume and not last.exists():
+        raise FileNotFoundError(f"nothing to resume: no {last}. Start without resume")
     run = Run(cfg, n)
-    if first: check_folder(out)
-    if resume: load_checkpoint(run, last)
-    if first: atomic_write(out/'config.json', json.dumps(asdict(cfg), indent=1).encode())
+    if first:
+        check_folder(out)
+    if resume:
+        load_checkpoint(run, last)
+    if first:
+        atomic_write(out / 'config.json', json.dumps(asdict(cfg), indent=1).encode())
     return run
 
-def end_epoch(run:Run, logs:list, seconds:float, valid_ds)->dict: # the epoch's row
+# %% ../nbs/09_train.ipynb #c107_1
+def end_epoch(run: Run, logs: list, seconds: float, valid_ds) -> dict:  # the epoch's row
     "Validate, keep the best weights (by the log error, which weighs near and far alike), write the log."
-    cfg,epoch = run.cfg,run.step//run.steps_per_epoch
-    row = dict(epoch=epoch, step=run.step, seconds=round(seconds,1), **{k:round(v,5) for k,v in mean_of_all(mean_of(logs)).items()})
-    if run.rank: run.history.append(row); return row # the first of several processes judges and writes
-    model = run.averaged(); keep = lambda folder: model.save_pretrained(folder, train=asdict(cfg), epoch=epoch)
-    if valid_ds is not None and (epoch%cfg.valid_every==0 or run.step==run.total):
-        row |= {f'valid_{k}':round(v,5) for k,v in validate(model, valid_ds, cfg, run.device).items()}
-        if run.best is None or row['valid_rmse_log']<run.best: run.best = row['valid_rmse_log']; keep(run.path)
-    elif valid_ds is None: keep(run.path)
-    if cfg.snapshots: keep(Path(cfg.out)/f'epoch-{epoch}')
-    run.history.append(row); write_log(Path(cfg.out)/'log.csv', run.history)
+    cfg, epoch = run.cfg, run.step // run.steps_per_epoch
+    row = dict(
+        epoch=epoch,
+        step=run.step,
+        seconds=round(seconds, 1),
+        **{k: round(v, 5) for k, v in mean_of_all(mean_of(logs)).items()},
+    )
+    if run.rank:
+        run.history.append(row)
+        return row  # the first of several processes judges and writes
+    model = run.averaged()
+    keep = lambda folder: model.save_pretrained(folder, train=asdict(cfg), epoch=epoch)
+    if valid_ds is not None and (epoch % cfg.valid_every == 0 or run.step == run.total):
+        row |= {f'valid_{k}': round(v, 5) for k, v in validate(model, valid_ds, cfg, run.device).items()}
+        if run.best is None or row['valid_rmse_log'] < run.best:
+            run.best = row['valid_rmse_log']
+            keep(run.path)
+    elif valid_ds is None:
+        keep(run.path)
+    if cfg.snapshots:
+        keep(Path(cfg.out) / f'epoch-{epoch}')
+    run.history.append(row)
+    write_log(Path(cfg.out) / 'log.csv', run.history)
     return row
 
 # %% ../nbs/09_train.ipynb #c109
 def fit(
-    cfg:TrainConfig=TrainConfig(),
-    train_ds=None, valid_ds=None, # sequences of items; None: what the config names
-    resume:bool=False,            # go on from `out`/last.safetensors, exactly
-    progress:bool=True,           # a bar for each epoch
-    stop_after:int|None=None,     # leave after this many steps, checkpoint saved: for trials and tests
-)->Run:
-    "Train. Leaves in `cfg.out`: last.safetensors (to resume), best/ (the weights of the best validation RMSElog), log.csv, config.json; with `snapshots` epoch-1/, epoch-2/ ..."
+    cfg: TrainConfig = TrainConfig(),
+    train_ds=None,
+    valid_ds=None,  # sequences of items; None: what the config names
+    resume: bool = False,  # go on from `out`/last.safetensors, exactly
+    progress: bool = True,  # a bar for each epoch
+    stop_after: int | None = None,  # leave after this many steps, checkpoint saved: for trials and tests
+) -> Run:
+    """Train. Leaves in `cfg.out`: last.safetensors (to resume), best/ (the weights of the best validation RMSElog),
+    log.csv, config.json; with `snapshots` epoch-1/, epoch-2/ ..."""
     from tqdm.auto import tqdm
-    if train_ds is None: train_ds,valid_ds = make_datasets(cfg)
-    if valid_ds is not None: check_truth(valid_ds)
-    if 0<cfg.limit<len(train_ds): train_ds = Subset(train_ds, np.random.default_rng(cfg.seed).permutation(len(train_ds))[:cfg.limit])
+
+    if train_ds is None:
+        train_ds, valid_ds = make_datasets(cfg)
+    if valid_ds is not None:
+        check_truth(valid_ds)
+    if 0 < cfg.limit < len(train_ds):
+        train_ds = Subset(train_ds, np.random.default_rng(cfg.seed).permutation(len(train_ds))[: cfg.limit])
     train_ds = with_extra(train_ds, cfg)
     if len(train_ds) and not any(valid_mask(train_ds[i]['depth']).any() for i in range(len(train_ds))):
-        raise ValueError(f"no pixel of the {len(train_ds)} frames to train on lies between 0.001 and 10 m: is the depth in metres?")
-    run = start(cfg, len(train_ds), resume); last = Path(cfg.out)/'last.safetensors'; show = progress and run.rank==0
-    cache = {} if not cfg.workers and len(train_ds)*cfg.height*cfg.width_px*28<4e9 else None # small data sets stay in memory: four times the pixels, 7 bytes each
+        raise ValueError(
+            f"no pixel of the {len(train_ds)} frames to train on lies between 0.001 and 10 m: is the depth in metres?"
+        )
+    run = start(cfg, len(train_ds), resume)
+    last = Path(cfg.out) / 'last.safetensors'
+    show = progress and run.rank == 0
+    cache = (
+        {} if not cfg.workers and len(train_ds) * cfg.height * cfg.width_px * 28 < 4e9 else None
+    )  # small data sets stay in memory: four times the pixels, 7 bytes each
     saved = time.time()
-    while len(run.history)<cfg.epochs:
-        epoch = len(run.history); begin,t0 = run.step-epoch*run.steps_per_epoch,time.time()-run.seconds
-        mine = epoch_batches(cfg, run.n, epoch)[begin:].reshape(-1, cfg.accumulate, run.team, cfg.bs//run.parts)[:,:,run.rank] # this process's share of each batch
-        loader = torch.utils.data.DataLoader(Frames(train_ds, cfg, epoch, cache), batch_sampler=mine.reshape(-1, cfg.bs//run.team).tolist(), num_workers=cfg.workers, pin_memory=run.device=='cuda')
-        for batch in (bar := tqdm(loader, total=run.steps_per_epoch, initial=begin, desc=f'epoch {epoch+1}/{cfg.epochs}', disable=not show, leave=False)):
+    while len(run.history) < cfg.epochs:
+        epoch = len(run.history)
+        begin, t0 = run.step - epoch * run.steps_per_epoch, time.time() - run.seconds
+        mine = epoch_batches(cfg, run.n, epoch)[begin:].reshape(-1, cfg.accumulate, run.team, cfg.bs // run.parts)[
+            :, :, run.rank
+        ]  # this process's share of each batch
+        loader = torch.utils.data.DataLoader(
+            Frames(train_ds, cfg, epoch, cache),
+            batch_sampler=mine.reshape(-1, cfg.bs // run.team).tolist(),
+            num_workers=cfg.workers,
+            pin_memory=run.device == 'cuda',
+        )
+        for batch in (
+            bar := tqdm(
+                loader,
+                total=run.steps_per_epoch,
+                initial=begin,
+                desc=f'epoch {epoch + 1}/{cfg.epochs}',
+                disable=not show,
+                leave=False,
+            )
+        ):
             if said := train_step(run, *batch):
                 run.logs.append(said)
                 bar.set_postfix(loss=f"{said['loss']:.3f}")
-            run.seconds = time.time()-t0
-            stop = stop_after is not None and run.step>=stop_after
-            if run.rank==0 and (stop or time.time()-saved>cfg.save_minutes*60): save_checkpoint(run, last); saved = time.time()
-            if stop: return run
-        row = end_epoch(run, run.logs, time.time()-t0, valid_ds); run.logs,run.seconds = [],0.
-        if run.rank==0: save_checkpoint(run, last); saved = time.time()
-        if show: tqdm.write('  '.join(f'{k} {v}' for k,v in row.items() if k in ('epoch','seconds','loss','valid_abs_rel','valid_rmse','valid_delta1')))
+            run.seconds = time.time() - t0
+            stop = stop_after is not None and run.step >= stop_after
+            if run.rank == 0 and (stop or time.time() - saved > cfg.save_minutes * 60):
+                save_checkpoint(run, last)
+                saved = time.time()
+            if stop:
+                return run
+        row = end_epoch(run, run.logs, time.time() - t0, valid_ds)
+        run.logs, run.seconds = [], 0.0
+        if run.rank == 0:
+            save_checkpoint(run, last)
+            saved = time.time()
+        if show:
+            tqdm.write(
+                '  '.join(
+                    f'{k} {v}'
+                    for k, v in row.items()
+                    if k in ('epoch', 'seconds', 'loss', 'valid_abs_rel', 'valid_rmse', 'valid_delta1')
+                )
+            )
     return run

@@ -12,81 +12,112 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 # %% ../nbs/05_unet.ipynb #c014
-ACTS = dict(selu=nn.SELU, relu=nn.ReLU, gelu=nn.GELU) # activations by name, as a config file spells them
+ACTS = dict(selu=nn.SELU, relu=nn.ReLU, gelu=nn.GELU)  # activations by name, as a config file spells them
+
 
 def conv_block(
-    ni:int,        # channels in
-    nf:int,        # channels out
-    act=nn.SELU,   # the activation between the two convolutions
-)->nn.Sequential:
+    ni: int,  # channels in
+    nf: int,  # channels out
+    act=nn.SELU,  # the activation between the two convolutions
+) -> nn.Sequential:
     "Conv - BatchNorm - SELU - Conv - BatchNorm - ReLU, size unchanged (report §3.1, Fig 3.1)."
-    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1), nn.BatchNorm2d(nf), act(),
-                         nn.Conv2d(nf, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(ni, nf, 3, padding=1),
+        nn.BatchNorm2d(nf),
+        act(),
+        nn.Conv2d(nf, nf, 3, padding=1),
+        nn.BatchNorm2d(nf),
+        nn.ReLU(),
+    )
 
 # %% ../nbs/05_unet.ipynb #c020
 def resize_like(
-    x:Tensor,   # (B,C,h,w)
-    ref,        # a tensor (...,H,W) or a size (H,W)
-)->Tensor:      # (B,C,H,W)
+    x: Tensor,  # (B,C,h,w)
+    ref,  # a tensor (...,H,W) or a size (H,W)
+) -> Tensor:  # (B,C,H,W)
     "Bilinear resize, corners not aligned: pixel centres stay where they are in the picture."
-    size = tuple(ref.shape[-2:]) if hasattr(ref,'shape') else tuple(ref)
-    return x if x.shape[-2:]==size else F.interpolate(x, size, mode='bilinear', align_corners=False)
+    size = tuple(ref.shape[-2:]) if hasattr(ref, 'shape') else tuple(ref)
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode='bilinear', align_corners=False)
 
 # %% ../nbs/05_unet.ipynb #c024
 def decode(
-    x:Tensor,        # (B,C,h,w) the coarsest map
-    skips:list,      # the encoder's maps, fine to coarse
-    blocks:list,     # one block for each skip
-    climb:bool=True, # enlarge `x` to each skip, or shrink each skip to `x`
-)->Tensor:           # (B,nf,H,W) at the finest skip's size; at the coarsest size where it does not climb
+    x: Tensor,  # (B,C,h,w) the coarsest map
+    skips: list,  # the encoder's maps, fine to coarse
+    blocks: list,  # one block for each skip
+    climb: bool = True,  # enlarge `x` to each skip, or shrink each skip to `x`
+) -> Tensor:  # (B,nf,H,W) at the finest skip's size; at the coarsest size where it does not climb
     "Up: bring the coarse map and the skip to one size, put them together, look once more (Ronneberger et al. 2015)."
-    for s,block in zip(reversed(skips), reversed(blocks)):
-        if climb: x = resize_like(x, s)
-        else:     s = resize_like(s, x)
-        x = block(torch.cat([x,s], 1))
+    for s, block in zip(reversed(skips), reversed(blocks)):
+        if climb:
+            x = resize_like(x, s)
+        else:
+            s = resize_like(s, x)
+        x = block(torch.cat([x, s], 1))
     return x
 
 # %% ../nbs/05_unet.ipynb #c028
-def check_whole(least:int, **numbers):
+def check_whole(least: int, **numbers):
     "Refuse what is no whole number, or less than `least`."
-    for what,n in numbers.items():
-        if not isinstance(n, Integral) or n<least: raise ValueError(f"{what} should be a whole number, {least} or more, got {n!r}")
+    for what, n in numbers.items():
+        if not isinstance(n, Integral) or n < least:
+            raise ValueError(f"{what} should be a whole number, {least} or more, got {n!r}")
 
-def check_planes(x, ni:int, span='', hint='x[None] adds the batch axis, x/255 makes floats of bytes'):
-    "Refuse what is no batch (B,ni,H,W) of floats. It looks at shape and dtype alone: an exported network does not hold it."
-    if isinstance(x, Tensor) and x.ndim==4 and x.shape[1]==ni and x.is_floating_point(): return
+
+def check_planes(x, ni: int, span='', hint='x[None] adds the batch axis, x/255 makes floats of bytes'):
+    """Refuse what is no batch (B,ni,H,W) of floats. It looks at shape and dtype alone: an exported network does not
+    hold it."""
+    if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == ni and x.is_floating_point():
+        return
     got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
     raise ValueError(f"the network takes (B,{ni},H,W) floats{span}, got {got}: {hint}")
 
 # %% ../nbs/05_unet.ipynb #c031
 class UNet(nn.Module):
-    "A U-Net with `depth` levels (Ronneberger et al. 2015; report §3.1). `climb=False` keeps the whole decoder at the coarsest size, as the report's published program does."
-    def __init__(self,
-        ni:int=6,        # channels in: RGB and the DoG three times (report §2.4)
-        no:int=1,        # channels out
-        width:int=64,    # channels of the first level; each level below has twice as many
-        depth:int=4,     # how many times the picture is halved
-        act=nn.SELU,     # between the two convolutions of a block: a class, or a name from `ACTS`
-        climb:bool=True, # decode at growing resolution (Fig 3.1), or all at 1/2**depth
+    """A U-Net with `depth` levels (Ronneberger et al. 2015; report §3.1). `climb=False` keeps the whole decoder at the
+    coarsest size, as the report's published program does."""
+
+    def __init__(
+        self,
+        ni: int = 6,  # channels in: RGB and the DoG three times (report §2.4)
+        no: int = 1,  # channels out
+        width: int = 64,  # channels of the first level; each level below has twice as many
+        depth: int = 4,  # how many times the picture is halved
+        act=nn.SELU,  # between the two convolutions of a block: a class, or a name from `ACTS`
+        climb: bool = True,  # decode at growing resolution (Fig 3.1), or all at 1/2**depth
     ):
         super().__init__()
         check_whole(1, ni=ni, no=no, width=width, depth=depth)
-        if isinstance(act, str) and act not in ACTS: raise ValueError(f"act should be one of {tuple(ACTS)}, or a class such as nn.SELU, got {act!r}")
-        self.ni,self.depth,self.climb,act = ni,depth,climb,ACTS[act] if isinstance(act, str) else act
-        ws = [width*2**i for i in range(depth+1)]
-        for i in range(depth): self.add_module(f'enc{i+1}', conv_block(ni if i==0 else ws[i-1], ws[i], act))
+        if isinstance(act, str) and act not in ACTS:
+            raise ValueError(f"act should be one of {tuple(ACTS)}, or a class such as nn.SELU, got {act!r}")
+        self.ni, self.depth, self.climb, act = ni, depth, climb, ACTS[act] if isinstance(act, str) else act
+        ws = [width * 2**i for i in range(depth + 1)]
+        for i in range(depth):
+            self.add_module(f'enc{i + 1}', conv_block(ni if i == 0 else ws[i - 1], ws[i], act))
         self.middle = conv_block(ws[-2], ws[-1], act)
-        for i in reversed(range(depth)): self.add_module(f'dec{i+1}', conv_block(ws[i+1]+ws[i], ws[i], act))
+        for i in reversed(range(depth)):
+            self.add_module(f'dec{i + 1}', conv_block(ws[i + 1] + ws[i], ws[i], act))
         self.final_conv = nn.Conv2d(width, no, 1)
-    def blocks(self, way:str)->list: return [self.get_submodule(f'{way}{i+1}') for i in range(self.depth)] # 'enc' or 'dec', fine to coarse
-    def encode(self, x:Tensor): # -> the skips, fine to coarse, and the coarsest map
+
+    def blocks(self, way: str) -> list:
+        return [self.get_submodule(f'{way}{i + 1}') for i in range(self.depth)]  # 'enc' or 'dec', fine to coarse
+
+    def encode(self, x: Tensor):  # -> the skips, fine to coarse, and the coarsest map
         skips = []
-        for block in self.blocks('enc'): skips.append(block(x)); x = F.max_pool2d(skips[-1], 2)
+        for block in self.blocks('enc'):
+            skips.append(block(x))
+            x = F.max_pool2d(skips[-1], 2)
         return skips, self.middle(x)
-    def features(self, x:Tensor)->Tensor: # (B,width,H,W); at 1/2**depth of that where it does not climb
-        check_planes(x, self.ni); m = 2**self.depth
-        if min(x.shape[-2:])<m: raise ValueError(f"a U-Net of depth {self.depth} needs at least {m}x{m} pixels, got {tuple(x.shape[-2:])}: use a larger image or a smaller depth")
-        skips,x = self.encode(x)
+
+    def features(self, x: Tensor) -> Tensor:  # (B,width,H,W); at 1/2**depth of that where it does not climb
+        check_planes(x, self.ni)
+        m = 2**self.depth
+        if min(x.shape[-2:]) < m:
+            raise ValueError(
+                f"a U-Net of depth {self.depth} needs at least {m}x{m} pixels, got {tuple(x.shape[-2:])}: use a larger "
+                "image or a smaller depth"
+            )
+        skips, x = self.encode(x)
         return decode(x, skips, self.blocks('dec'), self.climb)
-    def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) -> (B,no,H,W)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,ni,H,W) -> (B,no,H,W)
         return resize_like(self.final_conv(self.features(x)), x)

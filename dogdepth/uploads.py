@@ -7,7 +7,10 @@ __all__ = ['ASSETS', 'LANGUAGES', 'MAGIC', 'BOXES', 'READ', 'NOTES', 'TURNS', 'L
            'sniff', 'readable', 'double_faced', 'decoded', 'camera_dict', 'noted', 'clean_photo', 'lens_of']
 
 # %% ../nbs/workshop/uploads.ipynb #w002
-import io, json, re, warnings
+import io
+import json
+import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,149 +25,221 @@ from .photos import as_rgb, load_photo
 @dataclass(frozen=True)
 class Limits:
     "What one server gives to its visitors."
-    upload_mb:float = 20.   # MB in one upload
-    megapixels:float = 50.  # million pixels in one photo
-    side:int = 1280         # pixels: photos are shrunk until their longer side is this
-    photos:int = 12         # photos one visitor may keep (a visitor is a cookie or a key: without either it is a new one)
-    all_photos:int = 400    # photos of all visitors together
-    jobs:int = 16           # jobs of one visitor that may wait
-    queue:int = 80          # jobs of all visitors that may wait
-    disk_mb:float = 4000.   # MB for the files of all visitors
-    keep_s:float = 3600.    # seconds until a photo and all that came of it are deleted
-    upload_s:float = 60.    # seconds an upload may take to arrive
-    decode_s:float = 10.    # seconds a photo may take to decode
-    memory_mb:float = 2000. # MB that decoding may take
-    job_s:float = 120.      # seconds a job may take
+
+    upload_mb: float = 20.0  # MB in one upload
+    megapixels: float = 50.0  # million pixels in one photo
+    side: int = 1280  # pixels: photos are shrunk until their longer side is this
+    photos: int = 12  # photos one visitor may keep (a visitor is a cookie or a key: without either it is a new one)
+    all_photos: int = 400  # photos of all visitors together
+    jobs: int = 16  # jobs of one visitor that may wait
+    queue: int = 80  # jobs of all visitors that may wait
+    disk_mb: float = 4000.0  # MB for the files of all visitors
+    keep_s: float = 3600.0  # seconds until a photo and all that came of it are deleted
+    upload_s: float = 60.0  # seconds an upload may take to arrive
+    decode_s: float = 10.0  # seconds a photo may take to decode
+    memory_mb: float = 2000.0  # MB that decoding may take
+    job_s: float = 120.0  # seconds a job may take
+
     def __post_init__(self):
         least = dict(side=32, photos=1, all_photos=1, jobs=1, queue=1)
-        for k,v in asdict(self).items():
-            if not (isinstance(v, Real) and least.get(k, 1e-6)<=v<float('inf')): raise ValueError(f"{k} should be a number, {least.get(k, 'above 0')}{' or more' if k in least else ''}, got {v!r}")
+        for k, v in asdict(self).items():
+            if not (isinstance(v, Real) and least.get(k, 1e-6) <= v < float('inf')):
+                raise ValueError(
+                    f"{k} should be a number, {least.get(k, 'above 0')}{' or more' if k in least else ''}, got {v!r}"
+                )
 
 # %% ../nbs/workshop/uploads.ipynb #c020
-ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../../dogdepth').resolve())/'assets'/'app'
-LANGUAGES = ('en','ko')
+ASSETS = (Path(__file__).parent if '__file__' in globals() else Path('../../dogdepth').resolve()) / 'assets' / 'app'
+LANGUAGES = ('en', 'ko')
+
 
 @lru_cache
-def words(lang:str)->dict:
+def words(lang: str) -> dict:
     "Everything the page says, by key."
-    return json.loads((ASSETS/'words'/f'{lang}.json').read_text(encoding='utf-8'))
+    return json.loads((ASSETS / 'words' / f'{lang}.json').read_text(encoding='utf-8'))
+
 
 class Refused(Exception):
     "A request that is not served: its HTTP status, and the key of a sentence in `words`."
-    def __init__(self, status:int, why:str, **values):
-        super().__init__(status, why, values)
-        self.status,self.why,self.values = status,why,values
-    def sentence(self, lang='en')->str: return words(lang)['refused'][self.why].format(**self.values)
 
-def most(limits)->dict: return dict(most=limits.megapixels, man=f'{100*limits.megapixels:,.0f}') # in millions, and in ten thousands, by which Korean counts
+    def __init__(self, status: int, why: str, **values):
+        super().__init__(status, why, values)
+        self.status, self.why, self.values = status, why, values
+
+    def sentence(self, lang='en') -> str:
+        return words(lang)['refused'][self.why].format(**self.values)
+
+
+def most(limits) -> dict:
+    return dict(
+        most=limits.megapixels, man=f'{100 * limits.megapixels:,.0f}'
+    )  # in millions, and in ten thousands, by which Korean counts
 
 # %% ../nbs/workshop/uploads.ipynb #c023
-MAGIC = [('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('WEBP',8,b'WEBP'), ('GIF',0,b'GIF8'),
-         ('BMP',0,b'BM'), ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'), ('PDF',0,b'%PDF'), ('ZIP',0,b'PK\3\4'),
-         ('SVG',0,b'<svg'), ('SVG',0,b'<?xml')]
-BOXES = {b'avif':'AVIF', b'avis':'AVIF',
-         **dict.fromkeys((b'heic',b'heix',b'heim',b'heis',b'hevc',b'hevx',b'mif1',b'msf1'), 'HEIC')}
-READ = ('JPEG','PNG','WEBP') # and, where there is a decoder, AVIF and HEIC: each decoder is one more door
+MAGIC = [
+    ('JPEG', 0, b'\xff\xd8\xff'),
+    ('PNG', 0, b'\x89PNG\r\n\x1a\n'),
+    ('WEBP', 8, b'WEBP'),
+    ('GIF', 0, b'GIF8'),
+    ('BMP', 0, b'BM'),
+    ('TIFF', 0, b'II*\0'),
+    ('TIFF', 0, b'MM\0*'),
+    ('PDF', 0, b'%PDF'),
+    ('ZIP', 0, b'PK\3\4'),
+    ('SVG', 0, b'<svg'),
+    ('SVG', 0, b'<?xml'),
+]
+BOXES = {
+    b'avif': 'AVIF',
+    b'avis': 'AVIF',
+    **dict.fromkeys((b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'), 'HEIC'),
+}
+READ = ('JPEG', 'PNG', 'WEBP')  # and, where there is a decoder, AVIF and HEIC: each decoder is one more door
 
-def boxed(data:bytes)->str: # 'AVIF', 'HEIC' or 'MP4'
+
+def boxed(data: bytes) -> str:  # 'AVIF', 'HEIC' or 'MP4'
     "What a file of boxes holds (ISO 14496-12): it names its brands, the main one first; any picture may say `mif1`."
     size = min(int.from_bytes(data[:4], 'big'), 256)
-    kinds = [BOXES[b] for k in (8,*range(16, size, 4)) if (b := data[k:k+4]) in BOXES]
+    kinds = [BOXES[b] for k in (8, *range(16, size, 4)) if (b := data[k : k + 4]) in BOXES]
     return 'AVIF' if 'AVIF' in kinds else kinds[0] if kinds else 'MP4'
 
-def sniff(data:bytes)->str: # 'JPEG', ..., or '' for what is no picture we know of
+# %% ../nbs/workshop/uploads.ipynb #c023_1
+def sniff(data: bytes) -> str:  # 'JPEG', ..., or '' for what is no picture we know of
     "What a file is by its first bytes, whatever its name says."
-    if data[4:8]==b'ftyp': return boxed(data)
+    if data[4:8] == b'ftyp':
+        return boxed(data)
     head = data[:64].removeprefix(b'\xef\xbb\xbf').lstrip()
-    return next((kind for kind,at,magic in MAGIC
-                 if data[at:at+len(magic)]==magic or kind=='SVG' and head.lower().startswith(magic)), '')
+    return next(
+        (
+            kind
+            for kind, at, magic in MAGIC
+            if data[at : at + len(magic)] == magic or kind == 'SVG' and head.lower().startswith(magic)
+        ),
+        '',
+    )
+
 
 @lru_cache
-def readable()->tuple: # kinds
+def readable() -> tuple:  # kinds
     "What can be read here: `READ`, AVIF where Pillow was built with it, and HEIC where pillow-heif is installed."
     more = ('AVIF',) if features.check('avif') else ()
-    try: import pillow_heif
-    except ImportError: return READ+more
+    try:
+        import pillow_heif
+    except ImportError:
+        return READ + more
     pillow_heif.register_heif_opener()
-    return READ+more+('HEIC',)
+    return READ + more + ('HEIC',)
 
 # %% ../nbs/workshop/uploads.ipynb #c026
-def double_faced(data:bytes)->bool:
+def double_faced(data: bytes) -> bool:
     "Is this photo also a web page, a script, a PDF or an archive?"
     low = data.lower()
-    return any(mark in low for mark in (b'<script', b'<?php', b'<!doctype html')) or b'%PDF-' in data[:1024] or b'PK\5\6' in data[-66_000:]
+    return (
+        any(mark in low for mark in (b'<script', b'<?php', b'<!doctype html'))
+        or b'%PDF-' in data[:1024]
+        or b'PK\5\6' in data[-66_000:]
+    )
 
 # %% ../nbs/workshop/uploads.ipynb #c029
-def decoded(data:bytes, kind:str, limits:Limits)->tuple:
+def decoded(data: bytes, kind: str, limits: Limits) -> tuple:
     """Look at the header, refuse what is too large, and only then decode.
     Gives a PIL image at most about twice `limits.side`, the photo's own (w,h), and its turn in EXIF."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            im = Image.open(io.BytesIO(data), formats=['HEIF' if kind=='HEIC' else kind])
-    except Image.DecompressionBombError: # beyond what Pillow itself opens
+            im = Image.open(io.BytesIO(data), formats=['HEIF' if kind == 'HEIC' else kind])
+    except Image.DecompressionBombError:  # beyond what Pillow itself opens
         raise Refused(413, 'too_large_to_decode', **most(limits)) from None
-    w,h = im.size
-    if w*h>limits.megapixels*1e6: raise Refused(413, 'too_many_pixels', w=w, h=h, **most(limits))
-    if min(w,h)<32 or max(w,h)>8*min(w,h): raise Refused(422, 'odd_shape', w=w, h=h)
-    if im.mode.startswith('I') or im.mode=='F': raise Refused(422, 'not_8_bit')
-    try: turn = im.getexif().get(0x0112, 1)
-    except Exception: turn = 1 # a torn tag is no reason to refuse a photo
-    im.draft('RGB', (limits.side, limits.side)) # a JPEG can be decoded at a half, a quarter or an eighth
+    w, h = im.size
+    if w * h > limits.megapixels * 1e6:
+        raise Refused(413, 'too_many_pixels', w=w, h=h, **most(limits))
+    if min(w, h) < 32 or max(w, h) > 8 * min(w, h):
+        raise Refused(422, 'odd_shape', w=w, h=h)
+    if im.mode.startswith('I') or im.mode == 'F':
+        raise Refused(422, 'not_8_bit')
+    try:
+        turn = im.getexif().get(0x0112, 1)
+    except Exception:
+        turn = 1  # a torn tag is no reason to refuse a photo
+    im.draft('RGB', (limits.side, limits.side))  # a JPEG can be decoded at a half, a quarter or an eighth
     clear = 'A' in im.mode or 'transparency' in im.info
-    return im.convert('RGBA' if clear else 'RGB'), (w,h), turn if turn in range(1,9) else 1
+    return im.convert('RGBA' if clear else 'RGB'), (w, h), turn if turn in range(1, 9) else 1
 
 # %% ../nbs/workshop/uploads.ipynb #c031a
-def camera_dict(c:Camera)->dict: # as JSON holds it
-    return {k:getattr(c, k) for k in ('fx','fy','cx','cy','height','width')}
+def camera_dict(c: Camera) -> dict:  # as JSON holds it
+    return {k: getattr(c, k) for k in ('fx', 'fy', 'cx', 'cy', 'height', 'width')}
 
-NOTES = dict( # the key of a sentence in `words`, and what such a warning of the library says
-    panorama='360|panoram|GPano', other_picture='EXIF|crop', clamped=r'65\.5')
+
+NOTES = dict(  # the key of a sentence in `words`, and what such a warning of the library says
+    panorama='360|panoram|GPano', other_picture='EXIF|crop', clamped=r'65\.5'
+)
+
 
 @contextmanager
-def noted(): # -> a list that fills: [key or '', the warning's own words], for each warning of the library
+def noted():  # -> a list that fills: [key or '', the warning's own words], for each warning of the library
     "Gather what the library has to say about a photo, for its owner to read; Pillow's own warnings are not for people."
     notes = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         yield notes
     for text in dict.fromkeys(str(w.message) for w in said if w.category is UserWarning and '/PIL/' not in w.filename):
-        notes.append([next((k for k,mark in NOTES.items() if re.search(mark, text)), ''), text])
+        notes.append([next((k for k, mark in NOTES.items() if re.search(mark, text)), ''), text])
 
 # %% ../nbs/workshop/uploads.ipynb #c032
-TURNS = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE', 6:'ROTATE_270', 7:'TRANSVERSE', 8:'ROTATE_90'} # EXIF 2.32, tag 0x0112
+TURNS = {
+    2: 'FLIP_LEFT_RIGHT',
+    3: 'ROTATE_180',
+    4: 'FLIP_TOP_BOTTOM',
+    5: 'TRANSPOSE',
+    6: 'ROTATE_270',
+    7: 'TRANSVERSE',
+    8: 'ROTATE_90',
+}  # EXIF 2.32, tag 0x0112
 
+# %% ../nbs/workshop/uploads.ipynb #c032_1
 def clean_photo(
-    data:bytes,      # what came over the network
-    limits:Limits,
-    fov=None,        # degrees across, if the visitor knows
-)->tuple:            # {camera, lens, notes}, and the photo as a new JPEG: upright, small, without metadata
+    data: bytes,  # what came over the network
+    limits: Limits,
+    fov=None,  # degrees across, if the visitor knows
+) -> tuple:  # {camera, lens, notes}, and the photo as a new JPEG: upright, small, without metadata
     "A stranger's file becomes a picture of our own making; whatever else was in it stays behind."
     kind = sniff(data)
-    if not kind: raise Refused(400, 'not_a_photo')
-    if kind not in readable(): raise Refused(415, 'kind_not_read', kind=kind)
-    if double_faced(data): raise Refused(422, 'double_faced')
-    try: im,(w,h),turn = decoded(data, kind, limits)
-    except MemoryError: raise Refused(413, 'too_large_to_decode', **most(limits)) from None
-    except Refused: raise
-    except Exception: raise Refused(422, 'damaged') from None # Pillow raises many kinds
-    with noted() as notes: camera,lens = lens_of(im, fov)
-    if turn in TURNS: im = im.transpose(getattr(Image.Transpose, TURNS[turn]))
-    if turn>4: w,h = h,w
-    s = min(1, limits.side/max(w,h))
-    size = (max(1,round(w*s)), max(1,round(h*s)))
-    img = as_rgb(np.asarray(im.resize(size, Image.Resampling.LANCZOS) if im.size!=size else im))
+    if not kind:
+        raise Refused(400, 'not_a_photo')
+    if kind not in readable():
+        raise Refused(415, 'kind_not_read', kind=kind)
+    if double_faced(data):
+        raise Refused(422, 'double_faced')
+    try:
+        im, (w, h), turn = decoded(data, kind, limits)
+    except MemoryError:
+        raise Refused(413, 'too_large_to_decode', **most(limits)) from None
+    except Refused:
+        raise
+    except Exception:
+        raise Refused(422, 'damaged') from None  # Pillow raises many kinds
+    with noted() as notes:
+        camera, lens = lens_of(im, fov)
+    if turn in TURNS:
+        im = im.transpose(getattr(Image.Transpose, TURNS[turn]))
+    if turn > 4:
+        w, h = h, w
+    s = min(1, limits.side / max(w, h))
+    size = (max(1, round(w * s)), max(1, round(h * s)))
+    img = as_rgb(np.asarray(im.resize(size, Image.Resampling.LANCZOS) if im.size != size else im))
     out = io.BytesIO()
     Image.fromarray(img).save(out, 'JPEG', quality=90)
     return dict(camera=camera_dict(camera.resize(*img.shape[:2])), lens=lens, notes=notes), out.getvalue()
 
 # %% ../nbs/workshop/uploads.ipynb #c034
-def lens_of(im, fov=None)->tuple: # Camera of `im` once it is upright, and how we know: 'given', 'exif' or 'assumed'
+def lens_of(im, fov=None) -> tuple:  # Camera of `im` once it is upright, and how we know: 'given', 'exif' or 'assumed'
     """The camera of a photo as it was opened, from what the visitor says, else from EXIF, else assumed;
     the library warns where EXIF cannot be believed."""
-    try: camera = load_photo(im, fov=fov)[1]
-    except Exception: # torn metadata is no reason to refuse a photo
-        w,h = im.size
-        if im.getexif().get(0x0112, 1) in (5,6,7,8): h,w = w,h
+    try:
+        camera = load_photo(im, fov=fov)[1]
+    except Exception:  # torn metadata is no reason to refuse a photo
+        w, h = im.size
+        if im.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            h, w = w, h
         camera = default_camera(h, w) if fov is None else Camera.from_fov(fov, h, w)
-    return camera, 'given' if fov is not None else 'assumed' if camera.source=='assumed' else 'exif'
+    return camera, 'given' if fov is not None else 'assumed' if camera.source == 'assumed' else 'exif'

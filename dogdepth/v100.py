@@ -7,13 +7,15 @@ __all__ = ['CARDS', 'TRIALS', 'Op', 'flops', 'Layers', 'Tape', 'tape', 'measured
            'step_seconds', 'this_card', 'timed_step', 'bench_training', 'format_training', 'plan']
 
 # %% ../nbs/11_v100.ipynb #c002
-import os, weakref
+import os
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
-import numpy as np, torch
+import numpy as np
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,157 +31,327 @@ from .distributed import recompute_blocks
 # %% ../nbs/11_v100.ipynb #c014
 class Op(NamedTuple):
     "One operation of a training step."
-    name:str      # as PyTorch calls it
-    layer:str     # 'unet.enc1.0'; 'loss' outside the network
-    way:str       # 'forward', 'backward' or 'step'
-    flop:int      # multiplications and additions of matrix products and convolutions
-    bytes:int     # that it must at least read and write
-    half:bool     # its numbers have 16 bits
-    live:int      # bytes alive after it, of all that the step has made
 
-def flops(op, args, kwargs, out)->int:
-    "Of one operation. Convolutions by hand: PyTorch's own counter forgets the groups of depth-wise ones on the way back."
-    per = lambda a, w, b, transposed: 2*(a if transposed else b).numel()*w[0].numel()
-    if op.__name__=='convolution': return per(args[0], args[1], out, args[6])
-    if op.__name__=='convolution_backward': return per(args[1], args[2], args[0], args[7])*sum(args[10][:2])
+    name: str  # as PyTorch calls it
+    layer: str  # 'unet.enc1.0'; 'loss' outside the network
+    way: str  # 'forward', 'backward' or 'step'
+    flop: int  # multiplications and additions of matrix products and convolutions
+    bytes: int  # that it must at least read and write
+    half: bool  # its numbers have 16 bits
+    live: int  # bytes alive after it, of all that the step has made
+
+
+def flops(op, args, kwargs, out) -> int:
+    """Of one operation. Convolutions by hand: PyTorch's own counter forgets the groups of depth-wise ones on the way
+    back."""
+    per = lambda a, w, b, transposed: 2 * (a if transposed else b).numel() * w[0].numel()
+    if op.__name__ == 'convolution':
+        return per(args[0], args[1], out, args[6])
+    if op.__name__ == 'convolution_backward':
+        return per(args[1], args[2], args[0], args[7]) * sum(args[10][:2])
     return flop_registry[op](*args, **kwargs, out_val=out) if op in flop_registry else 0
-
 
 # %% ../nbs/11_v100.ipynb #c015
 class Layers(ModuleTracker):
-    "Which layer is at work. What a checkpoint computes again on the way back goes unwatched: a hook on it would hold its maps."
-    def _fw_pre_hook(self, mod, input):
-        if not self.is_bw: super()._fw_pre_hook(mod, input)
-    def _fw_post_hook(self, mod, input, output):
-        if not self.is_bw: super()._fw_post_hook(mod, input, output)
+    """Which layer is at work. What a checkpoint computes again on the way back goes unwatched: a hook on it would hold
+    its maps."""
 
+    def _fw_pre_hook(self, mod, input):
+        if not self.is_bw:
+            super()._fw_pre_hook(mod, input)
+
+    def _fw_post_hook(self, mod, input, output):
+        if not self.is_bw:
+            super()._fw_post_hook(mod, input, output)
+
+# %% ../nbs/11_v100.ipynb #c015_1
 class Tape(TorchDispatchMode):
     "Within: writes down every operation and the life of every tensor."
-    def __init__(self): super().__init__(); self.ops,self.alive,self.live,self.peak,self.way,self.track = [],{},0,0,'forward',Layers()
-    def __enter__(self): self.track.__enter__(); return super().__enter__()
-    def __exit__(self, *a): super().__exit__(*a); self.track.__exit__(*a)
-    def gone(self, key): self.live -= self.alive.pop(key)[2]
+
+    def __init__(self):
+        super().__init__()
+        self.ops, self.alive, self.live, self.peak, self.way, self.track = [], {}, 0, 0, 'forward', Layers()
+
+    def __enter__(self):
+        self.track.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *a):
+        super().__exit__(*a)
+        self.track.__exit__(*a)
+
+    def gone(self, key):
+        self.live -= self.alive.pop(key)[2]
+
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         out = f(*args, **(kwargs or {}))
-        if f.namespace=='prim' or any(r.alias_info is not None and not r.alias_info.is_write for r in f._schema.returns): return out # a view costs nothing
-        ins,outs = ([t for t in tree_leaves(o) if isinstance(t, torch.Tensor)] for o in ((args,kwargs),out))
-        inside,op = self.track.parents-{'Global'},f._overloadpacket
-        layer,had = max(inside, key=len).partition('.')[2] or 'other' if inside else 'loss',{t.untyped_storage()._cdata for t in ins}
+        if f.namespace == 'prim' or any(
+            r.alias_info is not None and not r.alias_info.is_write for r in f._schema.returns
+        ):
+            return out  # a view costs nothing
+        ins, outs = ([t for t in tree_leaves(o) if isinstance(t, torch.Tensor)] for o in ((args, kwargs), out))
+        inside, op = self.track.parents - {'Global'}, f._overloadpacket
+        layer, had = (
+            max(inside, key=len).partition('.')[2] or 'other' if inside else 'loss',
+            {t.untyped_storage()._cdata for t in ins},
+        )
         for t in outs:
-            s = t.untyped_storage(); key = s._cdata
-            if key not in self.alive and key not in had: self.alive[key] = layer,op.__name__,s.nbytes(); self.live += s.nbytes(); weakref.finalize(s, self.gone, key)
+            s = t.untyped_storage()
+            key = s._cdata
+            if key not in self.alive and key not in had:
+                self.alive[key] = layer, op.__name__, s.nbytes()
+                self.live += s.nbytes()
+                weakref.finalize(s, self.gone, key)
         self.peak = max(self.peak, self.live)
         flop = flops(op, args, kwargs or {}, out)
-        twice = 2 if 'batch_norm' in op.__name__ else 1 # its mean must be known before the first number can be changed
-        moved = twice*sum(t.nbytes for t in ins)+sum(t.nbytes for t in outs)
-        self.ops.append(Op(op.__name__, layer, self.way, flop, moved, any(t.dtype in (torch.float16,torch.bfloat16) for t in ins), self.live))
+        twice = 2 if 'batch_norm' in op.__name__ else 1  # its mean must be known before the first number can be changed
+        moved = twice * sum(t.nbytes for t in ins) + sum(t.nbytes for t in outs)
+        self.ops.append(
+            Op(
+                op.__name__,
+                layer,
+                self.way,
+                flop,
+                moved,
+                any(t.dtype in (torch.float16, torch.bfloat16) for t in ins),
+                self.live,
+            )
+        )
         return out
 
 # %% ../nbs/11_v100.ipynb #c016
-def tape(cfg:TrainConfig, size=None)->Tape: # of one part of a step: bs/accumulate images at `size`, None: the config's
-    "Play one training step through without memory or arithmetic; `tape.kept` is what lies there when the way forward ends."
-    names = ('bs','accumulate','checkpointing','arch','dog','width','act','climb','channel_attention','spatial_attention','confidence','loss','optimizer')
-    return _tape(TrainConfig(**{k:getattr(cfg, k) for k in names}, pretrained=False, amp='fp16' if cfg.amp in ('fp16','bf16') else 'off'), *(size or (cfg.height,cfg.width_px)))
+def tape(
+    cfg: TrainConfig, size=None
+) -> Tape:  # of one part of a step: bs/accumulate images at `size`, None: the config's
+    """Play one training step through without memory or arithmetic; `tape.kept` is what lies there when the way forward
+    ends."""
+    names = (
+        'bs',
+        'accumulate',
+        'checkpointing',
+        'arch',
+        'dog',
+        'width',
+        'act',
+        'climb',
+        'channel_attention',
+        'spatial_attention',
+        'confidence',
+        'loss',
+        'optimizer',
+    )
+    return _tape(
+        TrainConfig(
+            **{k: getattr(cfg, k) for k in names},
+            pretrained=False,
+            amp='fp16' if cfg.amp in ('fp16', 'bf16') else 'off',
+        ),
+        *(size or (cfg.height, cfg.width_px)),
+    )
 
+# %% ../nbs/11_v100.ipynb #c016_1
 @lru_cache(64)
 def _tape(cfg, h, w):
-    bs,T = cfg.bs//cfg.accumulate,Tape()
+    bs, T = cfg.bs // cfg.accumulate, Tape()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = cfg.make(False).train(); opt = make_optimizer(model, cfg)
-        if cfg.checkpointing: recompute_blocks(model)
-        run = SimpleNamespace(cfg=cfg, model=model, net=model, parts=cfg.accumulate, device='cpu', loss=make_loss(cfg), dtype=torch.float16 if cfg.amp=='fp16' else None)
-        x,target,focal = torch.rand(bs, 6 if cfg.dog else 3, h, w),torch.rand(bs, 1, h, w),torch.tensor(500.)
-        T.batch,T.weights,T.images = x.nbytes+target.nbytes,sum(p.nbytes for p in model.parameters()),bs
+        model = cfg.make(False).train()
+        opt = make_optimizer(model, cfg)
+        if cfg.checkpointing:
+            recompute_blocks(model)
+        run = SimpleNamespace(
+            cfg=cfg,
+            model=model,
+            net=model,
+            parts=cfg.accumulate,
+            device='cpu',
+            loss=make_loss(cfg),
+            dtype=torch.float16 if cfg.amp == 'fp16' else None,
+        )
+        x, target, focal = torch.rand(bs, 6 if cfg.dog else 3, h, w), torch.rand(bs, 1, h, w), torch.tensor(500.0)
+        T.batch, T.weights, T.images = x.nbytes + target.nbytes, sum(p.nbytes for p in model.parameters()), bs
         with T:
-            loss = loss_of(run, x, target, focal)[0]; T.kept = list(T.alive.values())
-            T.way = 'backward'; loss.backward()
-            T.way = 'step'; opt.step()
+            loss = loss_of(run, x, target, focal)[0]
+            T.kept = list(T.alive.values())
+            T.way = 'backward'
+            loss.backward()
+            T.way = 'step'
+            opt.step()
     return T
 
 # %% ../nbs/11_v100.ipynb #c020
-def measured_peak(cfg:TrainConfig)->int: # bytes
-    "What one part of a step really allocates at most, beyond weights and batch: every allocation and release of the profiler, added up."
+def measured_peak(cfg: TrainConfig) -> int:  # bytes
+    """What one part of a step really allocates at most, beyond weights and batch: every allocation and release of the
+    profiler, added up."""
     from torch.profiler import ProfilerActivity, profile
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99') # the profiler's own chatter
-    n = cfg.bs//cfg.accumulate; run = Run(cfg, cfg.bs)
-    x,target,focal = torch.rand(n, 6 if cfg.dog else 3, cfg.height, cfg.width_px),torch.rand(n, 1, cfg.height, cfg.width_px)*5+1,torch.full((n,1,1,1), 500.)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: loss_of(run, x, target, focal)[0].backward()
-    moves = [e.nbytes() for e in sorted(p.profiler.kineto_results.events(), key=lambda e: e.start_ns()) if e.name()=='[memory]']
+
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler's own chatter
+    n = cfg.bs // cfg.accumulate
+    run = Run(cfg, cfg.bs)
+    x, target, focal = (
+        torch.rand(n, 6 if cfg.dog else 3, cfg.height, cfg.width_px),
+        torch.rand(n, 1, cfg.height, cfg.width_px) * 5 + 1,
+        torch.full((n, 1, 1, 1), 500.0),
+    )
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p:
+        loss_of(run, x, target, focal)[0].backward()
+    moves = [
+        e.nbytes()
+        for e in sorted(p.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+        if e.name() == '[memory]'
+    ]
     return int(np.cumsum(moves).max())
 
 # %% ../nbs/11_v100.ipynb #c024
-def memory(cfg:TrainConfig, T:Tape|None=None)->dict: # GB (10^9 bytes)
-    "What a run holds at its highest point. Left out: the driver's own few hundred MB, cuDNN's workspace, and what the allocator keeps in reserve."
-    T = T or tape(cfg); w = T.weights
-    d = dict(weights=w, moments=2*w, average=w if cfg.ema else 0, batch=T.batch, kept=sum(n for *_,n in T.kept),
-             gradients=w if cfg.accumulate>1 else 0, passing=0)
-    d['passing'] = T.peak-d['kept']            # gradients on their way, and what is used and dropped at once
-    return {k:round(v/1e9, 2) for k,v in (d|dict(total=sum(d.values()))).items()}
+def memory(cfg: TrainConfig, T: Tape | None = None) -> dict:  # GB (10^9 bytes)
+    """What a run holds at its highest point. Left out: the driver's own few hundred MB, cuDNN's workspace, and what the
+    allocator keeps in reserve."""
+    T = T or tape(cfg)
+    w = T.weights
+    d = dict(
+        weights=w,
+        moments=2 * w,
+        average=w if cfg.ema else 0,
+        batch=T.batch,
+        kept=sum(n for *_, n in T.kept),
+        gradients=w if cfg.accumulate > 1 else 0,
+        passing=0,
+    )
+    d['passing'] = T.peak - d['kept']  # gradients on their way, and what is used and dropped at once
+    return {k: round(v / 1e9, 2) for k, v in (d | dict(total=sum(d.values()))).items()}
 
 # %% ../nbs/11_v100.ipynb #c041
 @dataclass(frozen=True)
 class Card:
     "What a machine can do at most."
-    name:str
-    fp32:float     # FLOP/s in float32, multiplication and addition counted as two
-    half:float     # FLOP/s in 16 bits
-    bytes:float    # bytes/s from and to its memory
-    gb:float       # of memory
-    link:float     # bytes/s from the computer that feeds it
 
-CARDS = {c.name:c for c in (                                 # from the makers' data sheets; 16 bits without sparsity
-    Card('V100', 15.7e12, 125e12, .9e12, 32, 12e9),          # SXM2; PCIe 3 x16, about what a copy reaches
-    Card('A100', 19.5e12, 312e12, 1.555e12, 40, 24e9),       # SXM, 40 GB
-    Card('H100', 67e12, 989e12, 3.35e12, 80, 50e9))}         # SXM
+    name: str
+    fp32: float  # FLOP/s in float32, multiplication and addition counted as two
+    half: float  # FLOP/s in 16 bits
+    bytes: float  # bytes/s from and to its memory
+    gb: float  # of memory
+    link: float  # bytes/s from the computer that feeds it
 
-def op_seconds(op:Op, card:Card)->float: return max(op.flop/(card.half if op.half else card.fp32), op.bytes/card.bytes)
 
-def step_seconds(T:Tape, card:Card)->float: # for the `T.images` of the tape
-    "The time of a tape at the ceilings: each operation at the lower of the two, its multiplications counted as written (Williams et al. 2009)."
+CARDS = {
+    c.name: c
+    for c in (  # from the makers' data sheets; 16 bits without sparsity
+        Card('V100', 15.7e12, 125e12, 0.9e12, 32, 12e9),  # SXM2; PCIe 3 x16, about what a copy reaches
+        Card('A100', 19.5e12, 312e12, 1.555e12, 40, 24e9),  # SXM, 40 GB
+        Card('H100', 67e12, 989e12, 3.35e12, 80, 50e9),
+    )
+}  # SXM
+
+
+def op_seconds(op: Op, card: Card) -> float:
+    return max(op.flop / (card.half if op.half else card.fp32), op.bytes / card.bytes)
+
+
+def step_seconds(T: Tape, card: Card) -> float:  # for the `T.images` of the tape
+    """The time of a tape at the ceilings: each operation at the lower of the two, its multiplications counted as
+    written (Williams et al. 2009)."""
     return sum(op_seconds(o, card) for o in T.ops)
 
 # %% ../nbs/11_v100.ipynb #c052
-def this_card(clock:str='wall')->Card:
+def this_card(clock: str = 'wall') -> Card:
     "The ceilings of the processor at hand, measured: a matrix product in float32 and in bfloat16, and a copy."
-    full,half = (machine_rates(clock=clock, dtype=d) for d in (torch.float32,torch.bfloat16))
+    full, half = (machine_rates(clock=clock, dtype=d) for d in (torch.float32, torch.bfloat16))
     return Card('this machine', full['flop_s'], half['flop_s'], full['byte_s'], 0, 0)
 
-TRIALS = {'report, width 16, 120x160':dict(arch='report', width=16, height=120, width_px=160), 'report, width 16, 120x160, bf16':dict(arch='report', width=16, height=120, width_px=160, amp='bf16'),
-          'report, width 32, 96x128':dict(arch='report', width=32, height=96, width_px=128), 'published, width 32, 120x160':dict(arch='published', width=32, height=120, width_px=160, loss='published', confidence=False),
-          'light, 240x320':dict(arch='light', height=240, width_px=320), 'light, 120x160':dict(arch='light', height=120, width_px=160)}
 
-def timed_step(cfg:TrainConfig, rounds:int=3, clock:str='wall')->list: # ms
+TRIALS = {
+    'report, width 16, 120x160': dict(arch='report', width=16, height=120, width_px=160),
+    'report, width 16, 120x160, bf16': dict(arch='report', width=16, height=120, width_px=160, amp='bf16'),
+    'report, width 32, 96x128': dict(arch='report', width=32, height=96, width_px=128),
+    'published, width 32, 120x160': dict(
+        arch='published', width=32, height=120, width_px=160, loss='published', confidence=False
+    ),
+    'light, 240x320': dict(arch='light', height=240, width_px=320),
+    'light, 120x160': dict(arch='light', height=120, width_px=160),
+}
+
+
+def timed_step(cfg: TrainConfig, rounds: int = 3, clock: str = 'wall') -> list:  # ms
     "Real training steps on random pictures, after one to warm up."
-    now,run = CLOCKS[clock],Run(cfg, cfg.bs); x,d = torch.rand(cfg.bs,6,cfg.height,cfg.width_px),torch.rand(cfg.bs,1,cfg.height,cfg.width_px)*5+1
+    now, run = CLOCKS[clock], Run(cfg, cfg.bs)
+    x, d = torch.rand(cfg.bs, 6, cfg.height, cfg.width_px), torch.rand(cfg.bs, 1, cfg.height, cfg.width_px) * 5 + 1
     ms = []
-    for _ in range(rounds+1): t = now(); train_step(run, x, d, torch.full((cfg.bs,1,1,1), 500.), ('random',)); ms.append(1e3*(now()-t))
+    for _ in range(rounds + 1):
+        t = now()
+        train_step(run, x, d, torch.full((cfg.bs, 1, 1, 1), 500.0), ('random',))
+        ms.append(1e3 * (now() - t))
     return ms[1:]
 
 # %% ../nbs/11_v100.ipynb #c053
-def bench_training(out=None, trials=TRIALS, rounds:int=3, bs:int=4, clock:str='wall')->list: # of row dicts; `out`: a folder for the CSV, usually results/; clock 'cpu' with one thread: for a busy machine
-    "Training on this machine: milliseconds a step, images a second and the highest memory, each beside what its tape predicts."
-    card,rows = this_card(clock=clock),[]
-    for name,kw in trials.items():
-        cfg = TrainConfig(**{**dict(bs=bs, pretrained=False, amp='off', drop_path=0.), **kw})
-        t,T = Timing(name, tuple(timed_step(cfg, rounds, clock))),tape(cfg)
-        rows.append(dict(table='training', bs=bs, clock=clock, **t.row(), images_per_s=1e3*bs/t.median, ceiling_ms=1e3*step_seconds(T, card), peak_mb=measured_peak(cfg)/1e6, predicted_mb=T.peak/1e6,
-                         gflops=card.fp32/1e9, half_gflops=card.half/1e9, gb_per_s=card.bytes/1e9, **environment()))
-    if out is not None: write_results(rows, out, 'training')
+def bench_training(
+    out=None, trials=TRIALS, rounds: int = 3, bs: int = 4, clock: str = 'wall'
+) -> (
+    list
+):  # of row dicts; `out`: a folder for the CSV, usually results/; clock 'cpu' with one thread: for a busy machine
+    """Training on this machine: milliseconds a step, images a second and the highest memory, each beside what its tape
+    predicts."""
+    card, rows = this_card(clock=clock), []
+    for name, kw in trials.items():
+        cfg = TrainConfig(**{**dict(bs=bs, pretrained=False, amp='off', drop_path=0.0), **kw})
+        t, T = Timing(name, tuple(timed_step(cfg, rounds, clock))), tape(cfg)
+        rows.append(
+            dict(
+                table='training',
+                bs=bs,
+                clock=clock,
+                **t.row(),
+                images_per_s=1e3 * bs / t.median,
+                ceiling_ms=1e3 * step_seconds(T, card),
+                peak_mb=measured_peak(cfg) / 1e6,
+                predicted_mb=T.peak / 1e6,
+                gflops=card.fp32 / 1e9,
+                half_gflops=card.half / 1e9,
+                gb_per_s=card.bytes / 1e9,
+                **environment(),
+            )
+        )
+    if out is not None:
+        write_results(rows, out, 'training')
     return rows
 
-def format_training(rows:list)->str: # markdown
+# %% ../nbs/11_v100.ipynb #c053_1
+def format_training(rows: list) -> str:  # markdown
     "The rows as a table under a line that names the machine; 'reached' is the share of the ceiling."
-    e,g = rows[0],lambda r,k: float(r[k])
-    head = [f"{e['cpu']}, {e['cores']} cores, {e['torch_threads']} thread{'s'*(str(e['torch_threads'])!='1')}, {e['clock']} clock; ceilings measured: {g(e,'gflops'):.0f} GFLOP/s in fp32, {g(e,'half_gflops'):.0f} in bf16, {g(e,'gb_per_s'):.0f} GB/s; load {e['load']}; torch {e['torch']}; commit {e['commit'] or 'unknown'}, {e['date']}",
-            '', f"| one training step, {e['bs']} images | median ms | images/s | reached | peak MB | predicted MB |", '|---|--:|--:|--:|--:|--:|']
-    return '\n'.join(head+[f"| {r['name']} | {g(r,'median_ms'):.0f} | {g(r,'images_per_s'):.1f} | {g(r,'ceiling_ms')/g(r,'median_ms'):.2f} | {g(r,'peak_mb'):.0f} | {g(r,'predicted_mb'):.0f} |" for r in rows])
+    e, g = rows[0], lambda r, k: float(r[k])
+    head = [
+        f"{e['cpu']}, {e['cores']} cores, {e['torch_threads']} thread{'s' * (str(e['torch_threads']) != '1')}, "
+        f"{e['clock']} clock; ceilings measured: {g(e, 'gflops'):.0f} GFLOP/s in fp32, {g(e, 'half_gflops'):.0f} in "
+        f"bf16, {g(e, 'gb_per_s'):.0f} GB/s; load {e['load']}; torch {e['torch']}; commit {e['commit'] or 'unknown'}, "
+        f"{e['date']}",
+        '',
+        f"| one training step, {e['bs']} images | median ms | images/s | reached | peak MB | predicted MB |",
+        '|---|--:|--:|--:|--:|--:|',
+    ]
+    return '\n'.join(
+        head
+        + [
+            f"| {r['name']} | {g(r, 'median_ms'):.0f} | {g(r, 'images_per_s'):.1f} | "
+            f"{g(r, 'ceiling_ms') / g(r, 'median_ms'):.2f} | {g(r, 'peak_mb'):.0f} | {g(r, 'predicted_mb'):.0f} |"
+            for r in rows
+        ]
+    )
 
 # %% ../nbs/11_v100.ipynb #c060
-def plan(cfg:TrainConfig, card:Card, per_hour:float, frames:int=0, share:float=1.)->dict: # per_hour: price; frames: to train on where the config names no limit; share: of the ceiling that is reached
+def plan(
+    cfg: TrainConfig, card: Card, per_hour: float, frames: int = 0, share: float = 1.0
+) -> (
+    dict
+):  # per_hour: price; frames: to train on where the config names no limit; share: of the ceiling that is reached
     "What a whole run would take on a card: memory, images a second, hours, price. A prediction: see `step_seconds`."
-    n,sizes = cfg.limit or frames,Counter(size_at(cfg, e) for e in range(cfg.epochs))
-    if not n: raise ValueError("how many frames? The config has no limit: pass frames=")
-    tapes = {s:tape(cfg, s) for s in sizes}
-    seconds = sum(k*n*step_seconds(tapes[s], card)/tapes[s].images for s,k in sizes.items())/share
-    flop = sum(k*n*sum(o.flop for o in tapes[s].ops)/tapes[s].images for s,k in sizes.items())
-    return dict(exaflop=flop/1e18, gb=memory(cfg, tapes[max(tapes)])['total'], images_per_s=cfg.epochs*n/seconds, hours=seconds/3600, price=seconds/3600*per_hour)
+    n, sizes = cfg.limit or frames, Counter(size_at(cfg, e) for e in range(cfg.epochs))
+    if not n:
+        raise ValueError("how many frames? The config has no limit: pass frames=")
+    tapes = {s: tape(cfg, s) for s in sizes}
+    seconds = sum(k * n * step_seconds(tapes[s], card) / tapes[s].images for s, k in sizes.items()) / share
+    flop = sum(k * n * sum(o.flop for o in tapes[s].ops) / tapes[s].images for s, k in sizes.items())
+    return dict(
+        exaflop=flop / 1e18,
+        gb=memory(cfg, tapes[max(tapes)])['total'],
+        images_per_s=cfg.epochs * n / seconds,
+        hours=seconds / 3600,
+        price=seconds / 3600 * per_hour,
+    )

@@ -7,140 +7,209 @@ __all__ = ['FAR_SAYS', 'BACKDROP', 'orbit_pose', 'splat', 'surfaces', 'ask_photo
 
 # %% ../nbs/workshop/viewer.ipynb #w002
 from dataclasses import replace
-import cv2, numpy as np
+import cv2
+import numpy as np
 from .depth import valid_mask
 from .views import JUMP, _view
 
 # %% ../nbs/workshop/viewer.ipynb #c120
 def orbit_pose(
-    yaw:float, lift:float, # degrees walked round the pivot: to the right, and up
-    away:float,            # distance from the pivot, as a share of the photographer's
-    pivot:float,           # metres straight ahead of the photographer
-)->np.ndarray:             # (4,4) new camera to photographer's camera
+    yaw: float,
+    lift: float,  # degrees walked round the pivot: to the right, and up
+    away: float,  # distance from the pivot, as a share of the photographer's
+    pivot: float,  # metres straight ahead of the photographer
+) -> np.ndarray:  # (4,4) new camera to photographer's camera
     "The pose of somebody who walked round a point ahead of the photographer and still looks at it."
-    (a,b),mid,pose = np.radians([yaw,lift]), np.array([0,0,pivot]), np.eye(4)
-    Ry = np.array([[np.cos(a),0,np.sin(a)],[0,1,0],[-np.sin(a),0,np.cos(a)]]); Rx = np.array([[1,0,0],[0,np.cos(b),-np.sin(b)],[0,np.sin(b),np.cos(b)]])
-    pose[:3,:3] = (Rx@Ry).T; pose[:3,3] = mid-pose[:3,:3]@(away*mid)
+    (a, b), mid, pose = np.radians([yaw, lift]), np.array([0, 0, pivot]), np.eye(4)
+    Ry = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    Rx = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    pose[:3, :3] = (Rx @ Ry).T
+    pose[:3, 3] = mid - pose[:3, :3] @ (away * mid)
     return pose
 
-def _world_to(pose): R = pose[:3,:3].T; return R, -R@pose[:3,3]
+
+def _world_to(pose):
+    R = pose[:3, :3].T
+    return R, -R @ pose[:3, 3]
 
 # %% ../nbs/workshop/viewer.ipynb #c121
 def splat(
-    xyz:np.ndarray,   # (3,N) float32 points in the photographer's frame, metres
-    value:np.ndarray, # (N,) uint32, carried along: a colour, a number
-    pose, camera,     # where from, and through which lens
-    nearest:float=.02,# metres: what is nearer, or behind, is not drawn
-)->tuple:             # (H,W) float32 1/depth of the nearest point, 1/m, 0 = none; (H,W) uint32 its value
+    xyz: np.ndarray,  # (3,N) float32 points in the photographer's frame, metres
+    value: np.ndarray,  # (N,) uint32, carried along: a colour, a number
+    pose,
+    camera,  # where from, and through which lens
+    nearest: float = 0.02,  # metres: what is nearer, or behind, is not drawn
+) -> tuple:  # (H,W) float32 1/depth of the nearest point, 1/m, 0 = none; (H,W) uint32 its value
     "An exact z-buffer: each point lands in one pixel, the nearest wins (Catmull 1974)."
-    H,W = camera.height,camera.width; x,y,z = xyz; tmp = np.empty_like(x)
-    M,m = (np.asarray(camera.K@a, np.float32) for a in _world_to(pose))
-    def row(k): # of K(R p + t), with no array made twice
-        out = M[k,0]*x; out += np.multiply(M[k,1],y,out=tmp); out += np.multiply(M[k,2],z,out=tmp); out += m[k]
+    H, W = camera.height, camera.width
+    x, y, z = xyz
+    tmp = np.empty_like(x)
+    M, m = (np.asarray(camera.K @ a, np.float32) for a in _world_to(pose))
+
+    def row(k):  # of K(R p + t), with no array made twice
+        out = M[k, 0] * x
+        out += np.multiply(M[k, 1], y, out=tmp)
+        out += np.multiply(M[k, 2], z, out=tmp)
+        out += m[k]
         return out
-    q = row(2); hidden = q<nearest; q[hidden] = 1; np.reciprocal(q, out=q)
-    u,v = (np.floor(np.add(np.multiply(row(k),q,out=tmp),.5)) for k in (0,1))
-    hidden |= (u<0)|(u>=W)|(v<0)|(v>=H); v *= W; v += u; v[hidden] = H*W  # the last place is a bin
-    key = np.empty((len(x),2),'<u4'); key[:,0],key[:,1] = value,q.view('<u4')
-    best = np.zeros(H*W+1,'<u8'); np.maximum.at(best, v.astype(np.intp), key.view('<u8')[:,0])
-    near,value = best[:-1].view('<u4').reshape(H,W,2).transpose(2,0,1)[::-1]
+
+    q = row(2)
+    hidden = q < nearest
+    q[hidden] = 1
+    np.reciprocal(q, out=q)
+    u, v = (np.floor(np.add(np.multiply(row(k), q, out=tmp), 0.5)) for k in (0, 1))
+    hidden |= (u < 0) | (u >= W) | (v < 0) | (v >= H)
+    v *= W
+    v += u
+    v[hidden] = H * W  # the last place is a bin
+    key = np.empty((len(x), 2), '<u4')
+    key[:, 0], key[:, 1] = value, q.view('<u4')
+    best = np.zeros(H * W + 1, '<u8')
+    np.maximum.at(best, v.astype(np.intp), key.view('<u8')[:, 0])
+    near, value = best[:-1].view('<u4').reshape(H, W, 2).transpose(2, 0, 1)[::-1]
     return np.ascontiguousarray(near).view(np.float32), value
 
 # %% ../nbs/workshop/viewer.ipynb #c131
-_3X3 = np.ones((3,3), np.uint8)
+_3X3 = np.ones((3, 3), np.uint8)
+
 
 def surfaces(
-    near:np.ndarray, # (H,W) float32 1/depth, 0 = none
-    edge:np.ndarray, # (H,W) bool: the point stood beside something nearer in the photo
-)->tuple:            # (H,W) 1/depth with cracks closed; (H,W) bool: pixels that lie on a surface the photo shows
+    near: np.ndarray,  # (H,W) float32 1/depth, 0 = none
+    edge: np.ndarray,  # (H,W) bool: the point stood beside something nearer in the photo
+) -> tuple:  # (H,W) 1/depth with cracks closed; (H,W) bool: pixels that lie on a surface the photo shows
     "The visible surface behind a splatted picture."
-    grown = cv2.dilate(near, _3X3); closed = cv2.erode(grown, _3X3)
-    ok = (near>0) & np.where(edge, near<(1-JUMP)*grown, near>=(1-JUMP)*closed)
-    beside = lambda a: cv2.boxFilter(a, -1, (3,3), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    n = beside(ok.astype(np.float32)); crack = ~ok & ~edge & (n>0) & (closed>(1-JUMP)*grown)
-    return np.where(crack, beside(near*ok)/np.maximum(n,1), closed), ok|crack
+    grown = cv2.dilate(near, _3X3)
+    closed = cv2.erode(grown, _3X3)
+    ok = (near > 0) & np.where(edge, near < (1 - JUMP) * grown, near >= (1 - JUMP) * closed)
+    beside = lambda a: cv2.boxFilter(a, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    n = beside(ok.astype(np.float32))
+    crack = ~ok & ~edge & (n > 0) & (closed > (1 - JUMP) * grown)
+    return np.where(crack, beside(near * ok) / np.maximum(n, 1), closed), ok | crack
 
 # %% ../nbs/workshop/viewer.ipynb #c135
 def ask_photo(
-    photo:np.ndarray,  # (H,W,3) uint8
-    closed:np.ndarray, # (H,W) 1/depth of the new picture
-    pose, camera,
-)->np.ndarray:         # (H,W,3) uint8
+    photo: np.ndarray,  # (H,W,3) uint8
+    closed: np.ndarray,  # (H,W) 1/depth of the new picture
+    pose,
+    camera,
+) -> np.ndarray:  # (H,W,3) uint8
     "The photo's colour where each pixel of the new picture lies in it: depth goes forward, colour is fetched backward."
-    K,(R,t) = camera.K, _world_to(pose)
-    A,b = np.float32(K@R.T@np.linalg.inv(K)), np.float32(-K@R.T@t)      # pixel (u,v) is seen at A(u,v,1) + b/depth
-    u,v = np.arange(camera.width, dtype=np.float32), np.arange(camera.height, dtype=np.float32)[:,None]
-    x,y,z = (np.multiply(closed, b[k]) for k in range(3))
-    for k,q in enumerate((x,y,z)): q += A[k,0]*u+A[k,2]; q += A[k,1]*v
-    np.reciprocal(np.maximum(z,1e-6,out=z), out=z); x *= z; y *= z
+    K, (R, t) = camera.K, _world_to(pose)
+    A, b = np.float32(K @ R.T @ np.linalg.inv(K)), np.float32(-K @ R.T @ t)  # pixel (u,v) is seen at A(u,v,1) + b/depth
+    u, v = np.arange(camera.width, dtype=np.float32), np.arange(camera.height, dtype=np.float32)[:, None]
+    x, y, z = (np.multiply(closed, b[k]) for k in range(3))
+    for k, q in enumerate((x, y, z)):
+        q += A[k, 0] * u + A[k, 2]
+        q += A[k, 1] * v
+    np.reciprocal(np.maximum(z, 1e-6, out=z), out=z)
+    x *= z
+    y *= z
     return cv2.remap(photo, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 # %% ../nbs/workshop/viewer.ipynb #c138
-FAR_SAYS,BACKDROP = 4, (28,24,24) # a pixel's say in a hole grows with depth to this power; RGB where nothing is near
+FAR_SAYS, BACKDROP = (
+    4,
+    (28, 24, 24),
+)  # a pixel's say in a hole grows with depth to this power; RGB where nothing is near
 
-def _half(a): return cv2.resize(a, ((a.shape[1]+1)//2,(a.shape[0]+1)//2), interpolation=cv2.INTER_AREA)
 
+def _half(a):
+    return cv2.resize(a, ((a.shape[1] + 1) // 2, (a.shape[0] + 1) // 2), interpolation=cv2.INTER_AREA)
+
+# %% ../nbs/workshop/viewer.ipynb #c138_1
 def fill_holes(
-    img:np.ndarray,  # (H,W,3) uint8
-    ok:np.ndarray,   # (H,W) bool: pixels to keep
-    near:np.ndarray, # (H,W) float32 1/depth of these
-    reach=None,      # beyond about so many pixels from what is known comes the backdrop; None: fill everything
+    img: np.ndarray,  # (H,W,3) uint8
+    ok: np.ndarray,  # (H,W) bool: pixels to keep
+    near: np.ndarray,  # (H,W) float32 1/depth of these
+    reach=None,  # beyond about so many pixels from what is known comes the backdrop; None: fill everything
     power=FAR_SAYS,
-)->np.ndarray:       # (H,W,3) uint8
+) -> np.ndarray:  # (H,W,3) uint8
     "Continue the picture into its holes, from behind rather than from the front (pull-push: Gortler et al. 1996)."
-    keep,rgba = ok.view(np.uint8)*np.uint8(255), cv2.cvtColor(img, cv2.COLOR_RGB2RGBA)
-    known = _half(cv2.bitwise_and(rgba, rgba, mask=keep)); cover = known[...,3]
-    say = _half(cv2.copyTo(near,keep))*255/np.maximum(cover,1); say /= max(float(say.max()),1e-9)
-    say = cv2.pow(np.maximum(say,.02), -power)
-    levels = [cv2.multiply(known, cv2.merge([say]*4), dtype=cv2.CV_32F)]
-    while max(levels[-1].shape[:2])>1: levels.append(_half(levels[-1]))
-    c = levels.pop()+np.float32(1e-9)
-    for l in reversed(levels): c = cv2.scaleAdd(cv2.resize(c, l.shape[1::-1]), .25, l)
-    c = cv2.multiply(c, cv2.merge([255/c[...,3]]*4))
-    if reach is not None: c = _fade(c, cover, max(1,int(reach)//2))
-    return cv2.cvtColor(cv2.copyTo(rgba, keep, cv2.resize(np.rint(np.minimum(c,255)).astype(np.uint8), img.shape[1::-1])), cv2.COLOR_RGBA2RGB)
+    keep, rgba = ok.view(np.uint8) * np.uint8(255), cv2.cvtColor(img, cv2.COLOR_RGB2RGBA)
+    known = _half(cv2.bitwise_and(rgba, rgba, mask=keep))
+    cover = known[..., 3]
+    say = _half(cv2.copyTo(near, keep)) * 255 / np.maximum(cover, 1)
+    say /= max(float(say.max()), 1e-9)
+    say = cv2.pow(np.maximum(say, 0.02), -power)
+    levels = [cv2.multiply(known, cv2.merge([say] * 4), dtype=cv2.CV_32F)]
+    while max(levels[-1].shape[:2]) > 1:
+        levels.append(_half(levels[-1]))
+    c = levels.pop() + np.float32(1e-9)
+    for l in reversed(levels):
+        c = cv2.scaleAdd(cv2.resize(c, l.shape[1::-1]), 0.25, l)
+    c = cv2.multiply(c, cv2.merge([255 / c[..., 3]] * 4))
+    if reach is not None:
+        c = _fade(c, cover, max(1, int(reach) // 2))
+    return cv2.cvtColor(
+        cv2.copyTo(rgba, keep, cv2.resize(np.rint(np.minimum(c, 255)).astype(np.uint8), img.shape[1::-1])),
+        cv2.COLOR_RGBA2RGB,
+    )
 
+# %% ../nbs/workshop/viewer.ipynb #c138_2
 def _fade(c, cover, cell):
     "Into the backdrop where no pixel of the neighbourhood is known."
-    h,w = cover.shape; k = cv2.resize(cover, (-(-w//cell),-(-h//cell)), interpolation=cv2.INTER_AREA)
-    k = cv2.resize(cv2.GaussianBlur(k,(3,3),0), (w,h)).astype(np.float32)*(3/255)
-    back = np.float32([*BACKDROP,255])
-    return back+(c-back)*np.minimum(k,1)[...,None]
+    h, w = cover.shape
+    k = cv2.resize(cover, (-(-w // cell), -(-h // cell)), interpolation=cv2.INTER_AREA)
+    k = cv2.resize(cv2.GaussianBlur(k, (3, 3), 0), (w, h)).astype(np.float32) * (3 / 255)
+    back = np.float32([*BACKDROP, 255])
+    return back + (c - back) * np.minimum(k, 1)[..., None]
 
 # %% ../nbs/workshop/viewer.ipynb #c140
 def _canvas(depth, cam, img, size):
-    "Depth, camera and photo laid in the middle of a canvas of `size`, as large as fits: about one point for each pixel of the film."
-    (H,W),(h0,w0) = size,depth.shape; k = min(H/h0, W/w0); h,w = (max(1,min(round(a*k),b)) for a,b in ((h0,H),(w0,W)))
-    if (h,w)!=(h0,w0):
-        img = cv2.resize(img, (w,h), interpolation=cv2.INTER_AREA if k<1 else cv2.INTER_LINEAR)
-        depth,soft = (cv2.resize(depth, (w,h), interpolation=i) for i in (cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR))
-        if k>1: depth = np.where(np.abs(soft-depth)<=JUMP*depth/2, soft, depth) # smooth, but nothing between front and back
-    top,left = (H-h)//2,(W-w)//2; rim = top,H-h-top,left,W-w-left; cam = cam.resize(h,w)
-    return (cv2.copyMakeBorder(depth, *rim, cv2.BORDER_CONSTANT, value=0), replace(cam, cx=cam.cx+left, cy=cam.cy+top, height=H, width=W),
-            cv2.copyMakeBorder(img, *rim, cv2.BORDER_REPLICATE))
+    """Depth, camera and photo laid in the middle of a canvas of `size`, as large as fits: about one point for each
+    pixel of the film."""
+    (H, W), (h0, w0) = size, depth.shape
+    k = min(H / h0, W / w0)
+    h, w = (max(1, min(round(a * k), b)) for a, b in ((h0, H), (w0, W)))
+    if (h, w) != (h0, w0):
+        img = cv2.resize(img, (w, h), interpolation=cv2.INTER_AREA if k < 1 else cv2.INTER_LINEAR)
+        depth, soft = (cv2.resize(depth, (w, h), interpolation=i) for i in (cv2.INTER_NEAREST_EXACT, cv2.INTER_LINEAR))
+        if k > 1:
+            depth = np.where(
+                np.abs(soft - depth) <= JUMP * depth / 2, soft, depth
+            )  # smooth, but nothing between front and back
+    top, left = (H - h) // 2, (W - w) // 2
+    rim = top, H - h - top, left, W - w - left
+    cam = cam.resize(h, w)
+    return (
+        cv2.copyMakeBorder(depth, *rim, cv2.BORDER_CONSTANT, value=0),
+        replace(cam, cx=cam.cx + left, cy=cam.cy + top, height=H, width=W),
+        cv2.copyMakeBorder(img, *rim, cv2.BORDER_REPLICATE),
+    )
 
 # %% ../nbs/workshop/viewer.ipynb #c141
 class Viewer:
     "A photo with depth, ready to be seen from anywhere: `Viewer(pred).view(pose)`."
-    def __init__(self,
-        pred,          # a Prediction, a data set's item, or depth (H,W) metres
-        camera=None,   # the camera, where `pred` is a bare depth map
-        image=None,    # (H,W,3) uint8 likewise
-        size=None):    # (H,W) of the pictures; None: as the photo
-        d,cam,img,_ = _view(pred, camera, image)
-        d,self.camera,self.photo = _canvas(np.where(valid_mask(d,(0,np.inf)),d,0), cam, img, size or d.shape)
-        some = d>0
-        if not some.any(): raise ValueError(f"no pixel of this {cam.height}x{cam.width} depth map holds a usable reading (0 = no reading): there is nothing to draw")
-        near = np.where(some, 1/np.where(some,d,1), 0).astype(np.float32)
+
+    def __init__(
+        self,
+        pred,  # a Prediction, a data set's item, or depth (H,W) metres
+        camera=None,  # the camera, where `pred` is a bare depth map
+        image=None,  # (H,W,3) uint8 likewise
+        size=None,
+    ):  # (H,W) of the pictures; None: as the photo
+        d, cam, img, _ = _view(pred, camera, image)
+        d, self.camera, self.photo = _canvas(np.where(valid_mask(d, (0, np.inf)), d, 0), cam, img, size or d.shape)
+        some = d > 0
+        if not some.any():
+            raise ValueError(
+                f"no pixel of this {cam.height}x{cam.width} depth map holds a usable reading (0 = no reading): there "
+                "is nothing to draw"
+            )
+        near = np.where(some, 1 / np.where(some, d, 1), 0).astype(np.float32)
         self.xyz = np.ascontiguousarray(self.camera.backproject(d)[some].T)
-        self.edge = (near<(1-JUMP)*cv2.dilate(near,_3X3))[some].astype(np.uint32)
-        close,self.pivot = (float(np.percentile(d[some], p)) for p in (5,50))
-        self.swing = float(np.degrees(min(.105, .1*self.camera.width/self.camera.fx/max(self.pivot/close-1,.1)))) # near things move a tenth of the picture, at most
+        self.edge = (near < (1 - JUMP) * cv2.dilate(near, _3X3))[some].astype(np.uint32)
+        close, self.pivot = (float(np.percentile(d[some], p)) for p in (5, 50))
+        self.swing = float(
+            np.degrees(min(0.105, 0.1 * self.camera.width / self.camera.fx / max(self.pivot / close - 1, 0.1)))
+        )  # near things move a tenth of the picture, at most
+
     def see(self, pose):
         "What of the photo is seen from `pose`: (H,W,3) uint8, (H,W) bool where it is to be trusted, (H,W) 1/depth."
-        near,edge = splat(self.xyz, self.edge, pose, self.camera, self.pivot/100)
-        closed,ok = surfaces(near, edge>0)
+        near, edge = splat(self.xyz, self.edge, pose, self.camera, self.pivot / 100)
+        closed, ok = surfaces(near, edge > 0)
         return ask_photo(self.photo, closed, pose, self.camera), ok, closed
+
     def view(self, pose, reach=None):
         "The room from `pose`, its holes filled: (H,W,3) uint8."
         return fill_holes(*self.see(pose), reach)

@@ -13,44 +13,82 @@ from .checks import check_metres
 
 # %% ../nbs/workshop/views.ipynb #c012
 def _view(pred, camera=None, image=None):
-    "Depth (H,W) float32, camera, image (H,W,3) uint8 and std (or None) of a prediction, of a data set's item, or of a bare depth map."
+    """Depth (H,W) float32, camera, image (H,W,3) uint8 and std (or None) of a prediction, of a data set's item, or of a
+    bare depth map."""
     get = pred.get if isinstance(pred, dict) else lambda k: getattr(pred, k, None)
     depth = next((d for d in (get('depth_m'), get('depth')) if d is not None), pred)
     camera = get('camera') if camera is None else camera
     image, std = get('image') if image is None else image, get('std_m')
     depth = np.asarray(depth) if not isinstance(depth, dict) else np.zeros(0)
-    if depth.ndim!=2: raise ValueError(f"expected a Prediction, an item of a data set, or depth (H,W) in metres with camera=...; got {type(pred).__name__} with depth of shape {depth.shape}")
+    if depth.ndim != 2:
+        raise ValueError(
+            "expected a Prediction, an item of a data set, or depth (H,W) in metres with camera=...; got "
+            f"{type(pred).__name__} with depth of shape {depth.shape}"
+        )
     check_metres(depth)
-    if not isinstance(camera, Camera): raise ValueError(f"points need the camera that took the picture, got {camera!r}: pass camera=Camera(...) or Camera.from_fov(60, {depth.shape[0]}, {depth.shape[1]})")
-    if depth.shape!=(camera.height,camera.width): raise ValueError(f"this camera belongs to {camera.height}x{camera.width} pixels, the depth map has {depth.shape[0]}x{depth.shape[1]}: resize or crop the camera with the picture (`camera.resize(h,w)`)")
-    image = np.full((*depth.shape,3), 160, np.uint8) if image is None else np.asarray(image)
-    if image.shape!=(*depth.shape,3) or image.dtype!=np.uint8:
-        raise ValueError(f"the image should be ({depth.shape[0]},{depth.shape[1]},3) uint8 RGB like its depth, got {image.shape} {image.dtype}")
+    if not isinstance(camera, Camera):
+        raise ValueError(
+            f"points need the camera that took the picture, got {camera!r}: pass camera=Camera(...) or "
+            f"Camera.from_fov(60, {depth.shape[0]}, {depth.shape[1]})"
+        )
+    if depth.shape != (camera.height, camera.width):
+        raise ValueError(
+            f"this camera belongs to {camera.height}x{camera.width} pixels, the depth map has "
+            f"{depth.shape[0]}x{depth.shape[1]}: resize or crop the camera with the picture (`camera.resize(h,w)`)"
+        )
+    image = np.full((*depth.shape, 3), 160, np.uint8) if image is None else np.asarray(image)
+    if image.shape != (*depth.shape, 3) or image.dtype != np.uint8:
+        raise ValueError(
+            f"the image should be ({depth.shape[0]},{depth.shape[1]},3) uint8 RGB like its depth, got {image.shape} "
+            f"{image.dtype}"
+        )
     return depth.astype(np.float32, copy=False), camera, image, None if std is None else np.asarray(std, np.float32)
 
 # %% ../nbs/workshop/views.ipynb #w008
 def _only(**given):
     "A Prediction or an item brings its own arrays."
-    if (more := [k for k,v in given.items() if v is not None]): raise ValueError(f"a Prediction or item brings its own points and colours, got {', '.join(more)} as well: write arrays, such as `*mesh(pred)`")
+    if more := [k for k, v in given.items() if v is not None]:
+        raise ValueError(
+            f"a Prediction or item brings its own points and colours, got {', '.join(more)} as well: write arrays, "
+            "such as `*mesh(pred)`"
+        )
 
 # %% ../nbs/workshop/views.ipynb #w010
-JUMP = 0.06       # a triangle whose farthest corner is more than 6 % behind its nearest spans two things
-UNSURE = 0.3      # std_m of more than 30 % of the depth (and twice what is usual in this photo) is no place for a surface
-MAX_ANGLE = 88.   # degrees between a triangle's normal and the line of sight: beyond, it is seen edge-on
+JUMP = 0.06  # a triangle whose farthest corner is more than 6 % behind its nearest spans two things
+UNSURE = 0.3  # std_m of more than 30 % of the depth (and twice what is usual in this photo) is no place for a surface
+MAX_ANGLE = 88.0  # degrees between a triangle's normal and the line of sight: beyond, it is seen edge-on
 
 # %% ../nbs/workshop/views.ipynb #c014
-def _auto_stride(shape, limit): return int(np.ceil(np.sqrt(shape[0]*shape[1]/limit)))
+def _auto_stride(shape, limit):
+    return int(np.ceil(np.sqrt(shape[0] * shape[1] / limit)))
+
 
 def _grid(pred, camera, image, stride, max_std):
-    "Every `stride`-th pixel: its depth (0 where it is not to be used), colour, and the camera that sees exactly these pixels."
-    depth,cam,img,std = _view(pred, camera, image)
+    """Every `stride`-th pixel: its depth (0 where it is not to be used), colour, and the camera that sees exactly these
+    pixels."""
+    depth, cam, img, std = _view(pred, camera, image)
     s = int(stride)
-    if s<1 or s!=stride: raise ValueError(f"stride should be a whole number of pixels, 1 or more, got {stride!r}")
-    ok = valid_mask(depth, (0,np.inf))
+    if s < 1 or s != stride:
+        raise ValueError(f"stride should be a whole number of pixels, 1 or more, got {stride!r}")
+    ok = valid_mask(depth, (0, np.inf))
     if max_std is not None:
-        if isinstance(max_std, str) or not max_std>=0: raise ValueError(f"max_std should be a share of the depth such as {UNSURE}, None, or in `mesh` 'auto'; got {max_std!r}")
-        if std is None: raise ValueError("max_std was given, but this prediction has no std_m (these weights do not say how sure they are)")
-        ok = ok & (std<=max_std*depth)
-    d,img = np.where(ok,depth,0)[::s,::s], img[::s,::s]
-    if not d.any(): raise ValueError(f"no pixel of this {depth.shape[0]}x{depth.shape[1]} depth map holds a usable reading (0 = no reading): there is nothing to draw")
-    return d, replace(cam, fx=cam.fx/s, fy=cam.fy/s, cx=cam.cx/s, cy=cam.cy/s, height=d.shape[0], width=d.shape[1]), img
+        if isinstance(max_std, str) or not max_std >= 0:
+            raise ValueError(
+                f"max_std should be a share of the depth such as {UNSURE}, None, or in `mesh` 'auto'; got {max_std!r}"
+            )
+        if std is None:
+            raise ValueError(
+                "max_std was given, but this prediction has no std_m (these weights do not say how sure they are)"
+            )
+        ok = ok & (std <= max_std * depth)
+    d, img = np.where(ok, depth, 0)[::s, ::s], img[::s, ::s]
+    if not d.any():
+        raise ValueError(
+            f"no pixel of this {depth.shape[0]}x{depth.shape[1]} depth map holds a usable reading (0 = no reading): "
+            "there is nothing to draw"
+        )
+    return (
+        d,
+        replace(cam, fx=cam.fx / s, fy=cam.fy / s, cx=cam.cx / s, cy=cam.cy / s, height=d.shape[0], width=d.shape[1]),
+        img,
+    )

@@ -6,7 +6,9 @@
 __all__ = ['CANONICAL_FOCAL', 'CONFIG_KEYS', 'WEIGHTS', 'BUNDLED', 'folded', 'metres', 'save_pretrained', 'from_pretrained']
 
 # %% ../nbs/workshop/weights.ipynb #w002
-import copy, json, re
+import copy
+import json
+import re
 import dogdepth
 from pathlib import Path
 import torch
@@ -18,99 +20,207 @@ from .lite import cut_join
 
 # %% ../nbs/workshop/weights.ipynb #c068
 def folded(
-    model:nn.Module, # left as it is
-)->nn.Module:        # a copy for answering, not for training
-    "Every BatchNorm multiplied into the convolution before it, and what joins early cut in two; the same answers, sooner."
+    model: nn.Module,  # left as it is
+) -> nn.Module:  # a copy for answering, not for training
+    """Every BatchNorm multiplied into the convolution before it, and what joins early cut in two; the same answers,
+    sooner."""
     m = copy.deepcopy(model).eval()
     for mod in m.modules():
         names = list(mod._modules)
-        for a,b in zip(names, names[1:]):
-            conv,bn = mod._modules[a],mod._modules[b]
-            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d): mod._modules[a],mod._modules[b] = fuse_conv_bn_eval(conv, bn),nn.Identity()
-        if hasattr(mod, 'inplace'): mod.inplace = True # an activation writes over its input: one map less to fetch
+        for a, b in zip(names, names[1:]):
+            conv, bn = mod._modules[a], mod._modules[b]
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+                mod._modules[a], mod._modules[b] = fuse_conv_bn_eval(conv, bn), nn.Identity()
+        if hasattr(mod, 'inplace'):
+            mod.inplace = True  # an activation writes over its input: one map less to fetch
     if getattr(getattr(m, 'unet', None), 'early', False):
-        for i,skip in enumerate(m.unet.encoder.widths[:4]):
-            block = m.unet.get_submodule(f'dec{i+1}'); block[0] = cut_join(block[0], block[0].in_channels-skip)
+        for i, skip in enumerate(m.unet.encoder.widths[:4]):
+            block = m.unet.get_submodule(f'dec{i + 1}')
+            block[0] = cut_join(block[0], block[0].in_channels - skip)
     return m
 
 # %% ../nbs/workshop/weights.ipynb #c077
-CANONICAL_FOCAL = NYU_CAMERA.resize(240,320).focal # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
+CANONICAL_FOCAL = NYU_CAMERA.resize(
+    240, 320
+).focal  # pixels: the camera every prediction is made for; metres = out * focal / CANONICAL_FOCAL
 
-def metres(self:'DepthUNet',
-    out:Tensor, # (B,1,H,W) what `forward` gave
-    focal,      # pixels: the focal length of the picture that went in, a number or (B,1,1,1)
-)->Tensor:      # (B,1,H,W) metres
-    "Metres for the camera that took the picture: twice the focal length, twice as far (the canonical camera of Metric3D, Yin et al. 2023). Levels carry no camera."
-    return out*(10/255) if self.arch=='published' else out*(focal/CANONICAL_FOCAL)
+
+def metres(
+    self: 'DepthUNet',
+    out: Tensor,  # (B,1,H,W) what `forward` gave
+    focal,  # pixels: the focal length of the picture that went in, a number or (B,1,1,1)
+) -> Tensor:  # (B,1,H,W) metres
+    """Metres for the camera that took the picture: twice the focal length, twice as far (the canonical camera of
+    Metric3D, Yin et al. 2023). Levels carry no camera."""
+    return out * (10 / 255) if self.arch == 'published' else out * (focal / CANONICAL_FOCAL)
 
 # %% ../nbs/workshop/weights.ipynb #w006
-CONFIG_KEYS = ('arch','dog','width','act','climb','channel_attention','spatial_attention','height','width_px','confidence','early') # what config.json holds; older files lack the last two, which were False
+CONFIG_KEYS = (
+    'arch',
+    'dog',
+    'width',
+    'act',
+    'climb',
+    'channel_attention',
+    'spatial_attention',
+    'height',
+    'width_px',
+    'confidence',
+    'early',
+)  # what config.json holds; older files lack the last two, which were False
 
 # %% ../nbs/workshop/weights.ipynb #c080
-def _read_state(path:Path)->dict:
+def _read_state(path: Path) -> dict:
     "The tensors of a weight file, or one clear line about what is wrong with it."
     from safetensors.torch import load_file
-    if not path.exists(): raise FileNotFoundError(f"no weights at {path}: expected a folder with config.json and model.safetensors, or a .pth/.pt/.safetensors file")
-    try:
-        if path.suffix=='.safetensors': sd = load_file(path)
-        else: sd = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} is not a weight file that can be read ({type(e).__name__}): expected safetensors, or a state_dict saved by torch.save") from None
-    sd = sd.get('state_dict', sd) if isinstance(sd, dict) else sd
-    if not isinstance(sd, dict) or not all(isinstance(v, Tensor) for v in sd.values()): raise ValueError(f"{path} holds {type(sd).__name__}, expected a state_dict (names to tensors)")
-    return {k.removeprefix('module.'):v for k,v in sd.items()}
 
-def _load(model, sd:dict, path):
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no weights at {path}: expected a folder with config.json and model.safetensors, or a "
+            ".pth/.pt/.safetensors file"
+        )
+    try:
+        if path.suffix == '.safetensors':
+            sd = load_file(path)
+        else:
+            sd = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:
+        raise ValueError(
+            f"{path} is not a weight file that can be read ({type(e).__name__}): expected safetensors, or a state_dict "
+            "saved by torch.save"
+        ) from None
+    sd = sd.get('state_dict', sd) if isinstance(sd, dict) else sd
+    if not isinstance(sd, dict) or not all(isinstance(v, Tensor) for v in sd.values()):
+        raise ValueError(f"{path} holds {type(sd).__name__}, expected a state_dict (names to tensors)")
+    return {k.removeprefix('module.'): v for k, v in sd.items()}
+
+# %% ../nbs/workshop/weights.ipynb #c080_1
+def _load(model, sd: dict, path):
     "Load strictly, in float32; name the first few keys that do not fit."
     want = model.state_dict()
-    odd = [k for k in want if k not in sd] + [k for k in sd if k not in want] + [k for k in want if k in sd and sd[k].shape!=want[k].shape]
-    if odd: raise ValueError(f"{path} does not fit arch={model.arch!r}: {len(odd)} names or shapes differ, first {odd[:3]}. Is config.json the one saved with these weights?")
-    model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in sd.items()})
+    odd = (
+        [k for k in want if k not in sd]
+        + [k for k in sd if k not in want]
+        + [k for k in want if k in sd and sd[k].shape != want[k].shape]
+    )
+    if odd:
+        raise ValueError(
+            f"{path} does not fit arch={model.arch!r}: {len(odd)} names or shapes differ, first {odd[:3]}. Is "
+            "config.json the one saved with these weights?"
+        )
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in sd.items()})
     return model
 
 # %% ../nbs/workshop/weights.ipynb #c081
-WEIGHTS = Path(dogdepth.__file__).parent/'weights' # bundled with the package
-BUNDLED = 'default','twin','scratch' # one recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms; and without ImageNet, on the twin's pairs (10_ablation)
+WEIGHTS = Path(dogdepth.__file__).parent / 'weights'  # bundled with the package
+BUNDLED = (
+    'default',
+    'twin',
+    'scratch',
+)  # one recipe with all 795 training pairs of NYU, and without the 105 of the validation rooms; and without ImageNet, on the twin's pairs (10_ablation)
 
-def save_pretrained(self:'DepthUNet', folder, half:bool=False, **extra):
-    "Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra`, and what came with the weights when they were loaded, goes into config.json, and their licence lies beside."
+# %% ../nbs/workshop/weights.ipynb #c081_1
+def save_pretrained(self: 'DepthUNet', folder, half: bool = False, **extra):
+    """Write config.json and model.safetensors (fp16 where `half`), each all or nothing; `extra`, and what came with the
+    weights when they were loaded, goes into config.json, and their licence lies beside."""
     from safetensors.torch import save
-    if odd := [k for k in extra if k in CONFIG_KEYS]: raise ValueError(f"{', '.join(odd)} is of the network itself and is saved as it is: choose another name for what is to stand beside it")
-    try: config = json.dumps({**self.config, **getattr(self,'extra',{}), **extra}, indent=1)
-    except TypeError as e: raise ValueError(f"what is to stand in config.json should be plain numbers, texts, lists and dicts ({e}): .item() and .tolist() make them so") from None
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    sd = {k:(v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in self.state_dict().items()}
-    atomic_write(folder/'model.safetensors', save(sd, metadata={'format':'pt'}))
-    atomic_write(folder/'config.json', config.encode())
-    for name,text in getattr(self,'terms',{}).items():
-        if not (folder/name).exists(): atomic_write(folder/name, text)
+
+    if odd := [k for k in extra if k in CONFIG_KEYS]:
+        raise ValueError(
+            f"{', '.join(odd)} is of the network itself and is saved as it is: choose another name for what is to "
+            "stand beside it"
+        )
+    try:
+        config = json.dumps({**self.config, **getattr(self, 'extra', {}), **extra}, indent=1)
+    except TypeError as e:
+        raise ValueError(
+            f"what is to stand in config.json should be plain numbers, texts, lists and dicts ({e}): .item() and "
+            ".tolist() make them so"
+        ) from None
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sd = {
+        k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in self.state_dict().items()
+    }
+    atomic_write(folder / 'model.safetensors', save(sd, metadata={'format': 'pt'}))
+    atomic_write(folder / 'config.json', config.encode())
+    for name, text in getattr(self, 'terms', {}).items():
+        if not (folder / name).exists():
+            atomic_write(folder / name, text)
 
 # %% ../nbs/workshop/weights.ipynb #c082
-def _from_hub(name:str)->Path:
-    "The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder here."
-    try: from huggingface_hub import snapshot_download
-    except ImportError: raise FileNotFoundError(f"no folder {name!r} here. If it is the name of a model on a hub: pip install huggingface_hub") from None
-    try: return Path(snapshot_download(name, allow_patterns=['config.json','model.safetensors','README.md','LICENSE*']))
-    except Exception as e: raise FileNotFoundError(f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''})") from None
+def _from_hub(name: str) -> Path:
+    """The folder that huggingface_hub keeps of `name`; asked only for a name of the form owner/model that is no folder
+    here."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise FileNotFoundError(
+            f"no folder {name!r} here. If it is the name of a model on a hub: pip install huggingface_hub"
+        ) from None
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=['config.json', 'model.safetensors', 'README.md', 'LICENSE*'])
+        )
+    except Exception as e:
+        raise FileNotFoundError(
+            f"no folder {name!r} here, and the hub does not give it ({type(e).__name__}: "
+            f"{str(e).strip().splitlines()[0] if str(e).strip() else ''})"
+        ) from None
+
 
 def _check_config(cfg):
-    if odd := [k for k in ('dog','climb','channel_attention','spatial_attention','confidence','early') if not isinstance(cfg[k], bool)]: raise ValueError(f"{', '.join(odd)} should be true or false")
-    s = cfg.get('spread_scale', 1.)
-    if isinstance(s, bool) or not isinstance(s, (int,float)) or not 0<s<float('inf'): raise ValueError(f"spread_scale should be a number above 0, got {s!r}")
+    if odd := [
+        k
+        for k in ('dog', 'climb', 'channel_attention', 'spatial_attention', 'confidence', 'early')
+        if not isinstance(cfg[k], bool)
+    ]:
+        raise ValueError(f"{', '.join(odd)} should be true or false")
+    s = cfg.get('spread_scale', 1.0)
+    if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 < s < float('inf'):
+        raise ValueError(f"spread_scale should be a number above 0, got {s!r}")
 
-def from_pretrained(cls,
-    path='default', # 'default'; 'twin', which saw no validation room; 'scratch', which saw none and no ImageNet; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
-)->'DepthUNet':     # in eval mode, float32, on the CPU
+# %% ../nbs/workshop/weights.ipynb #c082_1
+def from_pretrained(
+    cls,
+    path='default',  # 'default'; 'twin', which saw no validation room; 'scratch', which saw none and no ImageNet; a folder with config.json and model.safetensors; the name owner/model of such a folder on a model hub; or a file saved by the report's published program
+) -> 'DepthUNet':  # in eval mode, float32, on the CPU
     "Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done."
-    name,path = str(path),WEIGHTS/str(path) if str(path) in BUNDLED else Path(path)
-    if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name): path = _from_hub(name)
-    if not path.exists(): raise FileNotFoundError(f"no weights at {path}: expected 'default', 'twin', 'scratch', a folder with config.json and model.safetensors, or a file saved by the published program")
+    name, path = str(path), WEIGHTS / str(path) if str(path) in BUNDLED else Path(path)
+    if not path.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
+        path = _from_hub(name)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no weights at {path}: expected 'default', 'twin', 'scratch', a folder with config.json and "
+            "model.safetensors, or a file saved by the published program"
+        )
     if path.is_file():
         sd = _read_state(path)
-        if 'enc1.0.weight' not in sd: raise ValueError(f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass the folder that holds its config.json too")
-        return _load(cls('published', height=480, width_px=640), {k if 'attention' in k else f'unet.{k}':v for k,v in sd.items()}, path).eval()
-    if not (path/'config.json').exists(): raise FileNotFoundError(f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by the published program")
-    try: cfg = {'confidence':False, 'early':False, **json.loads((path/'config.json').read_text())}; kw = {k:cfg[k] for k in CONFIG_KEYS}; model = cls(**kw); _check_config(cfg)
-    except (ValueError, KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{path/'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
-    _load(model, _read_state(path/'model.safetensors'), path/'model.safetensors')
-    model.extra,model.terms = {k:v for k,v in cfg.items() if k not in kw},{p.name:p.read_bytes() for p in sorted(path.glob('LICENSE*')) if p.is_file()}
+        if 'enc1.0.weight' not in sd:
+            raise ValueError(
+                f"{path} is a bare weight file whose names are not the published program's (enc1.0.weight ...): pass "
+                "the folder that holds its config.json too"
+            )
+        return _load(
+            cls('published', height=480, width_px=640),
+            {k if 'attention' in k else f'unet.{k}': v for k, v in sd.items()},
+            path,
+        ).eval()
+    if not (path / 'config.json').exists():
+        raise FileNotFoundError(
+            f"no config.json in {path}: expected a folder with config.json and model.safetensors, or a file saved by "
+            "the published program"
+        )
+    try:
+        cfg = {'confidence': False, 'early': False, **json.loads((path / 'config.json').read_text())}
+        kw = {k: cfg[k] for k in CONFIG_KEYS}
+        model = cls(**kw)
+        _check_config(cfg)
+    except (ValueError, KeyError, TypeError, RuntimeError) as e:
+        raise ValueError(f"{path / 'config.json'} is not a dogdepth configuration ({type(e).__name__}: {e})") from None
+    _load(model, _read_state(path / 'model.safetensors'), path / 'model.safetensors')
+    model.extra, model.terms = (
+        {k: v for k, v in cfg.items() if k not in kw},
+        {p.name: p.read_bytes() for p in sorted(path.glob('LICENSE*')) if p.is_file()},
+    )
     return model.eval()

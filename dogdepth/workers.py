@@ -7,7 +7,12 @@ __all__ = ['GRID', 'FILES', 'MADE', 'attend', 'Died', 'Late', 'Failed', 'Helper'
            'rehearse', 'set_up_predictor', 'photo_of', 'typical_range', 'grid_of', 'depth_job', 'file_job']
 
 # %% ../nbs/workshop/workers.ipynb #w002
-import json, socket, subprocess, sys, threading, time
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 import numpy as np
 from .files import MM16_MAX_M, read_depth, read_image, write_depth
@@ -16,170 +21,271 @@ from .predict import Prediction
 from .uploads import Limits, Refused, clean_photo, noted
 
 # %% ../nbs/workshop/workers.ipynb #c040
-def attend(fd:int):
+def attend(fd: int):
     "What a helper process does: obey one order after another until the line goes dead."
     from multiprocessing.connection import Connection
-    line,state,name = Connection(fd),None,'set_up'
+
+    line, state, name = Connection(fd), None, 'set_up'
+
     def tell(kind, meta=None, blob=b''):
         line.send_bytes(json.dumps([kind, meta, len(blob)]).encode())
-        if blob: line.send_bytes(blob)
+        if blob:
+            line.send_bytes(blob)
+
     def progress(share):
-        if line.poll(): line.recv(); raise Refused(409, 'cancelled')
+        if line.poll():
+            line.recv()
+            raise Refused(409, 'cancelled')
         tell('progress', float(share))
+
     while True:
         try:
             order = line.recv()
-            if order=='stop': continue # came too late
-            name,args = order
-            if name.startswith('set_up'): state = globals()[name](*args); tell('done')
-            else: tell('done', *globals()[name](state, progress, *args))
-        except (EOFError, BrokenPipeError, ConnectionResetError): return
-        except Refused as e: tell('refused', [e.status, e.why, e.values])
+            if order == 'stop':
+                continue  # came too late
+            name, args = order
+            if name.startswith('set_up'):
+                state = globals()[name](*args)
+                tell('done')
+            else:
+                tell('done', *globals()[name](state, progress, *args))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+        except Refused as e:
+            tell('refused', [e.status, e.why, e.values])
         except Exception as e:
-            if not name.startswith('set_up'): import traceback; traceback.print_exc()
+            if not name.startswith('set_up'):
+                import traceback
+
+                traceback.print_exc()
             tell('failed', f'{type(e).__name__}: {e}')
 
 # %% ../nbs/workshop/workers.ipynb #c042
-class Died(Exception): "A helper process is gone."
-class Late(Died): "It took too long, and we ended it."
-class Failed(Exception): "The work raised an error, which is in the log."
+class Died(Exception):
+    "A helper process is gone."
 
+
+class Late(Died):
+    "It took too long, and we ended it."
+
+
+class Failed(Exception):
+    "The work raised an error, which is in the log."
+
+# %% ../nbs/workshop/workers.ipynb #c042_1
 class Helper:
-    "A process that works for us, one call at a time, and may die doing so. Orders go as pickles, answers come as JSON and bytes: it cannot talk us into anything."
-    def __init__(self, setup:str, *args):
-        self.setup,self.args,self.lock,self.ending = setup,args,threading.Lock(),threading.Lock()
-        self.process,self.line = None,None
+    """A process that works for us, one call at a time, and may die doing so. Orders go as pickles, answers come as JSON
+    and bytes: it cannot talk us into anything."""
+
+    def __init__(self, setup: str, *args):
+        self.setup, self.args, self.lock, self.ending = setup, args, threading.Lock(), threading.Lock()
+        self.process, self.line = None, None
+
     @property
-    def pid(self): return self.process.pid if self.process and self.process.poll() is None else None
+    def pid(self):
+        return self.process.pid if self.process and self.process.poll() is None else None
 
     def start(self):
         from multiprocessing.connection import Connection
-        ours,theirs = socket.socketpair()
+
+        ours, theirs = socket.socketpair()
         code = 'import json,sys; sys.path[:] = json.loads(sys.argv[2]); from dogdepth.workers import attend; attend(int(sys.argv[1]))'
-        process = subprocess.Popen([sys.executable,'-c',code,str(theirs.fileno()),json.dumps(sys.path)], pass_fds=[theirs.fileno()],
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, str(theirs.fileno()), json.dumps(sys.path)],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         theirs.close()
-        with self.ending: self.process,self.line = process,Connection(ours.detach())
-        try: self.line.send((self.setup, self.args)); self._answer(90)
-        except BaseException: self.kill(); raise
-
-    def kill(self): # its own caller and whoever closes the page may both want to: the second finds nothing left to do
         with self.ending:
-            if self.process: self.process.kill(); self.process.wait(); self.line.close(); self.process = None
+            self.process, self.line = process, Connection(ours.detach())
+        try:
+            self.line.send((self.setup, self.args))
+            self._answer(90)
+        except BaseException:
+            self.kill()
+            raise
 
-    def call(self, name:str, *args, seconds=60, progress=None, stop=lambda: False)->tuple: # what the function of that name returns: (meta, bytes)
+    def kill(self):  # its own caller and whoever closes the page may both want to: the second finds nothing left to do
+        with self.ending:
+            if self.process:
+                self.process.kill()
+                self.process.wait()
+                self.line.close()
+                self.process = None
+
+    def call(
+        self, name: str, *args, seconds=60, progress=None, stop=lambda: False
+    ) -> tuple:  # what the function of that name returns: (meta, bytes)
         with self.lock:
             try:
-                if not self.pid: self.kill(); self.start()
+                if not self.pid:
+                    self.kill()
+                    self.start()
                 self.line.send((name, args))
                 return self._answer(seconds, progress, stop)
-            except (EOFError, OSError): self.kill(); raise Died() from None
+            except (EOFError, OSError):
+                self.kill()
+                raise Died() from None
 
 # %% ../nbs/workshop/workers.ipynb #c044
 def _answer(self, seconds, progress=None, stop=lambda: False):
     "Listen until the work is done, progress on the way."
-    end,asked = time.monotonic()+seconds,False
+    end, asked = time.monotonic() + seconds, False
     while True:
-        if time.monotonic()>end: self.kill(); raise Late()
-        if not asked and stop(): self.line.send('stop'); end,asked = min(end, time.monotonic()+2),True
-        if self.line.poll(.05):
-            kind,meta,n = json.loads(self.line.recv_bytes()); blob = self.line.recv_bytes() if n else b''
-            if kind=='done': return meta,blob
-            if kind=='refused': raise Refused(meta[0], meta[1], **meta[2])
-            if kind=='failed': raise Failed(meta)
-            if progress: progress(meta)
+        if time.monotonic() > end:
+            self.kill()
+            raise Late()
+        if not asked and stop():
+            self.line.send('stop')
+            end, asked = min(end, time.monotonic() + 2), True
+        if self.line.poll(0.05):
+            kind, meta, n = json.loads(self.line.recv_bytes())
+            blob = self.line.recv_bytes() if n else b''
+            if kind == 'done':
+                return meta, blob
+            if kind == 'refused':
+                raise Refused(meta[0], meta[1], **meta[2])
+            if kind == 'failed':
+                raise Failed(meta)
+            if progress:
+                progress(meta)
+
 
 Helper._answer = _answer
 
 # %% ../nbs/workshop/workers.ipynb #c046
 class Inline:
     "The same, in this very process: for a predictor that cannot travel to another one. It cannot be killed."
+
     pid = None
-    def __init__(self, state): self.state,self.lock = state,threading.Lock()
-    def start(self): pass
+
+    def __init__(self, state):
+        self.state, self.lock = state, threading.Lock()
+
+    def start(self):
+        pass
+
     kill = start
+
     def call(self, name, *args, seconds=60, progress=None, stop=lambda: False):
         def tell(share):
-            if stop(): raise Refused(409, 'cancelled')
-            if progress: progress(share)
-        with self.lock: return globals()[name](self.state, tell, *args)
+            if stop():
+                raise Refused(409, 'cancelled')
+            if progress:
+                progress(share)
+
+        with self.lock:
+            return globals()[name](self.state, tell, *args)
 
 # %% ../nbs/workshop/workers.ipynb #c048
-def set_up_decoder(limits:dict)->Limits: # the fields of Limits
+def set_up_decoder(limits: dict) -> Limits:  # the fields of Limits
     "Take from this process what decoding does not need: more memory, any file, a core dump."
-    import resource; limits = Limits(**limits)
-    for what,n in ((resource.RLIMIT_AS, int(limits.memory_mb*1e6)), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-        try: resource.setrlimit(what, (n,n))
-        except (ValueError, OSError): pass # macOS counts memory differently
+    import resource
+
+    limits = Limits(**limits)
+    for what, n in (
+        (resource.RLIMIT_AS, int(limits.memory_mb * 1e6)),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(what, (n, n))
+        except (ValueError, OSError):
+            pass  # macOS counts memory differently
     return limits
 
-def decode(limits, progress, data, fov): return clean_photo(data, limits, fov)
+
+def decode(limits, progress, data, fov):
+    return clean_photo(data, limits, fov)
+
 
 def rehearse(state, progress, steps):
     "Work that does nothing, for tests."
-    for k in range(steps): progress(k/steps); time.sleep(.02)
+    for k in range(steps):
+        progress(k / steps)
+        time.sleep(0.02)
     return dict(steps=steps), b''
 
 # %% ../nbs/workshop/workers.ipynb #c054
-def set_up_predictor(predictor=None): # None, an object with .predict, or a function that makes one
+def set_up_predictor(predictor=None):  # None, an object with .predict, or a function that makes one
     "The predictor, warm."
-    if hasattr(predictor, 'predict') and not isinstance(predictor, type): return predictor
-    if predictor is None: from dogdepth.predict import Predictor as predictor
+    if hasattr(predictor, 'predict') and not isinstance(predictor, type):
+        return predictor
+    if predictor is None:
+        from dogdepth.predict import Predictor as predictor
     predictor = predictor()
-    size = getattr(predictor, 'size', (240,320)) # what its network looks at
+    size = getattr(predictor, 'size', (240, 320))  # what its network looks at
     predictor.predict(np.zeros((*size, 3), np.uint8))
     return predictor
 
 # %% ../nbs/workshop/workers.ipynb #c056
-GRID = 640 # pixels: the longer side of the depth that the page reads
+GRID = 640  # pixels: the longer side of the depth that the page reads
+
 
 def photo_of(folder):
-    if not Path(folder).is_dir(): raise Refused(409, 'cancelled') # deleted while the job waited
-    return read_image(Path(folder)/'photo.jpg')
+    if not Path(folder).is_dir():
+        raise Refused(409, 'cancelled')  # deleted while the job waited
+    return read_image(Path(folder) / 'photo.jpg')
 
-def typical_range(depth)->tuple: # (near, far) in metres: most of what has a depth lies between
+
+def typical_range(depth) -> tuple:  # (near, far) in metres: most of what has a depth lies between
     "The 2nd and the 98th percentile of the depths that are there; (0,0) where there is none."
-    seen = depth[(depth>0)&np.isfinite(depth)]
-    return tuple(round(float(v), 3) for v in np.percentile(seen, (2,98))) if seen.size else (0.,0.)
+    seen = depth[(depth > 0) & np.isfinite(depth)]
+    return tuple(round(float(v), 3) for v in np.percentile(seen, (2, 98))) if seen.size else (0.0, 0.0)
 
-def grid_of(depth)->np.ndarray: # (h,w) uint16 millimetres
+
+def grid_of(depth) -> np.ndarray:  # (h,w) uint16 millimetres
     "The depth that the page reads: nearest pixels, at most `GRID` on the longer side."
-    s = max(1, max(depth.shape)/GRID)
-    h,w = (max(1, int(n/s)) for n in depth.shape)
-    y,x = (np.minimum(((np.arange(n)+.5)*N/n).astype(int), N-1) for n,N in zip((h,w), depth.shape))
-    return np.rint(depth[np.ix_(y,x)]*1000).astype('<u2')
+    s = max(1, max(depth.shape) / GRID)
+    h, w = (max(1, int(n / s)) for n in depth.shape)
+    y, x = (np.minimum(((np.arange(n) + 0.5) * N / n).astype(int), N - 1) for n, N in zip((h, w), depth.shape))
+    return np.rint(depth[np.ix_(y, x)] * 1000).astype('<u2')
 
+# %% ../nbs/workshop/workers.ipynb #c056_1
 def depth_job(predictor, progress, folder, out, camera, kind='depth'):
     "Ask the network; write depth.png for people's programs, and `grid`, 16-bit millimetres, for the page."
     img = photo_of(folder)
-    progress(.1)
-    with noted() as notes: d = np.asarray(predictor.predict(img, Camera(**camera)).depth_m, np.float32)
-    progress(.7)
-    if d.shape!=img.shape[:2]:
+    progress(0.1)
+    with noted() as notes:
+        d = np.asarray(predictor.predict(img, Camera(**camera)).depth_m, np.float32)
+    progress(0.7)
+    if d.shape != img.shape[:2]:
         raise ValueError(f"the predictor gave depth of shape {d.shape} for a photo of {img.shape[:2]}")
-    near,far = typical_range(d)
-    if (d>MM16_MAX_M).any():
+    near, far = typical_range(d)
+    if (d > MM16_MAX_M).any():
         notes.append(['clamped', f"Depth beyond {MM16_MAX_M} m was written as {MM16_MAX_M} m."])
     d = np.clip(np.nan_to_num(d, posinf=MM16_MAX_M), 0, MM16_MAX_M)
-    write_depth(Path(out)/'depth.png', d)
+    write_depth(Path(out) / 'depth.png', d)
     grid = grid_of(d)
-    (Path(out)/'grid').write_bytes(grid.tobytes())
+    (Path(out) / 'grid').write_bytes(grid.tobytes())
     return dict(height=grid.shape[0], width=grid.shape[1], near_m=near, far_m=far, notes=notes), b''
 
 # %% ../nbs/workshop/workers.ipynb #c058
 def file_job(predictor, progress, folder, out, camera, kind):
     "Make one file to take along from the depth that is there."
     from dogdepth import cloud
-    p,img = Path(folder),photo_of(folder)
-    r = Prediction(read_depth(p/'depth.png', 'mm16'), Camera(**camera), img)
-    progress(.1)
-    to = Path(out)/FILES[kind][0]
-    if kind=='video': cloud.orbit_video(r, to, size=None, progress=lambda k,n: progress(.1+.9*k/n))
-    elif kind=='ply': cloud.write_ply(to, r, axes='z_up') # upright in Blender, which asks nothing when it opens a PLY
-    else: cloud.write_glb(to, r) # y up, as glTF says
+
+    p, img = Path(folder), photo_of(folder)
+    r = Prediction(read_depth(p / 'depth.png', 'mm16'), Camera(**camera), img)
+    progress(0.1)
+    to = Path(out) / FILES[kind][0]
+    if kind == 'video':
+        cloud.orbit_video(r, to, size=None, progress=lambda k, n: progress(0.1 + 0.9 * k / n))
+    elif kind == 'ply':
+        cloud.write_ply(to, r, axes='z_up')  # upright in Blender, which asks nothing when it opens a PLY
+    else:
+        cloud.write_glb(to, r)  # y up, as glTF says
     return {}, b''
 
-FILES = dict( # kind: name on our disk, type, name when taken along
-    photo=('photo.jpg','image/jpeg','photo.jpg'), grid=('grid','application/octet-stream','depth.bin'), depth=('depth.png','image/png','depth.png'),
-    ply=('room.ply','application/octet-stream','room.ply'), glb=('room.glb','model/gltf-binary','room.glb'), video=('room.mp4','video/mp4','room.mp4'))
-MADE = ('ply','glb','video') # those that are made when asked for
+
+FILES = dict(  # kind: name on our disk, type, name when taken along
+    photo=('photo.jpg', 'image/jpeg', 'photo.jpg'),
+    grid=('grid', 'application/octet-stream', 'depth.bin'),
+    depth=('depth.png', 'image/png', 'depth.png'),
+    ply=('room.ply', 'application/octet-stream', 'room.ply'),
+    glb=('room.glb', 'model/gltf-binary', 'room.glb'),
+    video=('room.mp4', 'video/mp4', 'room.mp4'),
+)
+MADE = ('ply', 'glb', 'video')  # those that are made when asked for

@@ -1,4 +1,5 @@
 "Fixtures shared by all tests, and the rule about skips: where there is real data, only the skips named in allowed_skips.txt may happen."
+
 import os
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from hypothesis import settings
 from dogdepth.files import data_root
 from sites import site, whole_site  # noqa: F401 fixtures: the built site
 
-settings.register_profile("fixed", derandomize=True)  # the same examples every time: make test; make test-all looks for new ones
+settings.register_profile(
+    "fixed", derandomize=True
+)  # the same examples every time: make test; make test-all looks for new ones
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +26,9 @@ def data():
 def pytest_collection_modifyitems(items):
     "Tests that ask for real data carry the mark `data`: they are what `make test-data` runs."
     for item in items:
-        if "data" in getattr(item, "fixturenames", ()) and "data" not in getattr(getattr(item, "callspec", None), "params", ()):
+        if "data" in getattr(item, "fixturenames", ()) and "data" not in getattr(
+            getattr(item, "callspec", None), "params", ()
+        ):
             item.add_marker(pytest.mark.data)
 
 

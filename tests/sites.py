@@ -1,4 +1,5 @@
 "The site, built once for all tests and all workers, and what they need to look at it."
+
 import fcntl
 import functools
 import http.server
@@ -14,7 +15,13 @@ from dogdepth.site import build_site
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--enable-unsafe-swiftshader",
+    "--use-angle=swiftshader",
+]
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 

@@ -1,4 +1,5 @@
 "Schemathesis reads the OpenAPI description and asks what nobody would ask; whatever comes back must be as described, and never a 500."
+
 import json
 from collections import Counter
 
@@ -8,7 +9,11 @@ import schemathesis
 from app_fakes import Slope
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from test_app import PHOTO, post
 
 from dogdepth.app import ASSETS, Limits, create_app
@@ -23,7 +28,12 @@ def api(tmp_path_factory):
     app.extensions["dogdepth"].close()
 
 
-OPERATIONS = [(path, method) for path, ops in json.loads((ASSETS / "openapi.json").read_text(encoding="utf-8"))["paths"].items() for method in ops if method != "parameters"]
+OPERATIONS = [
+    (path, method)
+    for path, ops in json.loads((ASSETS / "openapi.json").read_text(encoding="utf-8"))["paths"].items()
+    for method in ops
+    if method != "parameters"
+]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 
@@ -50,11 +60,19 @@ def question(schema, path, method, api):
         if isinstance(case.query, dict):
             case.query.pop("wait", None)  # waiting is tested elsewhere, and slow
         return case, headers
+
     return ask()
 
 
 def fuzz(schema, api, path, method, n, count=None, **how):
-    @hypothesis.settings(max_examples=n, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate], **how)
+    @hypothesis.settings(
+        max_examples=n,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+        **how,
+    )
     @hypothesis.given(question(schema, path, method, api))
     def run(asked):
         case, headers = asked
@@ -62,6 +80,7 @@ def fuzz(schema, api, path, method, n, count=None, **how):
         if count is not None:
             count[r.status_code] += 1
         case.validate_response(r, checks=CHECKS)
+
     run()
 
 

@@ -1,4 +1,5 @@
 "As a person would: a real browser opens the page, adds a photo, reads metres, turns the room, plays the video, takes the model along, deletes the photo."
+
 import io
 import shutil
 import threading
@@ -14,10 +15,23 @@ from dogdepth.app import create_app, words
 from dogdepth.server import make_server
 
 CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--enable-unsafe-swiftshader",
+    "--use-angle=swiftshader",
+]
 SIZES = {
     "desktop": dict(viewport=dict(width=1280, height=900), locale="en-US"),
-    "phone": dict(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True, device_scale_factor=2, locale="ko-KR", color_scheme="dark"),
+    "phone": dict(
+        viewport=dict(width=390, height=844),
+        has_touch=True,
+        is_mobile=True,
+        device_scale_factor=2,
+        locale="ko-KR",
+        color_scheme="dark",
+    ),
 }
 
 
@@ -38,6 +52,7 @@ def visit(served, request):
     if not CHROME:
         pytest.skip("no Chromium here: apt-get install chromium")
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=CHROME, args=FLAGS)
         said, asked = [], []
@@ -45,12 +60,21 @@ def visit(served, request):
         def go(size, **more):
             page = chrome.new_context(accept_downloads=True, **SIZES[size], **more).new_page()
             page.set_default_timeout(60_000)
-            page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") and not any(q in m.text for q in ("GPU stall", "the server responded with a status of 400")) else None)
+            page.on(
+                "console",
+                lambda m: (
+                    said.append(m.text)
+                    if m.type in ("error", "warning")
+                    and not any(q in m.text for q in ("GPU stall", "the server responded with a status of 400"))
+                    else None
+                ),
+            )
             page.on("pageerror", lambda e: said.append(str(e)))
             page.on("request", lambda r: asked.append(r.url))
             page.goto(served[1])
             page.wait_for_selector("html[data-ready]")
             return page
+
         yield go
         chrome.close()
         assert not said, said
@@ -83,7 +107,10 @@ def test_a_visit(served, visit, coffee, size, tmp_path):
     depth = np.asarray(Image.open(it.folder / "depth.png")) / 1000
     box = page.locator("#probe").bounding_box()
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
-    there = depth[int(0.4 * depth.shape[0]) - 2 : int(0.4 * depth.shape[0]) + 3, int(0.3 * depth.shape[1]) - 2 : int(0.3 * depth.shape[1]) + 3]
+    there = depth[
+        int(0.4 * depth.shape[0]) - 2 : int(0.4 * depth.shape[0]) + 3,
+        int(0.3 * depth.shape[1]) - 2 : int(0.3 * depth.shape[1]) + 3,
+    ]
     read = float(page.inner_text("#reading").split()[0])
     assert there.min() - 0.006 <= read <= there.max() + 0.006
     page.focus("#probe")
@@ -119,7 +146,9 @@ def test_a_visit(served, visit, coffee, size, tmp_path):
     page.wait_for_timeout(500)
     assert np.abs(pixels(page, "#probe") - photo[: pixels(page, "#probe").shape[0]]).mean() > 20
     far = page.inner_text("#far")
-    page.evaluate("() => { const f = document.getElementById('fov'); f.value = 90; f.dispatchEvent(new Event('input')); f.dispatchEvent(new Event('change')); }")
+    page.evaluate(
+        "() => { const f = document.getElementById('fov'); f.value = 90; f.dispatchEvent(new Event('input')); f.dispatchEvent(new Event('change')); }"
+    )
     page.wait_for_function("t => document.getElementById('far').textContent !== t", arg=far)
     assert page.inner_text("#fov-value") == "90°" and page.inner_text("#lens") == w["script"]["lens_given"]
 
@@ -158,7 +187,10 @@ def test_a_refusal_is_told(visit, tmp_path):
     page = visit("desktop")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     page.wait_for_selector("#alerts p")
-    assert "notes.jpg: " + words("en")["refused"]["not_a_photo"] in page.inner_text("#alerts") and page.locator(".thumb").count() == 0
+    assert (
+        "notes.jpg: " + words("en")["refused"]["not_a_photo"] in page.inner_text("#alerts")
+        and page.locator(".thumb").count() == 0
+    )
 
 
 @pytest.mark.slow
@@ -170,7 +202,9 @@ def test_one_bad_photo_among_several_is_named_and_the_others_done(visit, coffee,
     (tmp_path / "notes.jpg").write_text("Dear diary")
     page = visit(size)
     page.set_input_files("#file", [small, tmp_path / "notes.jpg", coffee])
-    page.wait_for_function("() => document.querySelectorAll('.thumb').length === 2 && !document.querySelector('.dot, .sad')")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.thumb').length === 2 && !document.querySelector('.dot, .sad')"
+    )
     page.wait_for_selector("#room[data-ready]")
     page.wait_for_timeout(500)
     said = page.locator("#alerts p")
@@ -178,7 +212,12 @@ def test_one_bad_photo_among_several_is_named_and_the_others_done(visit, coffee,
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.wait_for_timeout(300)
     box = said.bounding_box()
-    assert 0 <= box["y"] and box["y"] + box["height"] <= page.viewport_size["height"] and 0 <= box["x"] and box["x"] + box["width"] <= page.viewport_size["width"]
+    assert (
+        0 <= box["y"]
+        and box["y"] + box["height"] <= page.viewport_size["height"]
+        and 0 <= box["x"]
+        and box["x"] + box["width"] <= page.viewport_size["width"]
+    )
     page.set_input_files("#file", small)
     page.wait_for_function("() => document.querySelectorAll('.thumb').length === 3 && !document.querySelector('.dot')")
     page.wait_for_function("() => !document.querySelector('#alerts p')")
@@ -193,6 +232,7 @@ def test_under_a_prefix_that_nobody_told(served, coffee):
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     from playwright.sync_api import sync_playwright
+
     strays = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -201,7 +241,12 @@ def test_under_a_prefix_that_nobody_told(served, coffee):
                 strays.append(self.path)
                 return self.send_error(404)
             c = HTTPConnection("127.0.0.1", int(served[1].rsplit(":", 1)[1].strip("/")))
-            c.request(self.command, self.path.removeprefix("/depth"), self.rfile.read(int(self.headers.get("Content-Length", 0))) or None, dict(self.headers))
+            c.request(
+                self.command,
+                self.path.removeprefix("/depth"),
+                self.rfile.read(int(self.headers.get("Content-Length", 0))) or None,
+                dict(self.headers),
+            )
             r = c.getresponse()
             body = r.read()
             self.send_response(r.status)
@@ -211,8 +256,10 @@ def test_under_a_prefix_that_nobody_told(served, coffee):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
         do_GET = do_POST = do_PATCH = do_DELETE = forward
         log_message = lambda *a: None
+
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     with sync_playwright() as p:
@@ -243,7 +290,9 @@ def test_drop_paste_and_sample(visit, coffee):
     page.click("[data-sample=motorcycle]")
     page.wait_for_function("() => document.querySelectorAll('.thumb').length === 3 && !document.querySelector('.dot')")
     page.wait_for_function("() => document.getElementById('photo').naturalWidth === 741")
-    assert page.inner_text("#fov-value") == "41°" and page.inner_text("#lens") == words("en")["script"]["lens_exif"]  # it brings its own lens
+    assert (
+        page.inner_text("#fov-value") == "41°" and page.inner_text("#lens") == words("en")["script"]["lens_exif"]
+    )  # it brings its own lens
     page.locator(".thumb").first.click()
     page.wait_for_function("() => document.getElementById('photo').naturalWidth === 300")
     for _ in range(3):
@@ -263,9 +312,29 @@ def test_keyboard_alone(visit):
         page.keyboard.press("Tab")
     seen = []
     for _ in range(18):
-        seen.append(page.evaluate("() => document.activeElement.id || document.activeElement.dataset.do || document.activeElement.closest('[data-kind]')?.dataset.kind || document.activeElement.className"))
+        seen.append(
+            page.evaluate(
+                "() => document.activeElement.id || document.activeElement.dataset.do || document.activeElement.closest('[data-kind]')?.dataset.kind || document.activeElement.className"
+            )
+        )
         page.keyboard.press("Tab")
-    want = ["thumb", "probe", "show-photo", "show-depth", "room", "sway", "in", "out", "reset", "fov", "delete", "glb", "ply", "depth", "video"]
+    want = [
+        "thumb",
+        "probe",
+        "show-photo",
+        "show-depth",
+        "room",
+        "sway",
+        "in",
+        "out",
+        "reset",
+        "fov",
+        "delete",
+        "glb",
+        "ply",
+        "depth",
+        "video",
+    ]
     assert [s for s in seen if s in want] == want, seen
     page.focus("#delete")
     page.keyboard.press("Enter")

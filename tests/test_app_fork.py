@@ -1,4 +1,5 @@
 "An app made before a server forks (gunicorn --preload), or used before it: photos are done in the process that took them, and nobody waits for ever."
+
 import io
 import json
 import os
@@ -82,6 +83,7 @@ def test_a_fork_while_the_page_is_busy(app):
 def test_a_predictor_that_cannot_travel_works_after_a_fork(tmp_path):
     class Local(Slope):
         pass
+
     app = create_app(Local(), tmp_path, decoders=1)
     assert post(app.test_client()).json["state"] == "done"
     assert in_fork(lambda: send(app))[0] == "done"
@@ -100,6 +102,7 @@ def test_a_photo_of_another_process_is_one_clear_error(app):
         app.test_client().delete(f"/api/items/{it['id']}", headers={"Authorization": "Bearer " + it["key"]})
         os.write(w, b"gone")
         os.read(hold, 1)
+
     pid = os.fork()
     if pid == 0:
         try:
@@ -128,9 +131,12 @@ def test_a_page_and_its_key_hold_in_every_process(app):
     token = re.search(r'csrf-token" content="(\w+)"', c.get("/").text)[1]
 
     def child():
-        r = c.post("/api/predict?wait=20", data={"photo": (io.BytesIO(PHOTO), "a.jpg")}, headers={"X-CSRF-Token": token})
+        r = c.post(
+            "/api/predict?wait=20", data={"photo": (io.BytesIO(PHOTO), "a.jpg")}, headers={"X-CSRF-Token": token}
+        )
         app.extensions["dogdepth"].close()
         return r.json["state"]
+
     assert in_fork(child) == "done"
 
 

@@ -1,4 +1,5 @@
 "Files that mean harm: a few hundred in make test, ten thousand in make test-all. Each is refused with a plain sentence, or becomes a harmless photo; the server stays up and small."
+
 import io
 import os
 import random
@@ -21,7 +22,9 @@ GROWTH_MB = 200  # of the server's process, however many files come; the process
 
 def jpeg(rng, h=72, w=96, **how):
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(rng.randrange(2**32)).integers(0, 255, (h // 8, w // 8, 3), np.uint8)).resize((w, h)).save(out, "JPEG", **how)
+    Image.fromarray(np.random.default_rng(rng.randrange(2**32)).integers(0, 255, (h // 8, w // 8, 3), np.uint8)).resize(
+        (w, h)
+    ).save(out, "JPEG", **how)
     return out.getvalue()
 
 
@@ -69,23 +72,50 @@ def noise(rng):
 
 
 def noise_with_a_head(rng):
-    return rng.choice([b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WEBPVP8 ", b"RIFF\xff\xff\xff\xffWEBPVP8L"]) + rng.randbytes(rng.randrange(1, 3000)), "a.jpg", "image/jpeg"
+    return (
+        rng.choice(
+            [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WEBPVP8 ", b"RIFF\xff\xff\xff\xffWEBPVP8L"]
+        )
+        + rng.randbytes(rng.randrange(1, 3000)),
+        "a.jpg",
+        "image/jpeg",
+    )
 
 
 def huge_header(rng):
     w, h = rng.choice([(2**31 - 1, 2**31 - 1), (65535, 65535), (1, 2**30), (20000, 20000), (0, 0), (2**31 - 1, 1)])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, rng.choice([0, 2, 3, 4, 6]), 0, 0, 0)) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""), "a.png", "image/png"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, rng.choice([0, 2, 3, 4, 6]), 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b""),
+        "a.png",
+        "image/png",
+    )
 
 
 def bomb(rng):
     n = rng.choice([8000, 9000, 12000])
     lines = zlib.compressobj(9)
     packed = b"".join(lines.compress(bytes(1 + n // 8)) for _ in range(n)) + lines.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 1, 0, 0, 0, 0)) + chunk(b"IDAT", packed) + chunk(b"IEND", b""), "a.png", "image/png"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 1, 0, 0, 0, 0))
+        + chunk(b"IDAT", packed)
+        + chunk(b"IEND", b""),
+        "a.png",
+        "image/png",
+    )
 
 
 def text_bomb(rng):
-    return png(rng)[:33] + chunk(rng.choice([b"zTXt", b"iTXt", b"iCCP"]), b"a\0\0" + zlib.compress(bytes(3_000_000))) + png(rng)[33:], "a.png", "image/png"
+    return (
+        png(rng)[:33]
+        + chunk(rng.choice([b"zTXt", b"iTXt", b"iCCP"]), b"a\0\0" + zlib.compress(bytes(3_000_000)))
+        + png(rng)[33:],
+        "a.png",
+        "image/png",
+    )
 
 
 def frame_bomb(rng):
@@ -102,11 +132,20 @@ def scan_bomb(rng):
 
 
 def svg(rng):
-    return rng.choice([b"", b"\xef\xbb\xbf", b"\n\n  "]) + b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="file:///etc/passwd"/></svg>', rng.choice(["a.svg", "a.png"]), rng.choice(["image/svg+xml", "image/png"])
+    return (
+        rng.choice([b"", b"\xef\xbb\xbf", b"\n\n  "])
+        + b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="file:///etc/passwd"/></svg>',
+        rng.choice(["a.svg", "a.png"]),
+        rng.choice(["image/svg+xml", "image/png"]),
+    )
 
 
 def xxe(rng):
-    return b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>', "a.svg", "image/svg+xml"
+    return (
+        b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>',
+        "a.svg",
+        "image/svg+xml",
+    )
 
 
 def page_in_comment(rng):
@@ -121,6 +160,7 @@ def php_in_exif(rng):
 
 def archive_behind(rng):
     import zipfile
+
     out = io.BytesIO(any_photo(rng))
     with zipfile.ZipFile(out, "a") as z:
         z.writestr("../../evil.sh", "rm -rf ~")
@@ -132,11 +172,19 @@ def pdf_inside(rng):
 
 
 def gif_first(rng):
-    return b"GIF89a/*" + rng.randbytes(100) + b"*/=1;alert(1)//" + jpeg(rng), "a.gif", rng.choice(["image/gif", "image/jpeg"])
+    return (
+        b"GIF89a/*" + rng.randbytes(100) + b"*/=1;alert(1)//" + jpeg(rng),
+        "a.gif",
+        rng.choice(["image/gif", "image/jpeg"]),
+    )
 
 
 def appended(rng):
-    return any_photo(rng) + rng.randbytes(rng.randrange(1, 20000)), "a.jpg", "image/jpeg"  # phones do this too: a harmless photo
+    return (
+        any_photo(rng) + rng.randbytes(rng.randrange(1, 20000)),
+        "a.jpg",
+        "image/jpeg",
+    )  # phones do this too: a harmless photo
 
 
 def other_kinds(rng):
@@ -175,12 +223,41 @@ def odd_mode(rng):
 
 
 def path_in_name(rng):
-    name = rng.choice(["../../../etc/passwd", "..\\..\\windows\\win.ini", "/etc/passwd", "a/../../b.jpg", "%2e%2e%2fb.jpg", "b.jpg\0.php", "CON", ".", "..", "a" * 3000 + ".jpg", "\u202egpj.exe", "; rm -rf ~;.jpg", "$(id).jpg"])
+    name = rng.choice(
+        [
+            "../../../etc/passwd",
+            "..\\..\\windows\\win.ini",
+            "/etc/passwd",
+            "a/../../b.jpg",
+            "%2e%2e%2fb.jpg",
+            "b.jpg\0.php",
+            "CON",
+            ".",
+            "..",
+            "a" * 3000 + ".jpg",
+            "\u202egpj.exe",
+            "; rm -rf ~;.jpg",
+            "$(id).jpg",
+        ]
+    )
     return any_photo(rng), name, "image/jpeg"
 
 
 def false_type(rng):
-    return any_photo(rng), "a.jpg", rng.choice(["text/html", "application/javascript", "image/svg+xml", "multipart/form-data", "x", "image/jpeg; charset=x"])
+    return (
+        any_photo(rng),
+        "a.jpg",
+        rng.choice(
+            [
+                "text/html",
+                "application/javascript",
+                "image/svg+xml",
+                "multipart/form-data",
+                "x",
+                "image/jpeg; charset=x",
+            ]
+        ),
+    )
 
 
 def bad_checksum(rng):
@@ -197,16 +274,62 @@ def riff_length(rng):
 
 
 def nothing(rng):
-    return rng.choice([b"", b"\0", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", bytes(2000)]), "a.jpg", "image/jpeg"
+    return (
+        rng.choice([b"", b"\0", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", bytes(2000)]),
+        "a.jpg",
+        "image/jpeg",
+    )
 
 
 def harmless(rng):
     return any_photo(rng), "a.jpg", "image/jpeg"
 
 
-MUTATORS = [flipped, cut, shuffled, noise, noise_with_a_head, huge_header, bomb, text_bomb, frame_bomb, scan_bomb, svg, xxe, page_in_comment, php_in_exif, archive_behind, pdf_inside, gif_first,
-            appended, other_kinds, broken_exif, lying_exif, odd_shape, odd_mode, path_in_name, false_type, bad_checksum, riff_length, nothing]
-ALWAYS_REFUSED = {noise, huge_header, bomb, svg, xxe, page_in_comment, php_in_exif, archive_behind, pdf_inside, gif_first, other_kinds, odd_shape, nothing}
+MUTATORS = [
+    flipped,
+    cut,
+    shuffled,
+    noise,
+    noise_with_a_head,
+    huge_header,
+    bomb,
+    text_bomb,
+    frame_bomb,
+    scan_bomb,
+    svg,
+    xxe,
+    page_in_comment,
+    php_in_exif,
+    archive_behind,
+    pdf_inside,
+    gif_first,
+    appended,
+    other_kinds,
+    broken_exif,
+    lying_exif,
+    odd_shape,
+    odd_mode,
+    path_in_name,
+    false_type,
+    bad_checksum,
+    riff_length,
+    nothing,
+]
+ALWAYS_REFUSED = {
+    noise,
+    huge_header,
+    bomb,
+    svg,
+    xxe,
+    page_in_comment,
+    php_in_exif,
+    archive_behind,
+    pdf_inside,
+    gif_first,
+    other_kinds,
+    odd_shape,
+    nothing,
+}
 
 
 def memory(pids):
@@ -222,19 +345,32 @@ def attack(n, tmp_path, record):
     counts, slowest, peak, bombs = {m.__name__: Counter() for m in (*MUTATORS, harmless)}, (0, ""), 0, {}
     for k in range(n):
         m = harmless if k % 50 == 49 else MUTATORS[k % len(MUTATORS)]
-        data, name, kind = bombs.setdefault(k % 3, m(rng)) if m is bomb else m(rng)  # a bomb takes long to make and is the same each time
+        data, name, kind = (
+            bombs.setdefault(k % 3, m(rng)) if m is bomb else m(rng)
+        )  # a bomb takes long to make and is the same each time
         t = time.monotonic()
         r = client.post("/api/predict", data={"photo": (io.BytesIO(data), name, kind)}, headers=key)
         slowest = max(slowest, (time.monotonic() - t, m.__name__))
         counts[m.__name__][r.status_code] += 1
         assert r.status_code in (200, 202, 400, 413, 415, 422), (m.__name__, r.status_code, r.text)
         if r.status_code >= 400:
-            assert 10 < len(r.json["message"]) < 160 and r.json["message"].endswith(".") and "{" not in r.json["message"] and not re.search(r"Traceback|/\w+/", r.json["message"])
+            assert (
+                10 < len(r.json["message"]) < 160
+                and r.json["message"].endswith(".")
+                and "{" not in r.json["message"]
+                and not re.search(r"Traceback|/\w+/", r.json["message"])
+            )
         else:
             assert m not in ALWAYS_REFUSED, (m.__name__, r.json)
             photo = client.get(r.json["files"]["photo"]["url"], headers=key).data
             im = Image.open(io.BytesIO(photo))
-            assert im.format == "JPEG" and max(im.size) <= 1280 and not im.getexif() and "comment" not in im.info and not re.search(rb"<script|<\?php|passwd", photo)
+            assert (
+                im.format == "JPEG"
+                and max(im.size) <= 1280
+                and not im.getexif()
+                and "comment" not in im.info
+                and not re.search(rb"<script|<\?php|passwd", photo)
+            )
             client.delete(f"/api/items/{r.json['id']}", headers=key)
         if m is harmless:
             assert r.status_code in (200, 202)
@@ -253,7 +389,9 @@ def attack(n, tmp_path, record):
     assert end - start < GROWTH_MB and peak < Limits().memory_mb
     assert total[422] and total[400] and total[415] and total[413]
     wait = time.monotonic() + 20
-    while list((desk.shelf.root / "scratch").iterdir()) and time.monotonic() < wait:  # the last job may still be writing
+    while (
+        list((desk.shelf.root / "scratch").iterdir()) and time.monotonic() < wait
+    ):  # the last job may still be writing
         time.sleep(0.05)
     names = [p.name for p in desk.shelf.root.rglob("*")]
     assert all(re.fullmatch(r"[0-9a-f]{32}|scratch|\.lock|photo\.jpg|grid|depth\.png|tmp\w+", x) for x in names), names
@@ -267,6 +405,7 @@ def record(record_property, capsys):
         record_property(name, str(value))
         with capsys.disabled():
             print(f"\n  hostile uploads: {name}: {value}", end="")
+
     return tell
 
 

@@ -1,4 +1,5 @@
 "Twenty people at once, over real sockets: nobody gets an error, nobody waits long, and nothing is left behind."
+
 import http.client
 import json
 import os
@@ -37,9 +38,15 @@ def visit(port, seed, rounds, times, errors):
             if r.status >= 400:
                 errors.append((method, path, r.status, data[:200]))
             return r.status, data
+
         for k in range(rounds):
             t = time.monotonic()
-            status, data = ask("POST", "/api/predict?wait=20", upload(100 * seed + k), **{"Content-Type": "multipart/form-data; boundary=x"})
+            status, data = ask(
+                "POST",
+                "/api/predict?wait=20",
+                upload(100 * seed + k),
+                **{"Content-Type": "multipart/form-data; boundary=x"},
+            )
             it = json.loads(data)
             key = key or {"Authorization": "Bearer " + it["key"]}
             while it["state"] != "done":
@@ -64,11 +71,18 @@ def load(tmp_path, predictor, rounds, tell, p95):
     visit(int(server.effective_port), 99, 1, [], [])  # all helpers are up
     me, times, errors = psutil.Process(os.getpid()), [], []
     before, start = me.memory_info().rss, time.monotonic()
-    people = [threading.Thread(target=visit, args=(int(server.effective_port), u, rounds, times, errors)) for u in range(USERS)]
+    people = [
+        threading.Thread(target=visit, args=(int(server.effective_port), u, rounds, times, errors))
+        for u in range(USERS)
+    ]
     [p.start() for p in people]
     [p.join(300) for p in people]
     q = np.percentile(times, [50, 95])
-    tell(f"{USERS} users, {len(times)} photos in {time.monotonic() - start:.1f} s, {len(errors)} errors, photo to depth: median {q[0]:.2f} s, p95 {q[1]:.2f} s; the server grew by {(me.memory_info().rss - before) / 1e6:.0f} MB")
+    tell(
+        f"{USERS} users, {len(times)} photos in {time.monotonic() - start:.1f} s, {len(errors)} errors, photo to "
+        f"depth: median {q[0]:.2f} s, p95 {q[1]:.2f} s; the server grew by {(me.memory_info().rss - before) / 1e6:.0f} "
+        "MB"
+    )
     assert not errors, errors[:5]
     assert len(times) == USERS * rounds and q[1] < p95
     assert me.memory_info().rss - before < 300e6
@@ -83,6 +97,7 @@ def tell(capsys, record_property):
         record_property("load", text)
         with capsys.disabled():
             print(f"\n  load: {text}", end="")
+
     return say
 
 

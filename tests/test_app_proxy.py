@@ -1,4 +1,5 @@
 "The page behind a proxy: https, a folder of a larger site, another name; and that nobody but the proxy is believed."
+
 import io
 import re
 import threading
@@ -14,7 +15,11 @@ from dogdepth.app import Limits, Proxied, create_app
 from dogdepth.server import make_server
 
 KEPT = {"Host": "depth.example", "X-Forwarded-Proto": "https"}  # nginx with `proxy_set_header Host $host`
-REPLACED = {"Host": "127.0.0.1:8000", "X-Forwarded-Host": "depth.example", "X-Forwarded-Proto": "https"}  # nginx without it, Caddy, Traefik
+REPLACED = {
+    "Host": "127.0.0.1:8000",
+    "X-Forwarded-Host": "depth.example",
+    "X-Forwarded-Proto": "https",
+}  # nginx without it, Caddy, Traefik
 SILENT = {"Host": "depth.example"}  # says nothing of https
 
 
@@ -27,13 +32,15 @@ def opened(tmp_path, monkeypatch):
     def make(**how):
         apps.append(create_app(Slope(), tmp_path, Limits(), decoders=1, **how))
         return apps[-1]
+
     yield make
     for app in apps:
         app.extensions["dogdepth"].close()
 
 
 def visit(app, headers, at="/", peer="127.0.0.1", origin="https://depth.example", site="same-origin", photo=b""):
-    "As a browser does it through a proxy: open the page, then send something from it. The page's answer and that one's: 400, empty, where it was let in."
+    """As a browser does it through a proxy: open the page, then send something from it. The page's answer and that
+    one's: 400, empty, where it was let in."""
     c, how = app.test_client(use_cookies=False), dict(environ_overrides={"REMOTE_ADDR": peer})
     page = c.get(at, headers=headers, **how)
     if page.status_code != 200:
@@ -45,7 +52,17 @@ def visit(app, headers, at="/", peer="127.0.0.1", origin="https://depth.example"
 
 
 @pytest.mark.parametrize("site", ["same-origin", None])
-@pytest.mark.parametrize("headers", [KEPT, REPLACED, SILENT, KEPT | {"X-Forwarded-Proto": "http, https"}, KEPT | {"Host": "DEPTH.example:443"}, KEPT | {"X-Forwarded-Port": "443"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        KEPT,
+        REPLACED,
+        SILENT,
+        KEPT | {"X-Forwarded-Proto": "http, https"},
+        KEPT | {"Host": "DEPTH.example:443"},
+        KEPT | {"X-Forwarded-Port": "443"},
+    ],
+)
 def test_https_proxy(opened, headers, site):
     page, sent = visit(opened(https=True, names=["depth.example"]), headers, site=site)
     assert sent.json["error"] == "empty", sent.json
@@ -61,19 +78,42 @@ def test_a_proxy_of_another_machine_is_named(opened):
     assert sent.status_code == 403 and "; Secure" not in page.headers["Set-Cookie"]
 
 
-@pytest.mark.parametrize("how, peer", [({}, "127.0.0.1"), (dict(names=["depth.example"]), "192.0.2.1"), (dict(names=["depth.example"], proxy=()), "127.0.0.1")])
+@pytest.mark.parametrize(
+    "how, peer",
+    [
+        ({}, "127.0.0.1"),
+        (dict(names=["depth.example"]), "192.0.2.1"),
+        (dict(names=["depth.example"], proxy=()), "127.0.0.1"),
+    ],
+)
 def test_headers_of_a_stranger_are_not_heard(opened, how, peer):
     "Without a word from the operator nobody is a proxy; with one, only the proxy is."
     app = opened(**how)
     spoofed = REPLACED | {"X-Forwarded-Prefix": "/evil", "X-Forwarded-For": "127.0.0.1"}
     page, sent = visit(app, spoofed, peer=peer)
-    assert page.status_code == 200 and "evil" not in page.text and "Path=/;" in page.headers["Set-Cookie"] + ";" and "; Secure" not in page.headers["Set-Cookie"]
+    assert (
+        page.status_code == 200
+        and "evil" not in page.text
+        and "Path=/;" in page.headers["Set-Cookie"] + ";"
+        and "; Secure" not in page.headers["Set-Cookie"]
+    )
     assert sent.status_code == 403
-    evil = app.test_client().get("/", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"}, environ_overrides={"REMOTE_ADDR": peer})
+    evil = app.test_client().get(
+        "/", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"}, environ_overrides={"REMOTE_ADDR": peer}
+    )
     assert evil.status_code == 400
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "https://depth.example.evil.example", "null", "https://evil.example/depth.example", "x" * 300])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "https://depth.example.evil.example",
+        "null",
+        "https://evil.example/depth.example",
+        "x" * 300,
+    ],
+)
 def test_a_proxy_does_not_open_the_door_to_others(opened, origin):
     app = opened(https=True, names=["depth.example"])
     for site in ("same-origin", None, "cross-site", "same-site"):
@@ -83,12 +123,20 @@ def test_a_proxy_does_not_open_the_door_to_others(opened, origin):
 
 
 def test_a_proxy_that_changes_the_port(opened):
-    "nginx's $host drops the port. The browser itself says that it is the same origin; where it says nothing, the refusal says what to do."
+    """nginx's $host drops the port. The browser itself says that it is the same origin; where it says nothing, the
+    refusal says what to do."""
     app = opened(https=True, names=["depth.example"])
     assert visit(app, KEPT, origin="https://depth.example:8443")[1].json["error"] == "empty"
     sent = visit(app, KEPT, origin="https://depth.example:8443", site=None)[1]
-    assert (sent.status_code, sent.json["error"]) == (403, "other_address") and "--https" in sent.json["message"] and "https://depth.example:8443" in sent.json["message"]
-    assert visit(app, KEPT | {"X-Forwarded-Port": "8443"}, origin="https://depth.example:8443", site=None)[1].json["error"] == "empty"
+    assert (
+        (sent.status_code, sent.json["error"]) == (403, "other_address")
+        and "--https" in sent.json["message"]
+        and "https://depth.example:8443" in sent.json["message"]
+    )
+    assert (
+        visit(app, KEPT | {"X-Forwarded-Port": "8443"}, origin="https://depth.example:8443", site=None)[1].json["error"]
+        == "empty"
+    )
 
 
 def test_https_without_the_flag_is_refused_with_what_to_do(opened):
@@ -96,10 +144,25 @@ def test_https_without_the_flag_is_refused_with_what_to_do(opened):
     assert (sent.status_code, sent.json["error"]) == (403, "other_address") and "--proxy" in sent.json["message"]
 
 
-@pytest.mark.parametrize("headers", [{"X-Forwarded-Proto": "javascript"}, {"X-Forwarded-Port": "abc"}, {"X-Forwarded-Prefix": "//evil.example"}, {"X-Forwarded-Prefix": '/"><script>'}, {"X-Forwarded-Host": "a b"}, {"X-Forwarded-For": "nonsense"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-Proto": "javascript"},
+        {"X-Forwarded-Port": "abc"},
+        {"X-Forwarded-Prefix": "//evil.example"},
+        {"X-Forwarded-Prefix": '/"><script>'},
+        {"X-Forwarded-Host": "a b"},
+        {"X-Forwarded-For": "nonsense"},
+    ],
+)
 def test_nonsense_from_a_proxy(opened, headers):
     page = opened(names=["depth.example"]).test_client().get("/", headers={"Host": "depth.example", **headers})
-    assert page.status_code == 200 and "evil" not in page.text and "><script>" not in page.text and 'src="static/app.js"' in page.text
+    assert (
+        page.status_code == 200
+        and "evil" not in page.text
+        and "><script>" not in page.text
+        and 'src="static/app.js"' in page.text
+    )
 
 
 def test_a_password_between_browser_and_proxy_is_not_ours(opened):
@@ -131,7 +194,10 @@ def test_under_a_prefix(opened, case):
     assert links and all(u.startswith("/depth/") for u in links)
     for u in {*links, *(f["url"] for f in sent.json["files"].values() if "url" in f)}:
         assert u.startswith("/depth/")
-        assert app.test_client().get(inside + u.removeprefix("/depth"), headers=KEPT | more).status_code in (200, 404 if "/files/" in u else 200)
+        assert app.test_client().get(inside + u.removeprefix("/depth"), headers=KEPT | more).status_code in (
+            200,
+            404 if "/files/" in u else 200,
+        )
     doc = app.test_client().get(inside + "/api/openapi.json", headers=KEPT | more).json
     assert doc["servers"] == [{"url": "/depth"}]
     moved = app.test_client().get(inside + "/api//items", headers=KEPT | more)
@@ -168,7 +234,17 @@ def test_proxies_are_addresses(address):
 
 # --- names
 
-@pytest.mark.parametrize("name, host", [("depth.example", "depth.example"), ("Depth.Example.", "depth.example:8000"), ("depth.example:8443", "depth.example"), ("https://depth.example/x", "DEPTH.EXAMPLE."), ("깊이.example", "깊이.example".encode("idna").decode())])
+
+@pytest.mark.parametrize(
+    "name, host",
+    [
+        ("depth.example", "depth.example"),
+        ("Depth.Example.", "depth.example:8000"),
+        ("depth.example:8443", "depth.example"),
+        ("https://depth.example/x", "DEPTH.EXAMPLE."),
+        ("깊이.example", "깊이.example".encode("idna").decode()),
+    ],
+)
 def test_names_however_they_are_written(opened, name, host):
     assert opened(names=[name]).test_client().get("/", headers={"Host": host}).status_code == 200
     assert opened(names=name).test_client().get("/", headers={"Host": host}).status_code == 200
@@ -179,7 +255,9 @@ def test_it_answers_to_what_it_listens_on_and_to_the_machines_name(opened, monke
     app = opened()
     for name in ("workshop.home.arpa", "workshop", "workshop.local", "localhost."):
         assert app.test_client().get("/", headers={"Host": name + ":8000"}).status_code == 200
-    monkeypatch.setattr("waitress.server.create_server", lambda *a, **how: type("S", (), {"map": {}, "effective_listen": []})())
+    monkeypatch.setattr(
+        "waitress.server.create_server", lambda *a, **how: type("S", (), {"map": {}, "effective_listen": []})()
+    )
     assert app.test_client().get("/", headers={"Host": "page.example"}).status_code == 400
     make_server(app, "Page.example")
     assert app.test_client().get("/", headers={"Host": "page.example"}).status_code == 200
@@ -206,16 +284,35 @@ def test_through_a_real_server(opened):
 def test_the_flags_of_serve(monkeypatch, capsys):
     "What the command hands to the app."
     from dogdepth import cli
+
     made = {}
     monkeypatch.setattr(A, "create_app", lambda *a, **how: made.update(how))
     monkeypatch.setattr("dogdepth.server.serve", lambda *a, **how: None)
-    cli.main(["serve", "--https", "--name", "a.example", "--name", "b.example", "--proxy", "10.0.0.2", "--proxy", "172.18.0.0/16", "--prefix", "/depth"])
-    assert made == dict(names=["a.example", "b.example"], https=True, proxy=["10.0.0.2", "172.18.0.0/16"], prefix="/depth")
+    cli.main(
+        [
+            "serve",
+            "--https",
+            "--name",
+            "a.example",
+            "--name",
+            "b.example",
+            "--proxy",
+            "10.0.0.2",
+            "--proxy",
+            "172.18.0.0/16",
+            "--prefix",
+            "/depth",
+        ]
+    )
+    assert made == dict(
+        names=["a.example", "b.example"], https=True, proxy=["10.0.0.2", "172.18.0.0/16"], prefix="/depth"
+    )
     cli.main(["serve"])
     assert made == dict(names=[], https=False, proxy=None, prefix="")
 
 
 def test_a_wrong_proxy_is_one_line(capsys):
     from dogdepth import cli
+
     assert cli.main(["serve", "--proxy", "nginx"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

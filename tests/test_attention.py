@@ -1,4 +1,5 @@
 "06_attention: gates, the encoder, the three networks, the published program's weights and answers, saving and loading."
+
 import csv
 import json
 import math
@@ -18,7 +19,7 @@ from dogdepth.lite import Lite0Encoder, SameConv2d, MBConv, join_early
 from dogdepth.depth import NYU_CAMERA
 from dogdepth.unet import decode, resize_like
 
-TINY = dict(light=12, report=4, published=4)   # widths for quick runs
+TINY = dict(light=12, report=4, published=4)  # widths for quick runs
 
 
 def tiny(arch="report", seed=0, **kw):
@@ -42,7 +43,9 @@ def test_channel_gate_is_one_number_per_channel():
     assert torch.equal(att(x), x * g)
     by_hand = torch.sigmoid(att.fc2.weight @ torch.relu(att.fc1.weight @ x[1].mean((1, 2))))
     assert torch.allclose(g[1, :, 0, 0], by_hand)
-    assert torch.allclose(att.gate(x.flip(-1).roll(2, -2)), g, atol=1e-6), "a channel gate must not care where things are"
+    assert torch.allclose(att.gate(x.flip(-1).roll(2, -2)), g, atol=1e-6), (
+        "a channel gate must not care where things are"
+    )
 
 
 def test_spatial_gate_is_one_number_per_place():
@@ -51,7 +54,9 @@ def test_spatial_gate_is_one_number_per_place():
     g = att.gate(x)
     assert g.shape == (3, 1, 9, 11) and ((0 < g) & (g < 1)).all()
     assert torch.equal(att(x), x * g)
-    assert torch.allclose(att.gate(x[:, torch.randperm(8)]), g, atol=1e-6), "a spatial gate must not care which channel is which"
+    assert torch.allclose(att.gate(x[:, torch.randperm(8)]), g, atol=1e-6), (
+        "a spatial gate must not care which channel is which"
+    )
     patch = torch.stack([x.mean(1), x.amax(1)], 1)[0, :, 1:8, 2:9]
     assert torch.allclose(g[0, 0, 4, 5], torch.sigmoid((att.conv.weight[0] * patch).sum()))
 
@@ -70,12 +75,12 @@ def test_one_channel_leaves_nothing_to_choose():
     assert n_params(c) == 2 and c.gate(x).shape == (2, 1, 1, 1)
     for w in (c.fc1, c.fc2):
         nn.init.constant_(w.weight, 0.8)
-    assert torch.equal(c.gate(-x.abs()), torch.full((2, 1, 1, 1), 0.5))   # a negative mean: stuck
+    assert torch.equal(c.gate(-x.abs()), torch.full((2, 1, 1, 1), 0.5))  # a negative mean: stuck
     with torch.no_grad():
         g = s.gate(x)
         s.conv.weight[0, 0] += s.conv.weight[0, 1]
         s.conv.weight[0, 1] = 0
-    assert torch.allclose(s.gate(x), g, atol=1e-6)   # mean = maximum: 49 weights do the work of 98
+    assert torch.allclose(s.gate(x), g, atol=1e-6)  # mean = maximum: 49 weights do the work of 98
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -97,11 +102,11 @@ def test_same_padding(n, ks, stride):
     "TensorFlow's rule: ceil(n/stride) windows, the odd pixel of padding at the end."
     conv = SameConv2d(1, 1, ks, stride, bias=False)
     nn.init.zeros_(conv.weight)
-    conv.weight.data[0, 0, ks // 2, ks // 2] = 1   # pick the middle pixel
+    conv.weight.data[0, 0, ks // 2, ks // 2] = 1  # pick the middle pixel
     out = -(-n // stride)
     before = max((out - 1) * stride + ks - n, 0) // 2
     want = [i * stride - before + ks // 2 for i in range(out)]
-    want = [w + 1.0 if w < n else 0.0 for w in want]   # values are index + 1, padding is 0
+    want = [w + 1.0 if w < n else 0.0 for w in want]  # values are index + 1, padding is 0
     x = torch.arange(1.0, n + 1).expand(1, 1, n, n)
     got = conv(x)
     assert got.shape == (1, 1, out, out) and got[0, 0, 0].tolist() == want
@@ -127,7 +132,9 @@ def test_encoder_maps_are_the_last_of_their_size():
 
 
 def test_encoder_is_efficientnet_lite0():
-    assert n_params(Lite0Encoder(3)) == 4_652_008 - (320 * 1280 + 2 * 1280) - (1280 * 1000 + 1000)   # Lite0 without its head
+    assert n_params(Lite0Encoder(3)) == 4_652_008 - (320 * 1280 + 2 * 1280) - (
+        1280 * 1000 + 1000
+    )  # Lite0 without its head
     assert len(Lite0Encoder(3)._blocks) == 16
 
 
@@ -139,7 +146,8 @@ def imagenet():
 
 
 def test_encoder_knows_a_cat_and_an_espresso():
-    "The ImageNet classifier on top of our encoder: only the right padding, order, epsilon and normalisation answer so surely."
+    """The ImageNet classifier on top of our encoder: only the right padding, order, epsilon and normalisation answer so
+    surely."""
     import cv2
     import torch.nn.functional as F
     from skimage import data as photos
@@ -153,7 +161,11 @@ def test_encoder_knows_a_cat_and_an_espresso():
         with torch.no_grad():
             h = net.encoder((network_input(img, dog=False)[None] - net.mean) / net.std)[-1]
             h = F.conv2d(h, sd["_conv_head.weight"])
-            h = F.relu6(F.batch_norm(h, sd["_bn1.running_mean"], sd["_bn1.running_var"], sd["_bn1.weight"], sd["_bn1.bias"], eps=1e-3))
+            h = F.relu6(
+                F.batch_norm(
+                    h, sd["_bn1.running_mean"], sd["_bn1.running_var"], sd["_bn1.weight"], sd["_bn1.bias"], eps=1e-3
+                )
+            )
             p = F.linear(h.mean((2, 3)), sd["_fc.weight"], sd["_fc.bias"]).softmax(1)[0]
         assert int(p.argmax()) == label and p[label] > 0.35
 
@@ -192,12 +204,15 @@ def test_light_takes_even_one_pixel():
 
 def test_parameters_and_operations():
     net = {a: DepthUNet(a).to("meta") for a in ARCHS}
-    assert n_params(net["published"]) == 31_392_549   # the report's program
+    assert n_params(net["published"]) == 31_392_549  # the report's program
     assert n_params(net["light"]) <= 6_000_000
     with FlopCounterMode(display=False) as f:
         net["light"].eval()(torch.zeros(1, 6, 480, 640, device="meta"))
     assert f.get_total_flops() < 25e9
-    assert n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False)) == 2 * 16 * 4 + 98
+    assert (
+        n_params(DepthUNet("light")) - n_params(DepthUNet("light", channel_attention=False, spatial_attention=False))
+        == 2 * 16 * 4 + 98
+    )
 
 
 @pytest.mark.parametrize("arch", ["light", "report"])
@@ -208,10 +223,19 @@ def test_the_answer_stays_between_7_mm_and_150_m(arch):
         assert net(torch.rand(1, 6, 32, 32)).flatten()[0].item() == pytest.approx(want)
 
 
-@pytest.mark.parametrize("bad, match", [
-    (dict(width=0), "width should be a whole number, 1 or more, got 0"), (dict(width=-8), "got -8"), (dict(width=2.5), "got 2.5"),
-    (dict(height=31), "height should be a whole number, 32 or more, got 31"), (dict(height=0), "height.*got 0"), (dict(width_px=-320), "width_px should be .*got -320"), (dict(height=240.5), "height.*got 240.5"),
-], ids=str)
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (dict(width=0), "width should be a whole number, 1 or more, got 0"),
+        (dict(width=-8), "got -8"),
+        (dict(width=2.5), "got 2.5"),
+        (dict(height=31), "height should be a whole number, 32 or more, got 31"),
+        (dict(height=0), "height.*got 0"),
+        (dict(width_px=-320), "width_px should be .*got -320"),
+        (dict(height=240.5), "height.*got 240.5"),
+    ],
+    ids=str,
+)
 def test_sizes_that_cannot_be(bad, match):
     for arch in ARCHS:
         with pytest.raises(ValueError, match=match):
@@ -247,7 +271,7 @@ def test_network_input():
     assert torch.equal(x[3], x[4]) and torch.equal(x[3], x[5])
     assert torch.equal(bgr[:3], x[:3].flip(0)) and torch.equal(bgr[3:], x[3:])
     assert torch.equal(network_input(img, dog=False, bgr=True), rgb.flip(0))
-    assert torch.equal(network_input(img[:, ::-1], dog=False), rgb.flip(-1))   # a view with negative strides
+    assert torch.equal(network_input(img[:, ::-1], dog=False), rgb.flip(-1))  # a view with negative strides
 
 
 def test_errors():
@@ -259,9 +283,15 @@ def test_errors():
         DepthUNet("report", pretrained=True)
     net = tiny()
     for shape in ((1, 3, 64, 64), (6, 64, 64)):
-        with pytest.raises(ValueError, match=r"takes \(B,6,H,W\) floats in \[0,1\], got \(.*torch.float32: `network_input\(photo\)\[None\]` makes them"):
+        with pytest.raises(
+            ValueError,
+            match=r"takes \(B,6,H,W\) floats in \[0,1\], got \(.*torch.float32: `network_input\(photo\)\[None\]` makes them",
+        ):
             net(torch.rand(*shape))
-    with pytest.raises(ValueError, match=r"takes \(B,3,H,W\) floats in \[0,1\], got .*: `network_input\(photo, dog=False\)\[None\]` makes them"):
+    with pytest.raises(
+        ValueError,
+        match=r"takes \(B,3,H,W\) floats in \[0,1\], got .*: `network_input\(photo, dog=False\)\[None\]` makes them",
+    ):
         tiny(dog=False)(torch.rand(1, 6, 64, 64))
     for arch in ARCHS:
         with pytest.raises(ValueError, match=r"floats in \[0,1\].*got \(1, 6, 64, 64\) torch.uint8"):
@@ -274,7 +304,7 @@ def test_errors():
 
 # ---- the report's published program: names, shapes, and what it answers in float64 on inputs anyone can write down
 
-ANSWERS = [   # rows 60, 180, 300, 420; columns 80, 240, 400, 560
+ANSWERS = [  # rows 60, 180, 300, 420; columns 80, 240, 400, 560
     [-0.00724014778271, -0.00858652007767, -0.00908369621701, -0.00734661253685],
     [-0.00933577095292, -0.00844863471842, -0.00747631218206, -0.00752383868581],
     [-0.00920949268731, -0.00716776459491, -0.00692352593475, -0.00840531818329],
@@ -317,7 +347,7 @@ def published_answer(tmp_path, dtype):
     "Through the file, as a user would: saved under the program's own names, loaded by from_pretrained."
     torch.save(published_weights(), tmp_path / "final.pth")
     net = DepthUNet.from_pretrained(tmp_path / "final.pth").to(dtype)
-    if dtype == torch.float64:   # loading rounds to float32; give the digits back
+    if dtype == torch.float64:  # loading rounds to float32; give the digits back
         net.load_state_dict({k if "attention" in k else f"unet.{k}": v for k, v in published_weights().items()})
     assert net.arch == "published" and not net.training
     x = (0.5 + 0.5 * torch.sin(0.01 * torch.arange(6 * 480 * 640, dtype=torch.float64))).view(1, 6, 480, 640).to(dtype)
@@ -354,19 +384,26 @@ def test_an_early_join_is_two_convolutions_and_one_enlargement(size, skip):
     torch.manual_seed(0)
     conv, x, s = nn.Conv2d(7, 4, 3, padding=1), torch.randn(2, 5, *size), torch.randn(2, 2, *skip)
     coarse, fine = nn.Conv2d(5, 4, 3, padding=1, bias=False), nn.Conv2d(2, 4, 3, padding=1)
-    coarse.weight.data, fine.weight.data, fine.bias.data = conv.weight.data[:, :5], conv.weight.data[:, 5:], conv.bias.data
+    coarse.weight.data, fine.weight.data, fine.bias.data = (
+        conv.weight.data[:, :5],
+        conv.weight.data[:, 5:],
+        conv.bias.data,
+    )
     want = nn.functional.interpolate(coarse(x), skip, mode="bilinear", align_corners=False) + fine(s)
     assert torch.allclose(join_early(conv, x, s), want, atol=1e-6)
     late = conv(torch.cat([resize_like(x, s), s], 1))
-    assert torch.allclose(join_early(conv, x, s), late, atol=1e-5) == (size == skip), "the two are alike only where nothing is enlarged"
+    assert torch.allclose(join_early(conv, x, s), late, atol=1e-5) == (size == skip), (
+        "the two are alike only where nothing is enlarged"
+    )
 
 
 def test_an_early_block_is_called_and_named_like_a_late_one():
-    "What watches a block from outside (hooks, checkpointing, exporters) sees it only where it is called; what loads weights knows its layers by name."
+    """What watches a block from outside (hooks, checkpointing, exporters) sees it only where it is called; what loads
+    weights knows its layers by name."""
     early, late, seen = tiny("light"), tiny("light", early=False), []
     assert list(early.state_dict()) == list(late.state_dict())
     for i in range(4):
-        early.unet.get_submodule(f"dec{i+1}").register_forward_hook(lambda m, x, out: seen.append(out.shape[1]))
+        early.unet.get_submodule(f"dec{i + 1}").register_forward_hook(lambda m, x, out: seen.append(out.shape[1]))
     early(torch.rand(1, 6, 32, 48))
     assert seen == [96, 72, 36, 12]
 
@@ -376,7 +413,7 @@ def test_early_and_late_have_the_same_weights_and_another_answer():
     a, b = LightUNet(widths=(8, 16, 24, 32), early=True).eval(), LightUNet(widths=(8, 16, 24, 32), early=False).eval()
     b.load_state_dict(a.state_dict())
     x = torch.rand(1, 6, 64, 96)
-    blocks = [b.get_submodule(f"dec{i+1}") for i in range(4)]
+    blocks = [b.get_submodule(f"dec{i + 1}") for i in range(4)]
     *skips, low = b.encoder((x - b.mean) / b.std)
     assert torch.equal(b.features(x), decode(low, skips, blocks))
     assert not torch.allclose(a.features(x), b.features(x), rtol=0.05)
@@ -388,7 +425,8 @@ def test_widths_and_work_of_the_two_decoders():
         with FlopCounterMode(display=False) as f:
             net.to("meta").eval()(torch.zeros(1, 6, 240, 320, device="meta"))
         return f.get_total_flops()
-    widths = lambda net: [net.unet.get_submodule(f"dec{i+1}")[0].out_channels for i in range(4)]
+
+    widths = lambda net: [net.unet.get_submodule(f"dec{i + 1}")[0].out_channels for i in range(4)]
     new, old = DepthUNet("light"), DepthUNet("light", early=False)
     assert (widths(new), widths(old)) == ([16, 48, 96, 128], [24, 48, 96, 128])
     assert ops(new) < 0.7 * ops(old)
@@ -415,7 +453,15 @@ def test_a_config_from_before_the_early_join_is_a_late_one(tmp_path):
 # ---- saving and loading
 
 
-@pytest.mark.parametrize("kw", [dict(), dict(dog=False, act="relu"), dict(channel_attention=False, height=120, width_px=160), dict(spatial_attention=False)])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        dict(),
+        dict(dog=False, act="relu"),
+        dict(channel_attention=False, height=120, width_px=160),
+        dict(spatial_attention=False),
+    ],
+)
 @pytest.mark.parametrize("arch", ["light", "report"])
 def test_round_trip(tmp_path, arch, kw):
     net = tiny(arch, **kw)
@@ -438,7 +484,7 @@ def test_round_trip_of_a_flat_decoder(tmp_path):
 
 def test_half_precision_halves_the_file(tmp_path):
     net = tiny("light")
-    net.unet.encoder._bn0.num_batches_tracked.fill_(12345)   # more than fp16 can count exactly
+    net.unet.encoder._bn0.num_batches_tracked.fill_(12345)  # more than fp16 can count exactly
     net.save_pretrained(tmp_path / "full")
     net.save_pretrained(tmp_path / "half", half=True)
     size = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half")]
@@ -465,7 +511,10 @@ def test_truncated_weights(tmp_path, keep):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere: expected .default., .twin., .scratch., a folder with config.json and model.safetensors"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="no weights at .*nowhere: expected .default., .twin., .scratch., a folder with config.json and model.safetensors",
+    ):
         DepthUNet.from_pretrained(tmp_path / "nowhere")
     (saved(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no weights at .*model.safetensors"):
@@ -479,16 +528,19 @@ def test_a_config_that_is_none(tmp_path, text):
         DepthUNet.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("change, match", [
-    (dict(width=8), "does not fit arch='report': .* names or shapes differ"),
-    (dict(arch="light"), "does not fit arch='light'"),
-    (dict(dog=False), r"1 names or shapes differ, first \['unet.enc1.0.weight'\]"),
-    (dict(spatial_attention=False), r"1 names or shapes differ, first \['spatial_attention.conv.weight'\]"),
-    (dict(arch="huge"), "not a dogdepth configuration .*arch should be one of"),
-    (dict(act=3), "not a dogdepth configuration .*act should be one of"),
-    (dict(width="wide"), "not a dogdepth configuration"),
-    (dict(width=-4), "not a dogdepth configuration"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (dict(width=8), "does not fit arch='report': .* names or shapes differ"),
+        (dict(arch="light"), "does not fit arch='light'"),
+        (dict(dog=False), r"1 names or shapes differ, first \['unet.enc1.0.weight'\]"),
+        (dict(spatial_attention=False), r"1 names or shapes differ, first \['spatial_attention.conv.weight'\]"),
+        (dict(arch="huge"), "not a dogdepth configuration .*arch should be one of"),
+        (dict(act=3), "not a dogdepth configuration .*act should be one of"),
+        (dict(width="wide"), "not a dogdepth configuration"),
+        (dict(width=-4), "not a dogdepth configuration"),
+    ],
+)
 def test_a_config_of_other_weights(tmp_path, change, match):
     f = saved(tmp_path) / "config.json"
     f.write_text(json.dumps({**json.loads(f.read_text()), **change}))
@@ -502,8 +554,13 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save({"a": 1}, tmp_path / "numbers.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save({"enc1.0.weight": torch.zeros(1)}, tmp_path / "half.pth")
-    for name, match in dict(text="text.pth is not a weight file that can be read", list="holds list, expected a state_dict", numbers="expected a state_dict",
-                            other="names are not the published program's", half=r"does not fit arch='published': 131 names or shapes differ").items():
+    for name, match in dict(
+        text="text.pth is not a weight file that can be read",
+        list="holds list, expected a state_dict",
+        numbers="expected a state_dict",
+        other="names are not the published program's",
+        half=r"does not fit arch='published': 131 names or shapes differ",
+    ).items():
         with pytest.raises(ValueError, match=match):
             DepthUNet.from_pretrained(tmp_path / f"{name}.pth")
 
@@ -538,7 +595,9 @@ def test_the_default_weights_load_and_see():
 def test_the_twin_is_another_network_of_the_same_kind():
     a, b = DepthUNet.from_pretrained(), DepthUNet.from_pretrained("twin")
     assert a.config == b.config and not torch.equal(next(a.parameters()), next(b.parameters()))
-    assert [n.extra["train"][-1]["split_by"] for n in (a, b)] == ["none", "scene"] and a.extra["spread_scale"] == b.extra["spread_scale"]
+    assert [n.extra["train"][-1]["split_by"] for n in (a, b)] == ["none", "scene"] and a.extra[
+        "spread_scale"
+    ] == b.extra["spread_scale"]
 
 
 def test_a_published_checkpoint_is_used_at_the_size_its_program_used(tmp_path):
@@ -600,7 +659,12 @@ def test_folded_answers_the_same_and_has_no_batchnorm_left(arch, kw):
         torch.testing.assert_close(f(x), m(x), rtol=1e-9, atol=1e-9)
     assert not any(isinstance(b, nn.BatchNorm2d) for b in f.modules())
     if m.config["early"]:
-        assert [[c.in_channels for c in f.unet.get_submodule(f"dec{i+1}")[0]] for i in range(4)] == [[24, 16], [48, 24], [64, 40], [320, 112]]
+        assert [[c.in_channels for c in f.unet.get_submodule(f"dec{i + 1}")[0]] for i in range(4)] == [
+            [24, 16],
+            [48, 24],
+            [64, 40],
+            [320, 112],
+        ]
     assert any(isinstance(b, nn.BatchNorm2d) for b in m.modules())
 
 
@@ -658,7 +722,10 @@ def test_what_came_with_weights_stays_with_them(tmp_path):
 
 def test_a_folder_is_not_left_half_written(tmp_path):
     net = DepthUNet("report", width=2)
-    for extra, match in ((dict(score=np.float32(1)), "plain numbers.*item"), (dict(arch="light2"), "arch is of the network itself")):
+    for extra, match in (
+        (dict(score=np.float32(1)), "plain numbers.*item"),
+        (dict(arch="light2"), "arch is of the network itself"),
+    ):
         with pytest.raises(ValueError, match=match):
             net.save_pretrained(tmp_path / "a", **extra)
         assert not (tmp_path / "a").exists()
@@ -670,7 +737,11 @@ def test_a_folder_is_not_left_half_written(tmp_path):
 def test_weights_from_scratch_never_met_imagenet():
     net = DepthUNet.from_pretrained("scratch")
     assert net.config["arch"] == "light" and not any(run["pretrained"] for run in net.extra["train"])
-    assert [run["init"] for run in net.extra["train"]] == ["", "run 1", "run 2"]  # each from the one before, and the first from nothing
+    assert [run["init"] for run in net.extra["train"]] == [
+        "",
+        "run 1",
+        "run 2",
+    ]  # each from the one before, and the first from nothing
 
 
 def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch):
@@ -683,7 +754,9 @@ def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch
         DepthUNet.from_pretrained("someone/rooms")
     DepthUNet("report", width=2).save_pretrained(tmp_path / "kept")
     asked = []
-    hub = types.SimpleNamespace(snapshot_download=lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path / "kept"))
+    hub = types.SimpleNamespace(
+        snapshot_download=lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path / "kept")
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert DepthUNet.from_pretrained("someone/rooms").config["width"] == 2
     assert asked == [("someone/rooms", ["config.json", "model.safetensors", "README.md", "LICENSE*"])]
@@ -698,10 +771,17 @@ def test_a_hub_name_is_asked_for_only_where_the_package_is(tmp_path, monkeypatch
 
 
 def test_light_always_climbs():
-    assert tiny("light", climb=False).config["climb"] and not tiny("report", climb=False).config["climb"] and not tiny("published").config["climb"]
+    assert (
+        tiny("light", climb=False).config["climb"]
+        and not tiny("report", climb=False).config["climb"]
+        and not tiny("published").config["climb"]
+    )
 
 
-@pytest.mark.parametrize("key, value", [("spread_scale", -1), ("spread_scale", "1.1"), ("spread_scale", float("nan")), ("dog", "no"), ("confidence", 1)])
+@pytest.mark.parametrize(
+    "key, value",
+    [("spread_scale", -1), ("spread_scale", "1.1"), ("spread_scale", float("nan")), ("dog", "no"), ("confidence", 1)],
+)
 def test_values_in_a_config_are_checked(key, value, tmp_path):
     tiny("light").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {key: value}

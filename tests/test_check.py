@@ -1,4 +1,5 @@
 "tools/check.py: a failing notebook stops nothing, and the last lines say what failed and how to run just that."
+
 import importlib.util
 import os
 from pathlib import Path

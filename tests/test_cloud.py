@@ -1,4 +1,5 @@
 "Points, meshes and files: laws of the geometry, read back by trimesh, and GLB taken apart by hand."
+
 import io
 import json
 import re
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogdepth.cloud import figure_html, mesh, normals, plotly_js, point_cloud, room_figure, save_html, write_glb, write_ply
+from dogdepth.cloud import (
+    figure_html,
+    mesh,
+    normals,
+    plotly_js,
+    point_cloud,
+    room_figure,
+    save_html,
+    write_glb,
+    write_ply,
+)
 from dogdepth.depth import NYU_CAMERA, Camera
 from dogdepth.files3d import AXES, to_axes
 from dogdepth.rooms import render_room
@@ -190,7 +201,8 @@ def test_a_step_is_cut_exactly_when_it_exceeds_jump(ratio, jump):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("tilt", [60, 80, 87])
 def test_a_plane_is_cut_by_angle_and_not_by_stride(tilt, stride):
-    "A plane whose normal is `tilt` degrees from the optical axis, through a narrow lens: all sight lines are nearly that axis."
+    """A plane whose normal is `tilt` degrees from the optical axis, through a narrow lens: all sight lines are nearly
+    that axis."""
     cam = Camera(20000.0, 20000.0, 15.5, 11.5, 24, 32)
     t = np.radians(tilt)
     d = plane_depth(cam, (np.sin(t), 0, -np.cos(t)), -2 * np.cos(t))
@@ -362,7 +374,11 @@ def read_glb(path):
     if "indices" in prim:
         assert doc["bufferViews"][doc["accessors"][prim["indices"]]["bufferView"]]["target"] == 34963
         assert arrays[prim["indices"]].max() < doc["accessors"][prim["attributes"]["POSITION"]]["count"]
-    assert set(doc.get("extensionsUsed", [])) == {e for m in doc["materials"] for e in m["extensions"]} == {"KHR_materials_unlit"}
+    assert (
+        set(doc.get("extensionsUsed", []))
+        == {e for m in doc["materials"] for e in m["extensions"]}
+        == {"KHR_materials_unlit"}
+    )
     assert doc["materials"][prim["material"]]["doubleSided"] is True
     return doc, arrays, blob
 
@@ -379,7 +395,9 @@ def test_glb_of_a_room_by_hand(tmp_path, room):
     assert uv.min() > 0 and uv.max() < 1
     pixel = uv * [160, 120] - 0.5
     np.testing.assert_allclose(pixel, np.rint(pixel), atol=1e-3)  # each vertex sits at the centre of its pixel
-    image = doc["images"][doc["textures"][doc["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["index"]]["source"]]
+    image = doc["images"][
+        doc["textures"][doc["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["index"]]["source"]
+    ]
     view = doc["bufferViews"][image["bufferView"]]
     assert "target" not in view and image["mimeType"] == "image/jpeg"
     jpg = np.asarray(Image.open(io.BytesIO(blob[view["byteOffset"] : view["byteOffset"] + view["byteLength"]])))
@@ -425,9 +443,12 @@ def test_glb_vertex_colours_are_linear_light(tmp_path, room, points):
 
 
 def test_glb_of_a_whole_frame_is_small_and_quick(tmp_path):
-    "480x640 with detail everywhere: at most 5 MB and 0.3 s of one core (not of the clock, which counts the neighbours' work too)."
+    """480x640 with detail everywhere: at most 5 MB and 0.3 s of one core (not of the clock, which counts the
+    neighbours' work too)."""
     item = render_room(1, 480, 640)
-    item["image"] = np.clip(item["image"].astype(int) + np.random.default_rng(0).integers(-20, 20, item["image"].shape), 0, 255).astype(np.uint8)
+    item["image"] = np.clip(
+        item["image"].astype(int) + np.random.default_rng(0).integers(-20, 20, item["image"].shape), 0, 255
+    ).astype(np.uint8)
     write_glb(tmp_path / "r.glb", item)
     times = []
     for _ in range(5):
@@ -637,10 +658,16 @@ def test_writers_refuse_and_leave_nothing(tmp_path, write, args, kw, match):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("args, normals, match", [
-    ((V, F), np.zeros((2, 3)), r"should be \(3, 3\) finite numbers.*got \(2, 3\)"), ((V,), np.zeros(3), r"got \(3,\)"),
-    ((V,), np.full((3, 3), np.nan), "normals hold nan"), ((V,), np.full((3, 3), np.inf), "nan or infinite"), ((ITEM,), np.zeros((768, 3)), "got normals as well"),
-])
+@pytest.mark.parametrize(
+    "args, normals, match",
+    [
+        ((V, F), np.zeros((2, 3)), r"should be \(3, 3\) finite numbers.*got \(2, 3\)"),
+        ((V,), np.zeros(3), r"got \(3,\)"),
+        ((V,), np.full((3, 3), np.nan), "normals hold nan"),
+        ((V,), np.full((3, 3), np.inf), "nan or infinite"),
+        ((ITEM,), np.zeros((768, 3)), "got normals as well"),
+    ],
+)
 def test_ply_checks_its_normals(tmp_path, args, normals, match):
     with pytest.raises(ValueError, match=match):
         write_ply(tmp_path / "n.ply", *args, normals=normals)
@@ -681,12 +708,14 @@ def test_data_cannot_close_its_script():
 
 def test_pieces_of_a_mesh_go_in_one_by_one(tmp_path):
     from dogdepth.cloud import mesh, write_ply
+
     room = render_room(0, 48, 64)
     with pytest.raises(ValueError, match="piece by piece"):
         write_ply(tmp_path / "a.ply", mesh(room))
 
 
 # ---------------------------------------------------------------- which way is up, in other people's programs
+
 
 def test_the_floor_lies_low_in_ply_and_glb(tmp_path):
     "Read back by trimesh: in the PLY for Blender low is -z, in a PLY for MeshLab and in a GLB it is -y."
@@ -703,7 +732,9 @@ def test_the_floor_lies_low_in_ply_and_glb(tmp_path):
     v = np.concatenate([np.asarray(g.vertices) for g in trimesh.load(tmp_path / "a.glb").geometry.values()])
     low = v[:, 1] < np.percentile(v[:, 1], 20)
     ray = v / -v[:, 2:]  # z towards the viewer
-    assert (ray[low, 1] < 0).mean() > 0.95 and v[:, 2].max() < 0  # low in the room is low in the picture, and the room lies ahead
+    assert (ray[low, 1] < 0).mean() > 0.95 and v[
+        :, 2
+    ].max() < 0  # low in the room is low in the picture, and the room lies ahead
 
 
 def test_a_figure_takes_the_middles_of_equal_parts(room):
@@ -725,6 +756,7 @@ LONG = "사" * 83  # 249 bytes; with .html 254
 @pytest.mark.parametrize("name", [LONG, "caf\udce9", "a'b\"c&<d>", "new\nline"])
 def test_any_legal_name(tmp_path, room, name):
     from dogdepth.cloud import orbit_video
+
     write_ply(tmp_path / f"{name}.ply", room)
     write_glb(tmp_path / f"{name}.glb", room)
     save_html(tmp_path / f"{name}.html", room, title=name)
@@ -737,10 +769,24 @@ def test_any_legal_name(tmp_path, room, name):
 def test_threads_write_into_one_folder(tmp_path, room):
     "Pages that share one plotly.min.js, and one file that all of them write."
     from concurrent.futures import ThreadPoolExecutor
-    it = dict(depth=room["depth"][:24, :32].copy(), camera=room["camera"].crop(0, 0, 24, 32), image=room["image"][:24, :32].copy())
+
+    it = dict(
+        depth=room["depth"][:24, :32].copy(),
+        camera=room["camera"].crop(0, 0, 24, 32),
+        image=room["image"][:24, :32].copy(),
+    )
     with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(save_html, tmp_path / f"{k}.html", it) for k in range(8)] + [pool.submit(write_ply, tmp_path / "same.ply", it) for _ in range(40)] + [pool.submit(write_glb, tmp_path / "same.glb", it) for _ in range(40)]
+        jobs = (
+            [pool.submit(save_html, tmp_path / f"{k}.html", it) for k in range(8)]
+            + [pool.submit(write_ply, tmp_path / "same.ply", it) for _ in range(40)]
+            + [pool.submit(write_glb, tmp_path / "same.glb", it) for _ in range(40)]
+        )
         for j in jobs:
             j.result()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"{k}.html" for k in range(8)), "plotly.min.js", "same.glb", "same.ply"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *(f"{k}.html" for k in range(8)),
+        "plotly.min.js",
+        "same.glb",
+        "same.ply",
+    ]
     assert len(trimesh.load(tmp_path / "same.ply").vertices) == 24 * 32

@@ -1,4 +1,5 @@
 "The Dockerfile and the service of systemd: what they copy exists, and what they run is what the command takes."
+
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ def instructions(text):
 
 def test_the_dockerfile_copies_what_setup_reads_and_runs_as_nobody():
     steps = instructions(read("Dockerfile"))
-    last = steps[max(i for i, (k, _) in enumerate(steps) if k == "FROM"):]
+    last = steps[max(i for i, (k, _) in enumerate(steps) if k == "FROM") :]
     copied = [p for k, v in steps if k == "COPY" and "--from" not in v for p in v.split()[:-1]]
     assert {"settings.ini", "setup.py", "pyproject.toml", "README.md", "dogdepth", "constraints.txt"} <= set(copied)
     assert all((ROOT / p).exists() for p in copied)
@@ -36,6 +37,7 @@ def test_the_dockerfile_copies_what_setup_reads_and_runs_as_nobody():
 def serve_flags(words):
     "The flags, as the command's own parser reads them."
     from dogdepth.cli import make_parser
+
     return make_parser(words).parse_args(words)
 
 
@@ -57,6 +59,7 @@ def test_the_health_check_is_answered(tmp_path):
     "What the container asks itself: 200 from a server that runs, without a cookie or a key."
     from app_fakes import Slope
     from dogdepth.app import create_app
+
     app = create_app(Slope(), tmp_path, decoders=1)
     r = app.test_client().get("/api/items", headers={"Host": "127.0.0.1:8000"})
     app.extensions["dogdepth"].close()
@@ -66,8 +69,16 @@ def test_the_health_check_is_answered(tmp_path):
 def test_the_service_is_shut_in_and_systemd_reads_it(tmp_path):
     text = SERVICE.read_text()
     settings = re.findall(r"^(\w+)=(.*)", text.partition("[Service]")[2], re.M)
-    shut = dict(DynamicUser="yes", NoNewPrivileges="yes", ProtectSystem="strict", ProtectHome="yes", PrivateTmp="yes",
-                PrivateDevices="yes", CapabilityBoundingSet="", RestrictNamespaces="yes")
+    shut = dict(
+        DynamicUser="yes",
+        NoNewPrivileges="yes",
+        ProtectSystem="strict",
+        ProtectHome="yes",
+        PrivateTmp="yes",
+        PrivateDevices="yes",
+        CapabilityBoundingSet="",
+        RestrictNamespaces="yes",
+    )
     assert not [k for k, v in shut.items() if (k, v) not in settings]
     if shutil.which("systemd-analyze"):  # elsewhere its own reader is missing
         unit = tmp_path / "dogdepth.service"

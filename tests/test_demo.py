@@ -1,4 +1,5 @@
 "The demo: its sample photos, the numbers it prints, and a page that is whole without a network."
+
 import base64
 import json
 import re
@@ -12,7 +13,18 @@ import numpy as np
 import pytest
 
 import dogdepth.cli as cli
-from dogdepth.cli import ASSETS, colour_bar, demo_items, demo_page, depth_range, errors, main, painted, sample_photos, span_m
+from dogdepth.cli import (
+    ASSETS,
+    colour_bar,
+    demo_items,
+    demo_page,
+    depth_range,
+    errors,
+    main,
+    painted,
+    sample_photos,
+    span_m,
+)
 from dogdepth.depth import Camera, read_depth
 from dogdepth.metrics import depth_metrics
 from dogdepth.predict import Prediction
@@ -44,6 +56,7 @@ def page(samples, tmp_path_factory):
 
 class Page(HTMLParser):
     "Tags with their attributes, ids, and the text of each script."
+
     def __init__(self, text):
         super().__init__()
         self.tags, self.open, self.scripts, self.crossed = [], [], [], []
@@ -75,9 +88,11 @@ def html(page):
 
 # --- samples
 
+
 def test_motorcycle_depth_is_that_of_the_rig(samples):
     "Against the published formula, written once more by hand for two pixels."
     from skimage.data import stereo_motorcycle
+
     disp, moto = stereo_motorcycle()[2], samples[-1]
     for v, u in ((250, 400), (450, 300)):
         assert moto["published"][v, u] == pytest.approx(994.978 * 0.193001 / (float(disp[v, u]) + 31.086), rel=1e-5)
@@ -90,7 +105,9 @@ def test_motorcycle_depth_is_that_of_the_rig(samples):
 def test_the_motorcycle_s_truth_is_as_long_as_its_maker_says(samples):
     "One factor, and it is that of 14_cloud: both lengths measured there come out right."
     moto = samples[-1]
-    measured = {ab: span_m(moto["depth"], moto["camera"], *ab) for ab in (((205, 335), (583, 383)), ((195, 245), (210, 396)))}
+    measured = {
+        ab: span_m(moto["depth"], moto["camera"], *ab) for ab in (((205, 335), (583, 383)), ((195, 245), (210, 396)))
+    }
     assert list(measured.values()) == pytest.approx([1.445, 0.64], rel=0.01)
     ratio = moto["depth"][moto["depth"] > 0] / moto["published"][moto["depth"] > 0]
     assert ratio.std() < 1e-6 and ratio.mean() == pytest.approx(1 / 0.637, abs=2e-3)
@@ -101,13 +118,17 @@ def test_the_demo_opens_with_a_success_and_fails_last(samples, page, html):
     assert samples[0]["truth"] == "the renderer" and samples[0]["depth"] is not None
     text = (page / "index.html").read_text(encoding="utf-8")
     heads = re.findall(r'<h2 id="([\w-]+)-title">(.*?)</h2>', text)
-    assert heads[0] == ("room", "Room") and dict(heads)["motorcycle"] == "Motorcycle: where it fails, and whose fault it is"
+    assert (
+        heads[0] == ("room", "Room")
+        and dict(heads)["motorcycle"] == "Motorcycle: where it fails, and whose fault it is"
+    )
     assert text.count("AbsRel by the published scale") == 1
 
 
 @pytest.mark.slow
 def test_the_default_weights_do_well_on_the_drawn_rooms(samples):
     from dogdepth.predict import Predictor
+
     model = Predictor()
     for s in samples[:2]:
         assert errors(model.predict(s["image"], s["camera"]).depth_m, s["depth"])["abs_rel"] < 0.08
@@ -118,7 +139,11 @@ def test_the_default_weights_do_well_on_the_drawn_rooms(samples):
 
 def test_one_range_of_depth_on_the_whole_page(samples, page):
     text = (page / "index.html").read_text(encoding="utf-8")
-    for row, section, s in zip(re.findall(r'<tr><th scope="row">.*?</tr>', text), re.findall(r'<section class="photo".*?</section>', text, re.S), samples):
+    for row, section, s in zip(
+        re.findall(r'<tr><th scope="row">.*?</tr>', text),
+        re.findall(r'<section class="photo".*?</section>', text, re.S),
+        samples,
+    ):
         lo, hi = depth_range(shown(s, 1.1)[1].depth_m)
         assert f"<td>{lo:.1f} to {hi:.1f} m</td>" in row
         bars = re.findall(r"<b>([\d.]+) m</b><b></b><b>([\d.]+) m</b>", section)
@@ -135,7 +160,11 @@ def test_samples_are_items(samples):
 
 def test_nyu_frames_come_along_where_there_is_data(data):
     items = demo_items()
-    assert [i["truth"] for i in items[3:5]] == ["a Kinect"] * 2 and all(i["depth"].shape == (480, 640) for i in items[3:5]) and items[-1]["name"] == "motorcycle"
+    assert (
+        [i["truth"] for i in items[3:5]] == ["a Kinect"] * 2
+        and all(i["depth"].shape == (480, 640) for i in items[3:5])
+        and items[-1]["name"] == "motorcycle"
+    )
     names = [i["name"] for i in items]
     assert len(set(names)) == 6 and all(re.fullmatch(r"[\w-]+", n) for n in names)
 
@@ -152,11 +181,14 @@ def test_data_folder_without_nyu_is_said(monkeypatch, tmp_path, capsys):
 
 # --- numbers
 
+
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.1, 1.5])
 def test_errors_of_one_factor(samples, factor):
     t = samples[0]["depth"]
     e = errors(t * np.float32(factor), t)
-    assert e["abs_rel"] == pytest.approx(abs(factor - 1), abs=1e-3) or t.max() * factor > 10  # the cap clips what is beyond
+    assert (
+        e["abs_rel"] == pytest.approx(abs(factor - 1), abs=1e-3) or t.max() * factor > 10
+    )  # the cap clips what is beyond
     assert e["median_m"] == pytest.approx(abs(factor - 1) * np.median(t[45:471, 41:601]), abs=2e-3)
     assert e["scaled_abs_rel"] == pytest.approx(0, abs=1e-3) and e["known"] == 1
 
@@ -167,7 +199,9 @@ def test_errors_agree_with_the_metrics_and_skip_holes(samples):
     p = np.where(t > 0, t, 9).astype(np.float32) * rng.uniform(0.7, 1.4, t.shape).astype(np.float32)
     e, m = errors(p, t), depth_metrics(p, t)
     assert (e["abs_rel"], e["rmse"], e["delta1"]) == (m["abs_rel"], m["rmse"], m["delta1"])
-    assert e["median_m"] == pytest.approx(np.median(np.abs(p - t)[t > 0])) and e["known"] == pytest.approx((t > 0).mean())
+    assert e["median_m"] == pytest.approx(np.median(np.abs(p - t)[t > 0])) and e["known"] == pytest.approx(
+        (t > 0).mean()
+    )
     assert errors(p, None) == {}
 
 
@@ -175,6 +209,7 @@ def test_painted():
     x = np.array([[0.0, 1.0, 2.0, np.nan, -5.0, 9.0]])
     c = painted(x, 0, 2)
     from matplotlib import colormaps
+
     for k, v in ((0, 0.0), (1, 0.5), (2, 1.0), (4, 0.0), (5, 1.0)):
         assert np.abs(c[0, k] - np.array(colormaps["turbo"](v)[:3]) * 255).max() <= 0.5
     assert c[0, 3].tolist() == [153] * 3
@@ -184,11 +219,17 @@ def test_painted():
 def test_colour_bar_has_the_ends_of_the_map():
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
+
     bar = colour_bar("1 m", "4 m")
-    assert bar.index(to_hex(colormaps["turbo"](0.0))) < bar.index(to_hex(colormaps["turbo"](1.0))) and "<b>1 m</b>" in bar and "<b>4 m</b>" in bar
+    assert (
+        bar.index(to_hex(colormaps["turbo"](0.0))) < bar.index(to_hex(colormaps["turbo"](1.0)))
+        and "<b>1 m</b>" in bar
+        and "<b>4 m</b>" in bar
+    )
 
 
 # --- the page
+
 
 def test_page_is_well_formed(html):
     assert not html.crossed and not html.open
@@ -206,9 +247,15 @@ def test_page_asks_nothing_of_the_network(page, html):
             if link and not link.startswith(("#", "data:")):
                 assert (page / link).is_file() and (page / link).stat().st_size, link
     text = (page / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\s*\(", re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S))
+    assert not re.search(
+        r"url\(|@import|fetch\(|XMLHttpRequest|import\s*\(",
+        re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S),
+    )
     import plotly
-    assert (page / "plotly.min.js").read_bytes() == (Path(plotly.__file__).parent / "package_data/plotly.min.js").read_bytes()
+
+    assert (page / "plotly.min.js").read_bytes() == (
+        Path(plotly.__file__).parent / "package_data/plotly.min.js"
+    ).read_bytes()
 
 
 def test_every_file_written_is_used_by_the_page(page, html):
@@ -227,7 +274,9 @@ def test_page_can_be_used_without_eyes_or_mouse(html):
 
 def test_style_knows_dark_mode_phones_and_reduced_motion():
     css = (ASSETS / "demo.css").read_text()
-    assert all(q in css for q in ("prefers-color-scheme: dark", "max-width:560px", "prefers-reduced-motion", ":focus-visible"))
+    assert all(
+        q in css for q in ("prefers-color-scheme: dark", "max-width:560px", "prefers-reduced-motion", ":focus-visible")
+    )
     assert css.count("{") == css.count("}")
     used = set(re.findall(r"var\((--[a-z]+)", css)) - {"--x", "--y", "--seen"}
     assert used <= set(re.findall(r"(--[a-z]+):", css))
@@ -236,7 +285,9 @@ def test_style_knows_dark_mode_phones_and_reduced_motion():
 def luminance(colour):
     c = colour if len(colour) == 7 else "#" + "".join(2 * x for x in colour[1:])
     v = [int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    return sum(w * (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4) for w, x in zip((0.2126, 0.7152, 0.0722), v))
+    return sum(
+        w * (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4) for w, x in zip((0.2126, 0.7152, 0.0722), v)
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -244,7 +295,9 @@ def test_text_is_readable(dark):
     "Contrast of at least 4.5 : 1 (WCAG 2.2, 1.4.3) for each text colour on each ground."
     css = (ASSETS / "demo.css").read_text()
     roots = re.findall(r":root \{([^}]*)\}", css)
-    colours = dict(re.findall(r"--(\w+):(#\w+)", roots[0])) | (dict(re.findall(r"--(\w+):(#\w+)", roots[1])) if dark else {})
+    colours = dict(re.findall(r"--(\w+):(#\w+)", roots[0])) | (
+        dict(re.findall(r"--(\w+):(#\w+)", roots[1])) if dark else {}
+    )
     for ground in ("bg", "card"):
         for ink in ("ink", "soft", "accent"):
             a, b = sorted((luminance(colours[ground]), luminance(colours[ink])), reverse=True)
@@ -266,7 +319,11 @@ def test_the_cross_reads_the_depth_that_was_found(html, samples):
         mm = np.frombuffer(base64.b64decode(g["mm"]), "<u2").reshape(g["height"], g["width"])
         assert max(mm.shape) <= 160
         h, w = depth.shape
-        for i, j in ((0, 0), (g["height"] // 2, g["width"] // 3), (g["height"] - 1, g["width"] - 1)):  # the pixel of the photo under the cell's middle, one cell of slack
+        for i, j in (
+            (0, 0),
+            (g["height"] // 2, g["width"] // 3),
+            (g["height"] - 1, g["width"] - 1),
+        ):  # the pixel of the photo under the cell's middle, one cell of slack
             y, x, s = (i + 0.5) / g["height"] * h, (j + 0.5) / g["width"] * w, -(-max(h, w) // 160) + 1
             near = depth[max(0, int(y) - s) : int(y) + s + 1, max(0, int(x) - s) : int(x) + s + 1] * 1000
             assert near.min() - 1 <= mm[i, j] <= near.max() + 1
@@ -306,17 +363,22 @@ def test_large_photos_are_shrunk_for_the_page(tmp_path):
 
 # --- the verb
 
+
 @pytest.fixture
 def quick(monkeypatch, samples):
     "A predictor that needs no weights, and two photos."
+
     class Guess:
         def __init__(self, weights, device):
             import torch
+
             self.weights, self.device = weights, torch.device("cpu")
 
         def predict(self, img, camera):
             return Prediction(np.full(img.shape[:2], 2, np.float32), camera, img)
+
     import dogdepth.predict
+
     monkeypatch.setattr(dogdepth.predict, "Predictor", Guess)
     monkeypatch.setattr(cli, "demo_items", lambda: samples[2:])
 
@@ -324,7 +386,13 @@ def quick(monkeypatch, samples):
 def test_demo_prints_errors_times_and_the_place(quick, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "a" / "out")]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"motorcycle +741x500 +[\d.]+ s +AbsRel 0\.\d+ \(0\.\d+ by the published scale\), median error \d\.\d\d m", out) and "astronaut" in out
+    assert (
+        re.search(
+            r"motorcycle +741x500 +[\d.]+ s +AbsRel 0\.\d+ \(0\.\d+ by the published scale\), median error \d\.\d\d m",
+            out,
+        )
+        and "astronaut" in out
+    )
     assert f"Open {tmp_path / 'a' / 'out' / 'index.html'} in a browser" in out
     assert (tmp_path / "a/out/index.html").is_file() and not list(tmp_path.rglob(".dogdepth*"))
 
@@ -339,6 +407,7 @@ def test_demo_twice_and_beside_other_files(quick, tmp_path):
 def test_demo_leaves_nothing_half_written(quick, tmp_path, monkeypatch, error, code):
     def stop(*_):
         raise error
+
     monkeypatch.setattr("dogdepth.cloud.plotly_js", stop)
     assert main(["demo", "--out", str(tmp_path / "out")]) == code
     assert list(tmp_path.iterdir()) == []
@@ -368,7 +437,23 @@ def test_page_draws_in_a_browser(page, tmp_path):
         shutil.copy(f, tmp_path)
     text = (page / "index.html").read_text(encoding="utf-8").replace("</body>", probe)
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
-    r = subprocess.run([chrome, "--headless", "--no-sandbox", "--disable-quic", "--disable-background-networking", "--enable-unsafe-swiftshader", f"--user-data-dir={tmp_path / 'profile'}",
-                        "--window-size=500,1600", "--virtual-time-budget=30000", "--dump-dom", f"file://{tmp_path / 'index.html'}"], capture_output=True, text=True, timeout=280)
+    r = subprocess.run(
+        [
+            chrome,
+            "--headless",
+            "--no-sandbox",
+            "--disable-quic",
+            "--disable-background-networking",
+            "--enable-unsafe-swiftshader",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=500,1600",
+            "--virtual-time-budget=30000",
+            "--dump-dom",
+            f"file://{tmp_path / 'index.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     got = json.loads(re.search(r"<title>(.*?)</title>", r.stdout)[1].replace("&quot;", '"'))
     assert got["canvas"] and got["turned"] and got["wide"] and re.fullmatch(r"\d+\.\d\d m", got["reading"])

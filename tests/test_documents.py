@@ -1,4 +1,5 @@
 "SECURITY.md and CONTRIBUTING.md: every test, file, target and link that they name exists."
+
 import ast
 import configparser
 import re
@@ -44,8 +45,10 @@ def test_every_row_of_a_promise_names_a_test():
 
 def test_promises_reads_what_is_there():
     "The reader that the first test trusts."
-    text = ("**No.** x\n## What is promised\n**A.** b\n| `tests/a.py::test_b`, `tests/c.py::test_d` |\n**E.** f\n"
-            "## What is not promised\n**G.** `tests/h.py::test_i`")
+    text = (
+        "**No.** x\n## What is promised\n**A.** b\n| `tests/a.py::test_b`, `tests/c.py::test_d` |\n**E.** f\n"
+        "## What is not promised\n**G.** `tests/h.py::test_i`"
+    )
     assert promises(text) == {"A.": [("tests/a.py", "test_b"), ("tests/c.py", "test_d")], "E.": []}
 
 

@@ -1,4 +1,5 @@
 "The modified DoG against independent forms: the program's own, float64 blurs, scikit-image, hand-computed numbers."
+
 import csv
 import itertools
 import json
@@ -21,11 +22,35 @@ import dogdepth.focus
 from dogdepth.blur import LEAST, gaussian_blur, gaussian_taps
 from dogdepth.files import read_image
 from dogdepth.dog import (
-    MEASURES, _blur_matrix, _reflect, disc, focus_points, focus_scores, focus_sigma, literal_dog, literal_scores, modified_dog,
-    modified_dog_batch, network_planes, results_file, stack_dog, to_grey,
+    MEASURES,
+    _blur_matrix,
+    _reflect,
+    disc,
+    focus_points,
+    focus_scores,
+    focus_sigma,
+    literal_dog,
+    literal_scores,
+    modified_dog,
+    modified_dog_batch,
+    network_planes,
+    results_file,
+    stack_dog,
+    to_grey,
 )
 from dogdepth.focus import (
-    FINE, FOCUS, LENSES, edge_width, focus_study, noise_level, sharpness, spearman, steady_dog, steady_scores, study_photos, study_rooms,
+    FINE,
+    FOCUS,
+    LENSES,
+    edge_width,
+    focus_study,
+    noise_level,
+    sharpness,
+    spearman,
+    steady_dog,
+    steady_scores,
+    study_photos,
+    study_rooms,
     write_focus_study,
 )
 
@@ -38,7 +63,9 @@ def picture(h, w, kind="noise", seed=0):
     if kind == "noise":
         return r.integers(0, 256, (h, w, 3), dtype=np.uint8)
     if kind == "smooth":
-        return cv2.resize(r.integers(0, 256, (5, 6, 3), dtype=np.uint8), (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, 3)
+        return cv2.resize(r.integers(0, 256, (5, 6, 3), dtype=np.uint8), (w, h), interpolation=cv2.INTER_CUBIC).reshape(
+            h, w, 3
+        )
     img = np.zeros((h, w, 3), np.uint8)
     if kind in ("flat", "white"):
         img[:] = 255 if kind == "white" else 100
@@ -60,7 +87,7 @@ def blur64(grey, sigma, reach=4):
         m = np.zeros((n, n))  # the blur of one axis as a matrix, borders folded back by numpy's pad
         where = np.pad(np.arange(n), r, mode="reflect") if n > 1 else np.zeros(2 * r + 1, int)
         for i in range(n):
-            np.add.at(m[i], where[i:i + 2 * r + 1], k)
+            np.add.at(m[i], where[i : i + 2 * r + 1], k)
         a = np.moveaxis(np.tensordot(m, a, (1, axis)), 0, axis)
     return a
 
@@ -75,6 +102,7 @@ def batch(imgs, **kw):
 
 
 # --- points, grey, disc
+
 
 def test_points_are_the_programs():
     p = focus_points(480, 640)
@@ -120,7 +148,10 @@ def test_reflect_is_opencvs():
 
 # --- scores
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 5), (11, 40), (21, 25), (32, 32), (57, 50), (120, 160), (480, 640)])
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 9), (2, 2), (3, 5), (11, 40), (21, 25), (32, 32), (57, 50), (120, 160), (480, 640)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_equal_the_literal_form(size, kind):
     img = picture(*size, kind)
@@ -157,10 +188,13 @@ def test_a_flat_disc_by_hand():
     "The Laplacian of a flat disc is its level times the number of neighbours on the other side of the rim."
     m = np.pad(disc().astype(int), 2)
     out = sum((m != np.roll(m, s, a)).astype(int) for s, a in ((1, 0), (-1, 0), (1, 1), (-1, 1)))
-    assert focus_scores(np.full((480, 640), 100, np.uint8))[0] == pytest.approx(100**2 * (out**2).sum() / (480 * 640), rel=1e-12)
+    assert focus_scores(np.full((480, 640), 100, np.uint8))[0] == pytest.approx(
+        100**2 * (out**2).sum() / (480 * 640), rel=1e-12
+    )
 
 
 # --- sigma
+
 
 def test_sigma_is_first_minus_second():
     img = picture(240, 320)
@@ -196,6 +230,7 @@ def test_fallback_below_one():
 
 # --- blur
 
+
 def test_taps():
     for s in (0.01, 0.2, 1, 7.3):
         t = gaussian_taps(s)
@@ -226,7 +261,11 @@ def test_torch_blur_matrix():
     for n in (1, 2, 7, 90):
         for s in (0.01, 0.4, 3, 40, 1e6):
             A = _blur_matrix(n, torch.tensor([s, 1.0]))
-            assert A.shape == (2, n, n) and torch.isfinite(A).all() and torch.allclose(A.sum(-1), torch.ones(2, n), atol=1e-5)
+            assert (
+                A.shape == (2, n, n)
+                and torch.isfinite(A).all()
+                and torch.allclose(A.sum(-1), torch.ones(2, n), atol=1e-5)
+            )
             if s <= 40:
                 want = blur64(np.eye(n), s, reach=6) if n > 1 else np.ones((1, 1))
                 got = (A[0] @ torch.eye(n) @ A[0].T).numpy()
@@ -234,6 +273,7 @@ def test_torch_blur_matrix():
 
 
 # --- the filter
+
 
 @pytest.mark.parametrize("sigma", [0.5, 1, 2, 5.4, 12, 12.5, 30, 64])
 @pytest.mark.parametrize("kind", ["noise", "smooth", "stripes"])
@@ -246,7 +286,9 @@ def test_dog_against_float64(sigma, kind):
 def test_dog_against_scikit_image():
     g = to_grey(picture(80, 90, "smooth"))
     theirs = -difference_of_gaussians(g.astype(float), 0.6, 6, mode="mirror", truncate=6)
-    assert abs(modified_dog(g, sigma=6, saturate=False) - theirs).max() <= 1.5  # two roundings of half a level each, and the quick blur
+    assert (
+        abs(modified_dog(g, sigma=6, saturate=False) - theirs).max() <= 1.5
+    )  # two roundings of half a level each, and the quick blur
 
 
 def test_dog_against_the_literal_form():
@@ -304,7 +346,9 @@ def test_stack():
     img = picture(50, 70)
     six = stack_dog(img, fallback=3.0)
     assert six.shape == (50, 70, 6) and six.dtype == np.uint8
-    assert (six[..., :3] == img).all() and all((six[..., c] == modified_dog(img, fallback=3.0)).all() for c in (3, 4, 5))
+    assert (six[..., :3] == img).all() and all(
+        (six[..., c] == modified_dog(img, fallback=3.0)).all() for c in (3, 4, 5)
+    )
     grey = stack_dog(img[..., 0])
     assert all((grey[..., c] == img[..., 0]).all() for c in range(3)) and grey.shape == six.shape
     signed = stack_dog(img, saturate=False)
@@ -312,6 +356,7 @@ def test_stack():
 
 
 # --- the batch
+
 
 def test_batch_equals_one_by_one():
     imgs = [picture(96, 128, k, s) for k in KINDS for s in range(2)]
@@ -344,10 +389,17 @@ def test_batch_on_every_device(device):
     x = torch.from_numpy(np.stack([picture(240, 320, k) for k in KINDS])).permute(0, 3, 1, 2) / 255
     out = modified_dog_batch(x.to(device))
     assert out.device.type == device
-    assert max(abs((o[0] * 255).round().cpu().numpy() - modified_dog(picture(240, 320, k))).max() for o, k in zip(out, KINDS)) <= 1
+    assert (
+        max(
+            abs((o[0] * 255).round().cpu().numpy() - modified_dog(picture(240, 320, k))).max()
+            for o, k in zip(out, KINDS)
+        )
+        <= 1
+    )
 
 
 # --- the well-behaved forms
+
 
 def textured(h=480, w=640, seed=0):
     "A smooth picture with steps of many widths: what a photo is made of, without its noise."
@@ -356,7 +408,7 @@ def textured(h=480, w=640, seed=0):
     for _ in range(60):
         y, x, dy, dx = r.random(4) * (h, w, h / 3, w / 3)
         box = np.zeros((h, w))
-        box[int(y):int(y + dy), int(x):int(x + dx)] = r.uniform(-50, 50)
+        box[int(y) : int(y + dy), int(x) : int(x + dx)] = r.uniform(-50, 50)
         img += cv2.GaussianBlur(box, (0, 0), r.choice([0.8, 1.5, 3]) * h / 480)
     return np.clip(img, 5, 250)
 
@@ -426,12 +478,17 @@ def test_sharpness_falls_when_the_picture_is_blurred():
 def changes(img):
     r = np.random.default_rng(5)
     return {
-        "gain": levels(img * 0.5), "offset": levels(img * 0.6 + 60), "half": levels(cv2.resize(img, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
-        "double": levels(cv2.resize(img, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)), "noise": levels(img + r.normal(0, 5, img.shape)),
+        "gain": levels(img * 0.5),
+        "offset": levels(img * 0.6 + 60),
+        "half": levels(cv2.resize(img, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
+        "double": levels(cv2.resize(img, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)),
+        "noise": levels(img + r.normal(0, 5, img.shape)),
     }
 
 
-@pytest.mark.parametrize("change, bound", [("gain", 0.03), ("offset", 0.03), ("half", 0.05), ("double", 0.03), ("noise", 0.05)])
+@pytest.mark.parametrize(
+    "change, bound", [("gain", 0.03), ("offset", 0.03), ("half", 0.05), ("double", 0.03), ("noise", 0.05)]
+)
 def test_sharpness_stays_under_change(change, bound):
     "The bounds the chapter states: the median relative change of the score where both are known."
     img = textured()
@@ -440,12 +497,17 @@ def test_sharpness_stays_under_change(change, bound):
     both = np.isfinite(a) & np.isfinite(b)
     assert both.mean() > 0.2 and np.median(abs(b[both] / a[both] - 1)) < bound
     grown = {"half": 0.5, "double": 2}.get(change, 1)  # and the width in pixels grows with the picture
-    w = [edge_width(levels(img)), cv2.resize(edge_width(changes(img)[change]), a.shape[::-1], interpolation=cv2.INTER_NEAREST) / grown]
+    w = [
+        edge_width(levels(img)),
+        cv2.resize(edge_width(changes(img)[change]), a.shape[::-1], interpolation=cv2.INTER_NEAREST) / grown,
+    ]
     soft = both & (w[0] > 1.5)
     assert np.median(w[1][soft] / w[0][soft]) == pytest.approx(1, abs=0.12)
 
 
-@pytest.mark.parametrize("change, bound", [("gain", 0.01), ("offset", 0.01), ("half", 0.02), ("double", 0.01), ("noise", 0.05)])
+@pytest.mark.parametrize(
+    "change, bound", [("gain", 0.01), ("offset", 0.01), ("half", 0.02), ("double", 0.01), ("noise", 0.05)]
+)
 def test_steady_dog_stays_under_change(change, bound):
     "Root mean square change of the blur image, in units of the picture's contrast."
     img = textured()
@@ -468,7 +530,8 @@ def test_steady_dog_against_float64():
 
 
 def test_noise_in_steady_dog_is_what_the_filter_lets_through():
-    "White noise of n levels leaves n / (2 sqrt(pi) sigma) of the narrow blur, minus the little that the wide one shares."
+    """White noise of n levels leaves n / (2 sqrt(pi) sigma) of the narrow blur, minus the little that the wide one
+    shares."""
     n, c, img = 5, textured(), textured()
     noisy = levels(c + np.random.default_rng(2).normal(0, n, c.shape))
     s = (480 * 640) ** 0.5 / 128 / 4
@@ -507,16 +570,18 @@ def test_steady_scores_do_not_see_the_rim():
     cv2.circle(img, p[5].tolist(), 60, 220, -1)  # bare: its own edge is far from the point
     x, y = p[10]
     for k in range(-32, 32, 16):
-        img[y - 32:y + 32, x + k:x + k + 8] = 110
+        img[y - 32 : y + 32, x + k : x + k + 8] = 110
     assert focus_scores(img).argmax() == 5 and steady_scores(img).argmax() == 10 and steady_scores(img)[5] == 0
 
 
 # --- does focus tell depth?
 
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=50))
 def test_spearman_is_scipys(pairs):
     from scipy.stats import spearmanr
+
     a, b = np.array(pairs, float).T
     if len(set(a)) > 1 and len(set(b)) > 1:
         assert spearman(a, b) == pytest.approx(spearmanr(a, b)[0], abs=1e-9)
@@ -530,7 +595,9 @@ def test_partial_spearman():
     a, b = c + r.normal(size=4000), c + r.normal(size=4000)  # related through c alone
     assert spearman(a, b) > 0.4 and abs(spearman(a, b, given=c)) < 0.05
     x, y, z = spearman(a, b), spearman(a, c), spearman(b, c)
-    assert spearman(a, b, c) == pytest.approx((x - y * z) / ((1 - y * y) * (1 - z * z)) ** 0.5, abs=1e-9)  # the textbook's formula
+    assert spearman(a, b, c) == pytest.approx(
+        (x - y * z) / ((1 - y * y) * (1 - z * z)) ** 0.5, abs=1e-9
+    )  # the textbook's formula
     assert spearman(a, a, c) == pytest.approx(1) and np.isnan(spearman(a, c, c))
     with pytest.raises(ValueError, match="given"):
         spearman(a, b, np.ones(4000))
@@ -541,7 +608,9 @@ def blurred_room(seed, focus_m, rows=False):
     r = np.random.default_rng(seed)
     depth = np.repeat(np.repeat(r.uniform(1, 5, (3, 4)), 80, 0), 80, 1).astype(np.float32)
     if rows:
-        depth = np.repeat(np.linspace(5, 1, 240, dtype=np.float32)[:, None], 320, 1) + r.normal(0, 0.05, (240, 320)).astype(np.float32)
+        depth = np.repeat(np.linspace(5, 1, 240, dtype=np.float32)[:, None], 320, 1) + r.normal(
+            0, 0.05, (240, 320)
+        ).astype(np.float32)
     texture = levels(r.normal(110, 50, (240, 320)))
     stack = np.stack([cv2.GaussianBlur(texture, (0, 0), s) if s else texture for s in np.arange(0, 4, 0.2)])
     index = np.minimum(np.rint(3 * abs(1 / depth - 1 / focus_m) / 0.2), 19).astype(int)
@@ -553,7 +622,10 @@ def mean(rows, measure, key):
 
 
 def test_study_finds_focus_where_it_is():
-    for focus_m, sign in ((0.9, -1), (6.0, 1)):  # in front of everything: sharp is near; behind everything: sharp is far
+    for focus_m, sign in (
+        (0.9, -1),
+        (6.0, 1),
+    ):  # in front of everything: sharp is near; behind everything: sharp is far
         rows = focus_study([blurred_room(s, focus_m) for s in range(6)], focus_m, ("laplacian", "tenengrad", "dog"))
         assert len(rows) == 18 and {r["measure"] for r in rows} == {"laplacian", "tenengrad", "dog"}
         for m in ("laplacian", "tenengrad"):
@@ -569,12 +641,17 @@ def test_study_is_two_sided_in_the_middle():
 def test_controls_unmask_height():
     "All rooms the same ramp: sharpness follows depth, but so it does in another room, and height explains it."
     rows = focus_study([blurred_room(s, 0.9, rows=True) for s in range(5)], 0.9, ("laplacian", "height"))
-    assert mean(rows, "laplacian", "depth") < -0.8 and mean(rows, "laplacian", "shuffled") == pytest.approx(mean(rows, "laplacian", "depth"), abs=0.02)
+    assert mean(rows, "laplacian", "depth") < -0.8 and mean(rows, "laplacian", "shuffled") == pytest.approx(
+        mean(rows, "laplacian", "depth"), abs=0.02
+    )
     assert mean(rows, "height", "depth") > 0.99 and abs(mean(rows, "laplacian", "given_height")) < 0.15
 
 
 def test_study_of_sharp_pictures_finds_nothing():
-    items = [{**blurred_room(s, 2.0), "image": levels(np.random.default_rng(s + 90).normal(110, 50, (240, 320)))} for s in range(6)]
+    items = [
+        {**blurred_room(s, 2.0), "image": levels(np.random.default_rng(s + 90).normal(110, 50, (240, 320)))}
+        for s in range(6)
+    ]
     rows = focus_study(items, 2.0, ("laplacian", "variance", "dog"))
     for m in ("laplacian", "variance", "dog"):
         assert abs(mean(rows, m, "depth")) < 0.12 and abs(mean(rows, m, "blur")) < 0.12
@@ -585,7 +662,9 @@ def test_study_of_pairs_cancels_texture():
     items = []
     for s in range(5):
         r = blurred_room(s, 0.9)
-        cover = cv2.resize(np.random.default_rng(s + 7).uniform(0.05, 1, (12, 16)), (320, 240), interpolation=cv2.INTER_NEAREST)
+        cover = cv2.resize(
+            np.random.default_rng(s + 7).uniform(0.05, 1, (12, 16)), (320, 240), interpolation=cv2.INTER_NEAREST
+        )
         sharp = levels(np.random.default_rng(s + 30).normal(110, 50, (240, 320)))
         hide = lambda im: levels(110 + (im.astype(float) - 110) * cover)  # noqa: E731
         items.append({**r, "image": hide(r["image"]), "sharp": hide(sharp)})
@@ -666,19 +745,29 @@ def test_what_the_chapter_says_about_focus_and_depth():
     rows = stored()
 
     def interval(c, m, k, minus=None):
-        v = np.array([float(r[k]) - (float(r[minus]) if minus else 0) for r in rows if r["condition"] == c and r["measure"] == m])
-        return v.mean(), *np.percentile(v[np.random.default_rng(1).integers(len(v), size=(1000, len(v)))].mean(1), [2.5, 97.5])
+        v = np.array(
+            [float(r[k]) - (float(r[minus]) if minus else 0) for r in rows if r["condition"] == c and r["measure"] == m]
+        )
+        return v.mean(), *np.percentile(
+            v[np.random.default_rng(1).integers(len(v), size=(1000, len(v)))].mean(1), [2.5, 97.5]
+        )
+
     for m in ("variance", "tenengrad", "laplacian", "sharpness", "dog"):
-        assert abs(interval("NYU", m, "depth", "shuffled")[0]) < 0.05  # all in focus: nothing beyond what another room gives
+        assert (
+            abs(interval("NYU", m, "depth", "shuffled")[0]) < 0.05
+        )  # all in focus: nothing beyond what another room gives
         assert abs(interval("f/8", m, "depth")[0]) < 0.15
-    assert interval("f/2.8", "laplacian", "blur_rich")[2] < -0.2      # the blur is in the picture
+    assert interval("f/2.8", "laplacian", "blur_rich")[2] < -0.2  # the blur is in the picture
     assert interval("f/2.8 : f/8", "laplacian", "blur_rich")[2] < -0.3
     assert interval("f/2.8", "dog", "given_height")[2] > 0 > interval("f/2.8", "dog", "depth")[2]
     assert interval("NYU", "height", "depth")[1] > 0.5 and interval("f/8", "height", "depth")[1] > 0.3
-    assert interval("f/1 at 0.8 m", "sharpness", "depth")[2] < 0 < interval("f/1 at 6 m", "sharpness", "depth")[1]  # the ring decides the sign
+    assert (
+        interval("f/1 at 0.8 m", "sharpness", "depth")[2] < 0 < interval("f/1 at 6 m", "sharpness", "depth")[1]
+    )  # the ring decides the sign
 
 
 # --- where the stored results lie
+
 
 def test_results_lie_in_the_repository():
     assert results_file("focus-depth.csv") == ROOT / "results/focus-depth.csv" and results_file() == ROOT / "results"
@@ -696,6 +785,7 @@ def test_results_of_an_installed_package(tmp_path):
     def run(name):
         env = os.environ | {"PYTHONPATH": str(tmp_path)}
         return subprocess.run([sys.executable, "-c", ask, name], cwd=tmp_path, env=env, capture_output=True, text=True)
+
     assert "the repository keeps them in `results/`" in run("mine.csv").stderr  # no stored study anywhere
     shutil.copy(ROOT / "results/focus-depth.csv", tmp_path / "dogdepth/results")
     assert Path(run("focus-depth.csv").stdout.strip()) == tmp_path / "dogdepth/results/focus-depth.csv"
@@ -707,7 +797,17 @@ def test_a_result_that_is_missing():
         results_file("nothing.csv")
 
 
-LESSONS = ("01_rooms", "03_dog", "04_timing", "05_unet", "06_attention", "07_losses", "08_metrics", "10_ablation", "11_v100")
+LESSONS = (
+    "01_rooms",
+    "03_dog",
+    "04_timing",
+    "05_unet",
+    "06_attention",
+    "07_losses",
+    "08_metrics",
+    "10_ablation",
+    "11_v100",
+)
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -719,6 +819,7 @@ def test_lessons_need_no_file_of_the_repository(name):
 
 
 # --- the limit of the fallback, and the device
+
 
 @pytest.mark.parametrize("best, sigma", [(6.0, 1.0), (5.5, 7.0), (8.0, 3.0)])
 def test_a_difference_of_exactly_one_is_a_sigma(monkeypatch, best, sigma):
@@ -755,30 +856,56 @@ def test_blur_matrix_stays_on_its_device():
 
 # --- errors
 
-@pytest.mark.parametrize("img, says", [
-    (np.zeros((4, 4), np.float32), "uint8 levels 0..255, got float32"),
-    (np.zeros((4, 4, 4), np.uint8), r"\(H,W,3\) RGB or \(H,W\) grey"),
-    (np.zeros((2, 4, 4, 3), np.uint8), "modified_dog_batch"),
-    (np.zeros((0, 4), np.uint8), "at least one pixel"),
-    (np.zeros(4, np.uint8), r"got \(4,\)"),
-])
+
+@pytest.mark.parametrize(
+    "img, says",
+    [
+        (np.zeros((4, 4), np.float32), "uint8 levels 0..255, got float32"),
+        (np.zeros((4, 4, 4), np.uint8), r"\(H,W,3\) RGB or \(H,W\) grey"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "modified_dog_batch"),
+        (np.zeros((0, 4), np.uint8), "at least one pixel"),
+        (np.zeros(4, np.uint8), r"got \(4,\)"),
+    ],
+)
 def test_wrong_images(img, says):
     for f in (modified_dog, focus_scores, focus_sigma, stack_dog, literal_scores):
         with pytest.raises(ValueError, match=says):
             f(img)
 
 
-@pytest.mark.parametrize("kw, says", [
-    (dict(measure="sharpness"), "laplacian"), (dict(fallback=0), "above 0"), (dict(fallback=float("nan")), "above 0"),
-    (dict(sigma=0.0), "positive"), (dict(sigma=-1.0), "positive"), (dict(sigma=float("nan")), "positive"), (dict(sigma=float("inf")), "positive"),
-])
+@pytest.mark.parametrize(
+    "kw, says",
+    [
+        (dict(measure="sharpness"), "laplacian"),
+        (dict(fallback=0), "above 0"),
+        (dict(fallback=float("nan")), "above 0"),
+        (dict(sigma=0.0), "positive"),
+        (dict(sigma=-1.0), "positive"),
+        (dict(sigma=float("nan")), "positive"),
+        (dict(sigma=float("inf")), "positive"),
+    ],
+)
 def test_wrong_settings(kw, says):
     with pytest.raises(ValueError, match=says):
         modified_dog(picture(20, 20), **kw)
 
 
-@pytest.mark.parametrize("args", [(0, 10), (10, -3), (float("nan"), 10), (10, 4.5), ("10", 10), (480,), ((480, 640, 2),), ((3, 480, 640),), (np.zeros((3, 8, 8)),),
-                                  (np.zeros((2, 8, 8, 3)),), (np.zeros((0, 8)),)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        (0, 10),
+        (10, -3),
+        (float("nan"), 10),
+        (10, 4.5),
+        ("10", 10),
+        (480,),
+        ((480, 640, 2),),
+        ((3, 480, 640),),
+        (np.zeros((3, 8, 8)),),
+        (np.zeros((2, 8, 8, 3)),),
+        (np.zeros((0, 8)),),
+    ],
+)
 def test_points_need_a_picture(args):
     with pytest.raises(ValueError, match="whole height and width"):
         focus_points(*args)
@@ -790,16 +917,29 @@ def test_points_of_a_shape_in_pieces():
     with pytest.raises(ValueError, match=r"\(3,\) as well: pass the image itself"):
         focus_points(*img.shape)
     want = focus_points(48, 64).tolist()
-    for form in (img, img[..., :1], img.shape, (48, 64), np.array([48, 64]), torch.zeros(48, 64), np.dstack([img, img[..., 0]])):
+    for form in (
+        img,
+        img[..., :1],
+        img.shape,
+        (48, 64),
+        np.array([48, 64]),
+        torch.zeros(48, 64),
+        np.dstack([img, img[..., 0]]),
+    ):
         assert focus_points(form).tolist() == want
-    assert focus_points(np.int64(48), 64.).tolist() == want
+    assert focus_points(np.int64(48), 64.0).tolist() == want
 
 
 def test_batch_says_what_it_is_not():
     x = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
     with pytest.raises(ValueError, match="torch tensor .*got ndarray: pass `torch.from_numpy"):
         modified_dog_batch(x)
-    for t in (torch.from_numpy(x), torch.from_numpy(x).half(), torch.from_numpy(x).bfloat16(), torch.from_numpy(x).double()):
+    for t in (
+        torch.from_numpy(x),
+        torch.from_numpy(x).half(),
+        torch.from_numpy(x).bfloat16(),
+        torch.from_numpy(x).double(),
+    ):
         assert modified_dog_batch(t).shape == (1, 1, 8, 8)
         with pytest.raises(ValueError, match=r"in \[0,1\], got values up to 2\d\d.*divide levels"):
             modified_dog_batch(t * 255)
@@ -823,14 +963,20 @@ def test_wrong_grid_radius_and_batch():
 
 # --- import
 
+
 def test_import_is_light_and_quick():
-    code = ("import sys, time, numpy, cv2; t = time.process_time(); import dogdepth.dog; t = time.process_time()-t;"
-            "print(t, *[m for m in ('torch','PIL','matplotlib','skimage','scipy','plotly') if m in sys.modules])")
-    took, *heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import sys, time, numpy, cv2; t = time.process_time(); import dogdepth.dog; t = time.process_time()-t;"
+        "print(t, *[m for m in ('torch','PIL','matplotlib','skimage','scipy','plotly') if m in sys.modules])"
+    )
+    took, *heavy = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not heavy and float(took) < 0.3
 
 
 # --- real frames
+
 
 def test_on_real_frames(data):
     files = sorted((data / "nyu/data/nyu2_train").glob("*/*.jpg"))[::150]
@@ -865,27 +1011,42 @@ def test_planes_are_the_stack_channels_first(h, w):
     for img in (picture(h, w), picture(h, w, "smooth", 1)[:, ::-1], picture(h, w, seed=2)[::2, 1::3]):
         r, g, b, *d = np.moveaxis(stack_dog(img), -1, 0)
         for dog, bgr in itertools.product((True, False), repeat=2):
-            want = np.stack([*((b, g, r) if bgr else (r, g, b)), *d[:3 * dog]]).astype(np.float32) / 255
+            want = np.stack([*((b, g, r) if bgr else (r, g, b)), *d[: 3 * dog]]).astype(np.float32) / 255
             got = network_planes(img, dog, bgr)
             assert got.dtype == np.float32 and got.flags.c_contiguous and np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("dog", [True, False])
-@pytest.mark.parametrize("img", [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3)), np.zeros((3, 48, 64), np.uint8), np.zeros((48, 64, 4), np.uint8), [[1, 2, 3]]],
-                         ids=("grey", "floats", "channels first", "RGBA", "list"))
+@pytest.mark.parametrize(
+    "img",
+    [
+        np.zeros((48, 64), np.uint8),
+        np.zeros((48, 64, 3)),
+        np.zeros((3, 48, 64), np.uint8),
+        np.zeros((48, 64, 4), np.uint8),
+        [[1, 2, 3]],
+    ],
+    ids=("grey", "floats", "channels first", "RGBA", "list"),
+)
 def test_planes_of_what_is_no_photo(img, dog):
     with pytest.raises(ValueError, match=r"img should be \(H,W,3\) RGB, uint8, got"):
         network_planes(img, dog)
 
 
 def test_wide_blurs_wake_no_helpers():
-    "Threads of NumPy's BLAS wait in a loop after each product: on two cores a network that came next took twice as long."
-    code = ("import time, numpy as np, cv2; cv2.setNumThreads(1)\n"
-            "from dogdepth.blur import gaussian_blur\n"
-            "g = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8); gaussian_blur(g, 13); time.sleep(.5)  # what starting took has gone to sleep\n"
-            "all_, mine = time.process_time(), time.thread_time()\n"
-            "for s in (13, 20, 40, 86) * 20: gaussian_blur(g, s)\n"
-            "print((time.process_time() - all_) / (time.thread_time() - mine))")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "OPENBLAS_", "MKL_"))} | {"OPENBLAS_NUM_THREADS": "2"}
+    """Threads of NumPy's BLAS wait in a loop after each product: on two cores a network that came next took twice as
+    long."""
+    code = (
+        "import time, numpy as np, cv2; cv2.setNumThreads(1)\n"
+        "from dogdepth.blur import gaussian_blur\n"
+        "g = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8); gaussian_blur(g, 13); "
+        "time.sleep(.5)  # what starting took has gone to sleep\n"
+        "all_, mine = time.process_time(), time.thread_time()\n"
+        "for s in (13, 20, 40, 86) * 20: gaussian_blur(g, s)\n"
+        "print((time.process_time() - all_) / (time.thread_time() - mine))"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "OPENBLAS_", "MKL_"))} | {
+        "OPENBLAS_NUM_THREADS": "2"
+    }
     r = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert float(r.stdout) < 1.4, f"{float(r.stdout):.2f} times the caller's own time was spent"

@@ -1,4 +1,5 @@
 "The fast form of the filter: equal to a float64 reference for every sigma, to the literal scores, at any size, in any state of its scratch memory."
+
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,11 +14,46 @@ from dogdepth import dog
 from dogdepth.blur import _reach, _rounded_blur, gaussian_blur
 from dogdepth.files import read_image
 from dogdepth.dog import (
-    MEASURES, _batch_dog, focus_scores, focus_sigma, literal_scores, modified_dog, modified_dog_batch, stack_dog, to_grey,
+    MEASURES,
+    _batch_dog,
+    focus_scores,
+    focus_sigma,
+    literal_scores,
+    modified_dog,
+    modified_dog_batch,
+    stack_dog,
+    to_grey,
 )
 
 H, W = 240, 321  # one even side, one odd: their mirrors differ in a halved picture
-SIGMAS = [0.5, 0.77, 1, 1.6, 2, 2.79, 2.8, 3, 3.7, 5, 5.19, 5.2, 6.3, 8, 10.39, 10.4, 14, 20.7, 20.8, 26, 28, 33, 41.5, 41.6, 52, 64]
+SIGMAS = [
+    0.5,
+    0.77,
+    1,
+    1.6,
+    2,
+    2.79,
+    2.8,
+    3,
+    3.7,
+    5,
+    5.19,
+    5.2,
+    6.3,
+    8,
+    10.39,
+    10.4,
+    14,
+    20.7,
+    20.8,
+    26,
+    28,
+    33,
+    41.5,
+    41.6,
+    52,
+    64,
+]
 
 
 def blur_matrix(n, sigma, reach=6):
@@ -28,7 +64,7 @@ def blur_matrix(n, sigma, reach=6):
     where = np.pad(np.arange(n), r, mode="reflect") if n > 1 else np.zeros(2 * r + 1, int)
     m = np.zeros((n, n))
     for i in range(n):
-        np.add.at(m[i], where[i:i + 2 * r + 1], k)
+        np.add.at(m[i], where[i : i + 2 * r + 1], k)
     return m
 
 
@@ -45,12 +81,19 @@ def pictures(h, w):
     dot, corner, step, wedge = np.zeros((4, h, w), np.uint8)
     dot[h // 2, w // 2] = 255
     corner[0, 0] = corner[-1, -1] = 255
-    step[:, w // 2:] = 255
+    step[:, w // 2 :] = 255
     wedge[np.add.outer(np.arange(h), np.arange(w)) > (h + w) // 2] = 200
     return dict(
-        noise=r.integers(0, 256, (h, w), dtype=np.uint8), dot=dot, corner=corner, step=step, wedge=wedge, flat=np.full((h, w), 77, np.uint8),
+        noise=r.integers(0, 256, (h, w), dtype=np.uint8),
+        dot=dot,
+        corner=corner,
+        step=step,
+        wedge=wedge,
+        flat=np.full((h, w), 77, np.uint8),
         smooth=cv2.resize(r.integers(0, 256, (6, 8), dtype=np.uint8), (w, h), interpolation=cv2.INTER_CUBIC),
-        rooms=cv2.resize(r.integers(0, 256, (h // 9 + 1, w // 9 + 1), dtype=np.uint8), (w, h), interpolation=cv2.INTER_NEAREST),
+        rooms=cv2.resize(
+            r.integers(0, 256, (h // 9 + 1, w // 9 + 1), dtype=np.uint8), (w, h), interpolation=cv2.INTER_NEAREST
+        ),
     )
 
 
@@ -63,6 +106,7 @@ def within(got, want, at_most=2, share=0.001):
 
 
 # --- against the reference
+
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_filter_against_float64(sigma):
@@ -106,7 +150,7 @@ def response(n, sigma):
                 p = cv2.pyrDown(p)
         p = cv2.sepFilter2D(p, cv2.CV_32F, one, t, borderType=cv2.BORDER_REFLECT_101)
         for i in range(L, 0, -1):
-            p = cv2.pyrUp(p[:(n - 1 >> i) + 3])
+            p = cv2.pyrUp(p[: (n - 1 >> i) + 3])
         out.append(p[:n, 0])
     return np.stack(out, 1)
 
@@ -147,10 +191,11 @@ def test_borders_of_odd_and_even_frames(size, sigma):
 
 # --- scores and sigma
 
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (23, 25), (32, 32), (59, 61), (64, 49), (130, 129), (480, 640)])
 def test_scores_are_the_literal_ones(size):
     for g in pictures(max(size[0], 2), max(size[1], 2)).values():
-        g = g[:size[0], :size[1]]
+        g = g[: size[0], : size[1]]
         np.testing.assert_allclose(focus_scores(g), literal_scores(g), rtol=1e-9, atol=1e-9)
 
 
@@ -158,16 +203,28 @@ def test_sums_do_not_overflow():
     "Full contrast in every disc, the largest sums there are."
     g = np.uint8(255 * (np.indices((480, 640)).sum(0) % 2))
     np.testing.assert_allclose(focus_scores(g), literal_scores(g), rtol=1e-9)
-    np.testing.assert_allclose(focus_scores(g, radius=60), [  # radius 60: 14 641 pixels a window
-        cv2.Laplacian(cv2.bitwise_and(g, g, mask=cv2.circle(np.zeros_like(g), p, 60, 255, -1)), cv2.CV_64F).var()
-        for p in dog.focus_points(g).tolist()], rtol=1e-9)
+    np.testing.assert_allclose(
+        focus_scores(g, radius=60),
+        [  # radius 60: 14 641 pixels a window
+            cv2.Laplacian(cv2.bitwise_and(g, g, mask=cv2.circle(np.zeros_like(g), p, 60, 255, -1)), cv2.CV_64F).var()
+            for p in dog.focus_points(g).tolist()
+        ],
+        rtol=1e-9,
+    )
 
 
 # --- properties
 
+
 @settings(max_examples=40, deadline=None)
-@given(st.integers(32, 200), st.integers(32, 200), st.sampled_from(sorted(PICTURES)), st.booleans(), st.booleans(),
-       st.one_of(st.none(), st.floats(1e-6, 1e6), st.sampled_from([1e-300, 1e300])))
+@given(
+    st.integers(32, 200),
+    st.integers(32, 200),
+    st.sampled_from(sorted(PICTURES)),
+    st.booleans(),
+    st.booleans(),
+    st.one_of(st.none(), st.floats(1e-6, 1e6), st.sampled_from([1e-300, 1e300])),
+)
 @example(32, 32, "noise", True, True, 64.0)
 @example(200, 32, "noise", False, False, 12.0)  # long and thin: the border would be wider than the picture
 @example(97, 100, "noise", False, False, 12.0)
@@ -206,6 +263,7 @@ def test_extreme_sizes(size):
 
 # --- scratch memory
 
+
 def test_results_are_not_overwritten():
     "What was returned once stays as it was, whatever is computed later."
     a, b = PICTURES["noise"], PICTURES["smooth"]
@@ -221,7 +279,12 @@ def test_results_are_not_overwritten():
 
 def test_order_and_size_leave_no_trace():
     "The same answer after any other picture, size or sigma has used the memory."
-    jobs = [(PICTURES[k][:h, :w], s) for k in ("noise", "rooms") for h, w in ((H, W), (200, 300), (64, 80)) for s in (1.5, 4.0, 11.0, 40.0)]
+    jobs = [
+        (PICTURES[k][:h, :w], s)
+        for k in ("noise", "rooms")
+        for h, w in ((H, W), (200, 300), (64, 80))
+        for s in (1.5, 4.0, 11.0, 40.0)
+    ]
     fresh = []
     for g, s in jobs:
         dog._scratch.kept.clear()
@@ -237,7 +300,11 @@ def test_threads_do_not_disturb_each_other():
 
     def work(k):
         start.wait()
-        return all((modified_dog(*jobs[i][:1], sigma=jobs[i][1]) == want[i]).all() for _ in range(8) for i in np.roll(range(len(jobs)), k))
+        return all(
+            (modified_dog(*jobs[i][:1], sigma=jobs[i][1]) == want[i]).all()
+            for _ in range(8)
+            for i in np.roll(range(len(jobs)), k)
+        )
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
@@ -245,10 +312,14 @@ def test_threads_do_not_disturb_each_other():
 
 def test_large_arrays_are_not_kept():
     modified_dog(np.zeros((2000, 3000), np.uint8), sigma=6.0)
-    assert sum(a.nbytes for a in dog._scratch.kept.values()) < 60e6 and max(a.nbytes for a in dog._scratch.kept.values()) <= 2**23
+    assert (
+        sum(a.nbytes for a in dog._scratch.kept.values()) < 60e6
+        and max(a.nbytes for a in dog._scratch.kept.values()) <= 2**23
+    )
 
 
 # --- the batch
+
 
 def colour(kind, seed=0):
     g = PICTURES[kind]
@@ -286,6 +357,7 @@ def test_batch_sigma_is_focus_sigma():
 
 
 # --- real frames
+
 
 def test_real_frames(data):
     files = sorted((data / "nyu/data/nyu2_train").glob("*/*.jpg"))[60::200]

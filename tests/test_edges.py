@@ -1,4 +1,5 @@
 "Sharpened depth against the laws it must keep, and against the published gain on rendered rooms and on real data."
+
 import csv
 import subprocess
 import sys
@@ -328,7 +329,9 @@ def test_a_flat_the_network_never_saw(data):
     for r in rows:
         camera = Camera(*(float(r[k]) for k in ("fx", "fy", "cx", "cy")), int(r["h"]), int(r["w"]))
         image = read_image(folder / r["set"] / "rgb" / f"{r['name']}.jpg")
-        items.append(dict(image=image, depth=read_depth(folder / r["set"] / "depth_mm" / f"{r['name']}.png"), camera=camera))
+        items.append(
+            dict(image=image, depth=read_depth(folder / r["set"] / "depth_mm" / f"{r['name']}.png"), camera=camera)
+        )
     before, after = both(items, "default")
     assert before["f1"] < 0.02 and after["f1"] > 0.2
     assert after["abs_rel"] < before["abs_rel"] + 0.002

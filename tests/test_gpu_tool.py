@@ -111,6 +111,7 @@ def test_a_row_is_on_disk_at_once_and_another_run_replaces_its_own_part(tmp_path
 def test_the_report_on_paper(tmp_path):
     "The goal, 50 epochs of 16,000 frames below 45 minutes: on a current card in 16 bits, not in fp32, not on a V100."
     from dataclasses import replace
+
     gpu.part_paper(gpu.Table(tmp_path, gpu.PARTS["paper"], WHO), replace(gpu.TINY, recipes=2), WHO, tmp_path)
     rows = {(r["name"], r["on"]): r for r in rows_of(tmp_path, "paper")}
     assert not any(r["reason"] for r in rows.values())
@@ -124,6 +125,7 @@ def test_the_report_on_paper(tmp_path):
 
 def test_a_known_card_is_taken_from_its_data_sheet():
     from dogdepth.v100 import CARDS
+
     assert gpu.ceiling("NVIDIA H100 80GB HBM3", False, False) == CARDS["H100"]
     assert gpu.ceiling("NVIDIA H100 80GB HBM3", True, False).fp32 == 494.7e12
     assert gpu.ceiling("NVIDIA H200", False, False).bytes == 4.8e12
@@ -133,9 +135,21 @@ def test_a_known_card_is_taken_from_its_data_sheet():
 def test_steps_are_the_recipes_that_the_course_names():
     cfg = gpu.config("published", gpu.Scale(), **gpu.RECIPES["fp32"][0])
     from dogdepth.train import TrainConfig
+
     report = TrainConfig.report()
-    for field in ("arch", "bs", "height", "width_px", "width", "amp", "loss", "optimizer", "channels_last",
-                  "checkpointing", "ema"):
+    for field in (
+        "arch",
+        "bs",
+        "height",
+        "width_px",
+        "width",
+        "amp",
+        "loss",
+        "optimizer",
+        "channels_last",
+        "checkpointing",
+        "ema",
+    ):
         assert getattr(cfg, field) == getattr(report, field), field
     light = gpu.config("light", gpu.Scale(), amp="bf16")
     assert (light.arch, light.bs, light.height, light.width_px, light.loss) == ("light", 30, 480, 640, "log")
@@ -144,8 +158,11 @@ def test_steps_are_the_recipes_that_the_course_names():
 
 @pytest.mark.parametrize(
     "args,says",
-    [(["--only", "nothing"], "no part nothing"), (["--limit", "rates"], "NAME=SECONDS"),
-     (["--limit", "rates=x"], "NAME=SECONDS")],
+    [
+        (["--only", "nothing"], "no part nothing"),
+        (["--limit", "rates"], "NAME=SECONDS"),
+        (["--limit", "rates=x"], "NAME=SECONDS"),
+    ],
 )
 def test_bad_arguments_are_told(args, says, capsys):
     with pytest.raises(SystemExit) as e:
@@ -160,15 +177,23 @@ def test_a_part_brings_what_it_needs():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 def test_without_a_card_the_script_says_so():
-    r = subprocess.run([ROOT / "tools/gpu.sh"], capture_output=True, text=True,
-                       env=os.environ | dict(CUDA_VISIBLE_DEVICES="", PYTHON=sys.executable))
+    r = subprocess.run(
+        [ROOT / "tools/gpu.sh"],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(CUDA_VISIBLE_DEVICES="", PYTHON=sys.executable),
+    )
     assert r.returncode == 2 and "sees a CUDA card" in r.stderr and "--tiny" in r.stderr
 
 
 @pytest.mark.slow
 def test_rehearsal_of_everything(tmp_path):
-    r = subprocess.run([ROOT / "tools/gpu.sh", tmp_path, "--tiny", "--minutes", "30"], capture_output=True, text=True,
-                       env=os.environ | dict(PYTHON=sys.executable))
+    r = subprocess.run(
+        [ROOT / "tools/gpu.sh", tmp_path, "--tiny", "--minutes", "30"],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PYTHON=sys.executable),
+    )
     assert r.returncode == 0, r.stdout + r.stderr
     rows = [row for kind in ("steps", "rates", "answers", "curve", "paper") for row in rows_of(tmp_path, kind)]
     assert {row["part"] for row in rows} == set(gpu.PARTS) and not any(row["reason"] for row in rows)

@@ -1,4 +1,5 @@
 "07_losses: laws (a perfect match is free, holes cannot matter), oracles (the published program, scikit-image, by hand), gradients, errors."
+
 import csv
 import json
 import os
@@ -11,7 +12,19 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from dogdepth.losses import DepthLoss, LogDepthLoss, diffs, grad_loss, grad_matching, grid_loss, l1_loss, masked_mean, silog, ssim_loss, ssim_map
+from dogdepth.losses import (
+    DepthLoss,
+    LogDepthLoss,
+    diffs,
+    grad_loss,
+    grad_matching,
+    grid_loss,
+    l1_loss,
+    masked_mean,
+    silog,
+    ssim_loss,
+    ssim_map,
+)
 
 TERMS = dict(
     l1=l1_loss,
@@ -36,7 +49,9 @@ def maps(h=13, w=17, b=2, seed=0, dtype=torch.float64, holes=0.3):
 
 # ---- the report's published program: inputs anyone can write down, and what it answers in float64
 
-PUBLISHED = dict(depth=3.44139513712015, grad_global=1.9408699018478293, grad_grid=15.527051784745185, ssim=0.9977558330921854)
+PUBLISHED = dict(
+    depth=3.44139513712015, grad_global=1.9408699018478293, grad_grid=15.527051784745185, ssim=0.9977558330921854
+)
 PUBLISHED_TOTAL, PUBLISHED_PERFECT = 11.03813640748372, 0.9999983723963388
 
 
@@ -143,7 +158,9 @@ def test_one_by_one_is_as_a_batch(name):
     assert torch.allclose(batch if batch.ndim else batch[None], alone if batch.ndim else alone.mean()[None], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(set(TERMS) - {"grad_matching", "log"}))   # every 2nd pixel of a mirrored map is another pixel
+@pytest.mark.parametrize(
+    "name", sorted(set(TERMS) - {"grad_matching", "log"})
+)  # every 2nd pixel of a mirrored map is another pixel
 def test_mirrored_pictures_cost_the_same(name):
     p, t, m = maps(16, 24)
     assert torch.allclose(TERMS[name](p, t, m), TERMS[name](p.flip(-1), t.flip(-1), m.flip(-1)), atol=1e-12)
@@ -185,7 +202,12 @@ def test_by_hand():
     t = row(2, 2, 2, 0)
     assert l1_loss(row(2, 3, 6, 9), t, t > 0).item() == pytest.approx(5 / 3)
     assert grad_loss(row(2, 3, 6, 9), t, t > 0).item() == pytest.approx((1 + 3) / 2)
-    for turn in (lambda x: x, lambda x: x.flip(-1), lambda x: x.mT, lambda x: x.mT.flip(-2)):   # the hole right, left, below, above
+    for turn in (
+        lambda x: x,
+        lambda x: x.flip(-1),
+        lambda x: x.mT,
+        lambda x: x.mT.flip(-2),
+    ):  # the hole right, left, below, above
         p, t = turn(row(2, 3, 6, 9)), turn(t)
         assert grad_loss(p, t, t > 0).item() == pytest.approx((1 + 3) / 2)
         t = row(2, 2, 2, 0)
@@ -202,10 +224,14 @@ def test_slopes_keep_their_sign():
 
 def test_grid_is_the_global_term_cell_by_cell():
     p, t, m = maps(16, 24)
-    want = sum(grad_loss(*(a[..., 4 * i : 4 * i + 4, 6 * j : 6 * j + 6] for a in (p, t, m))) for i in range(4) for j in range(4))
+    want = sum(
+        grad_loss(*(a[..., 4 * i : 4 * i + 4, 6 * j : 6 * j + 6] for a in (p, t, m)))
+        for i in range(4)
+        for j in range(4)
+    )
     assert torch.allclose(grid_loss(p, t, m), want)
     assert torch.allclose(grid_loss(p, t, m, 1), grad_loss(p, t, m))
-    for h, w in ((3, 5), (17, 19), (1, 9)):   # cells of unequal size, or of none
+    for h, w in ((3, 5), (17, 19), (1, 9)):  # cells of unequal size, or of none
         assert grid_loss(*maps(h, w)).isfinite().all()
 
 
@@ -213,13 +239,19 @@ def test_grid_is_the_global_term_cell_by_cell():
 @pytest.mark.parametrize("data_range", [10.0, 255.0])
 def test_ssim_is_scikit_images(size, data_range):
     p, t, _ = (a[0, 0].numpy() for a in maps(*size))
-    if min(size) < 11:   # scikit-image wants a whole window: compare the inner part of an extended map with the same reflected rim
+    if (
+        min(size) < 11
+    ):  # scikit-image wants a whole window: compare the inner part of an extended map with the same reflected rim
         pad = lambda a: np.pad(a, 8 if min(size) >= 8 else ((8, 8), (min(size), min(size))), mode="symmetric")
-        theirs = structural_similarity(pad(p), pad(t), data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True)[1]
+        theirs = structural_similarity(
+            pad(p), pad(t), data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True
+        )[1]
         k = [8, 8 if min(size) >= 8 else min(size)]
         theirs = theirs[k[0] : k[0] + size[0], k[1] : k[1] + size[1]]
     else:
-        theirs = structural_similarity(p, t, data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True)[1]
+        theirs = structural_similarity(
+            p, t, data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True
+        )[1]
     ours = ssim_map(*(torch.from_numpy(a)[None, None] for a in (p, t)), data_range=data_range)[0, 0].numpy()
     assert np.abs(ours - theirs).max() < 1e-10
 
@@ -228,7 +260,7 @@ def test_ssim_with_holes_is_a_mean_over_readings():
     "One window by hand: weights of the valid pixels, normalised."
     p, t, m = maps(21, 21, b=1)
     m[0, 0, 10, 10] = True
-    k = np.exp(-np.arange(-5, 6) ** 2 / 4.5)
+    k = np.exp(-(np.arange(-5, 6) ** 2) / 4.5)
     w = np.outer(k, k) * m[0, 0, 5:16, 5:16].numpy()
     w /= w.sum()
     x, y = (a[0, 0, 5:16, 5:16].numpy() for a in (p, t))
@@ -282,7 +314,9 @@ def test_terms_choose_what_counts():
     total, d = loss(p, t, m)
     assert total.item() == pytest.approx((d["depth"] + d["grad_global"] + 0.7 * d["grad_grid"] + d["ssim"]).item())
     for k in d:
-        assert DepthLoss(terms=(k,))(p, t, m)[0].item() == pytest.approx(d[k].item() * loss.w[k] if k != "grad_grid" else 0.3 * d[k].item())
+        assert DepthLoss(terms=(k,))(p, t, m)[0].item() == pytest.approx(
+            d[k].item() * loss.w[k] if k != "grad_grid" else 0.3 * d[k].item()
+        )
     assert list(d) == ["depth", "grad_global", "grad_grid", "ssim"] and not any(v.requires_grad for v in d.values())
     total, d = LogDepthLoss(grad_weight=0.25)(p, t, m)
     assert total.item() == pytest.approx((d["silog"] + 0.25 * d["grad"]).item())
@@ -291,13 +325,17 @@ def test_terms_choose_what_counts():
 def test_errors():
     p, t, m = maps()
     for loss in (DepthLoss(), LogDepthLoss()):
-        with pytest.raises(ValueError, match=r"pred and target should both be \(B,1,H,W\), got \(2, 1, 13, 16\) and \(2, 1, 13, 17\)"):
+        with pytest.raises(
+            ValueError, match=r"pred and target should both be \(B,1,H,W\), got \(2, 1, 13, 16\) and \(2, 1, 13, 17\)"
+        ):
             loss(p[..., :-1], t)
         with pytest.raises(ValueError, match=r"should both be \(B,1,H,W\), got \(1, 13, 17\)"):
             loss(p[0], t[0])
         with pytest.raises(ValueError, match="mask should be bool, shaped like target.*torch.float64"):
             loss(p, t, m.double())
-        with pytest.raises(ValueError, match=r"mask should be bool, shaped like target \(2, 1, 13, 17\), got \(2, 13, 17\)"):
+        with pytest.raises(
+            ValueError, match=r"mask should be bool, shaped like target \(2, 1, 13, 17\), got \(2, 13, 17\)"
+        ):
             loss(p, t, m[:, 0])
     with pytest.raises(ValueError, match=r"terms should be among .*got \['l1'\]"):
         DepthLoss(terms=("l1", "ssim"))
@@ -305,7 +343,11 @@ def test_errors():
         DepthLoss()(p[..., :4, :], t[..., :4, :])
 
 
-@pytest.mark.parametrize("loss", [DepthLoss(), DepthLoss(published=True), LogDepthLoss(), silog, grad_matching], ids=["depth", "published", "log", "silog", "grad_matching"])
+@pytest.mark.parametrize(
+    "loss",
+    [DepthLoss(), DepthLoss(published=True), LogDepthLoss(), silog, grad_matching],
+    ids=["depth", "published", "log", "silog", "grad_matching"],
+)
 def test_inputs_are_float_maps_of_one_dtype(loss):
     p, t, m = maps()
     with pytest.raises(ValueError, match=r"pred should be a torch tensor \(B,1,H,W\), got ndarray: .*torch.from_numpy"):
@@ -322,11 +364,20 @@ def test_inputs_are_float_maps_of_one_dtype(loss):
             loss(a, b)
 
 
-@pytest.mark.parametrize("bad, match", [
-    (dict(grid=0), "grid should be a whole number of cells a side, 1 or more, got 0"), (dict(grid=-2), "1 or more, got -2"), (dict(grid=2.5), "whole number.*got 2.5"),
-    (dict(data_range=0.0), "data_range should be .*above 0, got 0.0"), (dict(data_range=-10.0), "above 0, got -10.0"), (dict(data_range=float("nan")), "above 0, got nan"), (dict(data_range=float("inf")), "got inf"),
-    (dict(terms=()), "terms should be .*at least one.*got none"),
-], ids=str)
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (dict(grid=0), "grid should be a whole number of cells a side, 1 or more, got 0"),
+        (dict(grid=-2), "1 or more, got -2"),
+        (dict(grid=2.5), "whole number.*got 2.5"),
+        (dict(data_range=0.0), "data_range should be .*above 0, got 0.0"),
+        (dict(data_range=-10.0), "above 0, got -10.0"),
+        (dict(data_range=float("nan")), "above 0, got nan"),
+        (dict(data_range=float("inf")), "got inf"),
+        (dict(terms=()), "terms should be .*at least one.*got none"),
+    ],
+    ids=str,
+)
 def test_settings_that_cannot_be(bad, match):
     with pytest.raises(ValueError, match=match):
         DepthLoss(**bad)
@@ -337,7 +388,10 @@ def test_a_picture_smaller_than_the_grid(published):
     p, t, _ = maps()
     n = 6 if published else 13  # its cells are cut from whole pixels, and a cell of one pixel has no slope
     assert DepthLoss(grid=n, published=published)(p, t)[0].isfinite()
-    with pytest.raises(ValueError, match=r"grid of (14x14|7x7) cells needs maps of at least 14x14 pixels, got \(13, 17\): .*smaller grid"):
+    with pytest.raises(
+        ValueError,
+        match=r"grid of (14x14|7x7) cells needs maps of at least 14x14 pixels, got \(13, 17\): .*smaller grid",
+    ):
         DepthLoss(grid=n + 1, published=published)(p, t)
 
 
@@ -366,7 +420,9 @@ def fig41():
         groups.setdefault((r["network"], r["epoch"]), []).append(r)
     keys = list(r)[3:]
     means = {k: {c: np.mean([float(r[c]) for r in rows]) for c in keys} for k, rows in groups.items()}
-    assert {tuple(r["name"] for r in rows) for rows in groups.values()} == {tuple(r["name"] for r in next(iter(groups.values())))}, "all networks see the same images"
+    assert {tuple(r["name"] for r in rows) for rows in groups.values()} == {
+        tuple(r["name"] for r in next(iter(groups.values())))
+    }, "all networks see the same images"
     assert {len(rows) for rows in groups.values()} == {100}
     for d in means.values():
         d["total"] = d["depth"] + d["grad_global"] + 0.3 * d["grad_grid"] / 20 + d["ssim"]
@@ -376,25 +432,46 @@ def fig41():
 def test_fig41_silence_and_a_wall():
     "The report's loss at epoch 1, 72.4, is about that of a map of zeros; most of the way down from there is one distance for all."
     m = fig41()
-    assert m["nothing", ""]["total"] == pytest.approx(72.4, abs=3) and m["nothing", ""]["abs_rel"] == pytest.approx(1, abs=1e-3)
+    assert m["nothing", ""]["total"] == pytest.approx(72.4, abs=3) and m["nothing", ""]["abs_rel"] == pytest.approx(
+        1, abs=1e-3
+    )
     assert m["mean", ""]["total"] < 0.45 * m["nothing", ""]["total"]
-    assert m["mean", ""]["grad_global"] == pytest.approx(m["nothing", ""]["grad_global"]) and m["mean", ""]["ssim"] == pytest.approx(0.5, abs=1e-3)
+    assert m["mean", ""]["grad_global"] == pytest.approx(m["nothing", ""]["grad_global"]) and m["mean", ""][
+        "ssim"
+    ] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_fig41_the_order_of_the_networks():
     m = fig41()
-    total = [m[k]["total"] for k in (("nothing", ""), ("published", "1"), ("mean", ""), ("published", "5"), ("light", "1"), ("light", "5"), ("shipped", ""))]
+    total = [
+        m[k]["total"]
+        for k in (
+            ("nothing", ""),
+            ("published", "1"),
+            ("mean", ""),
+            ("published", "5"),
+            ("light", "1"),
+            ("light", "5"),
+            ("shipped", ""),
+        )
+    ]
     assert total == sorted(total, reverse=True)
     for who in ("published", "report", "light"):
         assert m[who, "5"]["total"] < m[who, "1"]["total"] and m[who, "5"]["abs_rel"] < m[who, "1"]["abs_rel"]
-    assert abs(m["published", "5"]["total"] - m["report", "5"]["total"]) < 2 < m["report", "5"]["total"] - m["light", "5"]["total"]
+    assert (
+        abs(m["published", "5"]["total"] - m["report", "5"]["total"])
+        < 2
+        < m["report", "5"]["total"] - m["light", "5"]["total"]
+    )
     assert m["shipped", ""]["depth"] > 2 * 3.3032
 
 
 def test_fig41_the_programs_terms_against_the_networks():
     "Its gradient term prefers a blank wall to each of them; its SSIM term is highest for the best map, ours lowest."
     m = fig41()
-    assert all(d["grad_global"] > m["nothing", ""]["grad_global"] for k, d in m.items() if k[0] not in ("nothing", "mean"))
+    assert all(
+        d["grad_global"] > m["nothing", ""]["grad_global"] for k, d in m.items() if k[0] not in ("nothing", "mean")
+    )
     last = [m[k] for k in (("nothing", ""), ("published", "5"), ("light", "5"), ("shipped", ""))]
     for up, key in ((False, "our_ssim"), (True, "ssim"), (False, "abs_rel")):
         values = [d[key] for d in last]
@@ -407,8 +484,15 @@ def test_fig41_pictures_are_the_tables():
 
     png = Image.open(ROOT / "results/fig41.png")
     rooms, rows = (json.loads(png.info[k]) for k in ("columns", "rows"))
-    assert rows == [f"{w} {e}".strip() for w, e in fig41() if w not in ("nothing", "mean")] and len(rooms) == len(set(rooms)) == 4
-    assert png.mode == "L" and png.size == (160 * len(rooms), 120 * len(rows)) and (ROOT / "results/fig41.png").stat().st_size < 150_000
+    assert (
+        rows == [f"{w} {e}".strip() for w, e in fig41() if w not in ("nothing", "mean")]
+        and len(rooms) == len(set(rooms)) == 4
+    )
+    assert (
+        png.mode == "L"
+        and png.size == (160 * len(rooms), 120 * len(rows))
+        and (ROOT / "results/fig41.png").stat().st_size < 150_000
+    )
 
 
 def test_fig41_rows_are_what_the_losses_say(data):
@@ -416,7 +500,9 @@ def test_fig41_rows_are_what_the_losses_say(data):
     from dogdepth.nyu import NYUDepth
 
     ds = NYUDepth(data / "nyu", "val")
-    want = [r for r in csv.DictReader((ROOT / "results/fig41.csv").open(encoding="utf-8")) if r["network"] == "nothing"][::60]
+    want = [
+        r for r in csv.DictReader((ROOT / "results/fig41.csv").open(encoding="utf-8")) if r["network"] == "nothing"
+    ][::60]
     for r in want:
         d = ds[next(i for i, f in enumerate(ds.frames) if f.name == r["name"])]["depth"]
         t = torch.from_numpy(d)[None, None] * 25.5
@@ -429,7 +515,12 @@ def test_fig41_rows_are_what_the_losses_say(data):
 def test_fig41_can_be_made_again(data, tmp_path):
     "The command itself, very small; then the package's weights alone, which leaves the other rows as they are."
     env = {**os.environ, "DOGDEPTH_DATA": str(data)}
-    run = lambda *a: subprocess.run([sys.executable, ROOT / "tools/fig41.py", "--images", "2", "--out", tmp_path, "--size", "32", "48", *a], env=env, capture_output=True, text=True)
+    run = lambda *a: subprocess.run(
+        [sys.executable, ROOT / "tools/fig41.py", "--images", "2", "--out", tmp_path, "--size", "32", "48", *a],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     r = run("--epochs", "2", "--width", "2", "--bs", "230", "--runs", tmp_path / "runs")
     assert r.returncode == 0, r.stderr
     before = (tmp_path / "fig41.csv").read_bytes(), (tmp_path / "fig41.png").read_bytes()
@@ -445,7 +536,7 @@ def test_each_term_checks_its_maps_and_finds_the_mask_itself(term):
     t[0, 0, 3] = 0
     assert torch.equal(term(p, t), term(p, t, t > 0))
     with pytest.raises(ValueError, match=r"both be \(B,1,H,W\)"):
-        term(p, t[:, 0])                                     # would broadcast: a perfect match would cost something
+        term(p, t[:, 0])  # would broadcast: a perfect match would cost something
     with pytest.raises(ValueError, match="one dtype"):
         term(p, t.float())
 

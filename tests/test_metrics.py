@@ -1,4 +1,5 @@
 "Metrics against a plain-numpy oracle written from the papers' formulas, and against laws that any right version obeys."
+
 import math
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def test_delta_is_strict():
 
 # --- crop
 
+
 def test_eigen_crop_counts():
     t = np.ones((480, 640), np.float32)
     assert depth_metrics(t, t)["n"] == depth_metrics(t, t, crop="eigen")["n"] == 426 * 560
@@ -181,7 +183,10 @@ def test_eigen_crop_counts():
     assert depth_metrics(t[::2, ::2], t[::2, ::2])["n"] == 240 * 320
 
 
-@pytest.mark.parametrize("y,x,inside", [(45, 41, True), (44, 41, False), (45, 40, False), (470, 600, True), (471, 600, False), (470, 601, False)])
+@pytest.mark.parametrize(
+    "y,x,inside",
+    [(45, 41, True), (44, 41, False), (45, 40, False), (470, 600, True), (471, 600, False), (470, 601, False)],
+)
 def test_eigen_crop_corners(y, x, inside):
     t = np.ones((1, 1, 480, 640), np.float32)
     p = t.copy()
@@ -195,6 +200,7 @@ def test_eigen_crop_corners(y, x, inside):
 
 
 # --- nothing to score, bad input
+
 
 def test_images_without_pixels():
     p, t = maps(9, n=3)
@@ -224,25 +230,32 @@ def test_nan_in_prediction(bad):
 T = np.ones((4, 5), np.float32)
 
 
-@pytest.mark.parametrize("args,kw,match", [
-    ((T, T), dict(crop="eigen"), r"480x640 and of nothing else, got 4x5"),
-    ((T, T), dict(crop="garg"), r"crop should be one of \('auto', 'eigen', None\), got 'garg'"),
-    ((T, T), dict(average="pixels"), r"average should be one of \('image', 'pixel'\), got 'pixels'"),
-    ((T, T), dict(align="scale"), r"align should be one of \(None, 'median', 'affine'\), got 'scale'"),
-    ((T, T), dict(cap=(0, 10)), r"cap should be .*got \(0, 10\)"),
-    ((T, T), dict(cap=(5, 1)), r"cap should be"),
-    ((T, T), dict(cap=10), r"cap should be \(low, high\] metres with 0 < low < high, such as \(0.001, 10\), got 10$"),
-    ((T, T), dict(cap=(1, 5, 10)), r"cap should be .*got \(1, 5, 10\)"),
-    ((T, T), dict(cap=None), r"cap should be .*got None"),
-    ((T, T), dict(cap="10"), r"cap should be .*got '10'"),
-    ((T, T[:3]), {}, r"one shape, got \(1, 4, 5\) and \(1, 3, 5\)"),
-    ((T[None, None], T), dict(), None),
-    ((T[None], T[None]), {}, r"pred should be one map \(H,W\) or a batch \(B,1,H,W\), got \(1, 4, 5\)"),
-    ((np.ones((2, 3, 4, 5)), T), {}, r"pred should be .*got \(2, 3, 4, 5\)"),
-    ((T, T, T), {}, r"mask should be bool"),
-    ((T, T, T[:3] > 0), {}, r"mask should be bool and shaped like target, \(1, 4, 5\)"),
-    ((-T, T), dict(align="median"), r"needs a positive prediction, its median is -1"),
-])
+@pytest.mark.parametrize(
+    "args,kw,match",
+    [
+        ((T, T), dict(crop="eigen"), r"480x640 and of nothing else, got 4x5"),
+        ((T, T), dict(crop="garg"), r"crop should be one of \('auto', 'eigen', None\), got 'garg'"),
+        ((T, T), dict(average="pixels"), r"average should be one of \('image', 'pixel'\), got 'pixels'"),
+        ((T, T), dict(align="scale"), r"align should be one of \(None, 'median', 'affine'\), got 'scale'"),
+        ((T, T), dict(cap=(0, 10)), r"cap should be .*got \(0, 10\)"),
+        ((T, T), dict(cap=(5, 1)), r"cap should be"),
+        (
+            (T, T),
+            dict(cap=10),
+            r"cap should be \(low, high\] metres with 0 < low < high, such as \(0.001, 10\), got 10$",
+        ),
+        ((T, T), dict(cap=(1, 5, 10)), r"cap should be .*got \(1, 5, 10\)"),
+        ((T, T), dict(cap=None), r"cap should be .*got None"),
+        ((T, T), dict(cap="10"), r"cap should be .*got '10'"),
+        ((T, T[:3]), {}, r"one shape, got \(1, 4, 5\) and \(1, 3, 5\)"),
+        ((T[None, None], T), dict(), None),
+        ((T[None], T[None]), {}, r"pred should be one map \(H,W\) or a batch \(B,1,H,W\), got \(1, 4, 5\)"),
+        ((np.ones((2, 3, 4, 5)), T), {}, r"pred should be .*got \(2, 3, 4, 5\)"),
+        ((T, T, T), {}, r"mask should be bool"),
+        ((T, T, T[:3] > 0), {}, r"mask should be bool and shaped like target, \(1, 4, 5\)"),
+        ((-T, T), dict(align="median"), r"needs a positive prediction, its median is -1"),
+    ],
+)
 def test_errors(args, kw, match):
     if match is None:  # one map and a batch of one mean the same
         assert depth_metrics(*args, **kw)["n"] == 20
@@ -265,17 +278,29 @@ def test_a_files_raw_numbers_are_refused(dtype):
 
 def test_millimetres_as_floats_are_refused_and_bad_predictions_are_not():
     p, t = (x[0, 0] for x in maps(23))
-    with pytest.raises(ValueError, match=r"about a thousand times the truth \(medians \d{4} and \d\.\d\d\): are these millimetres"):
+    with pytest.raises(
+        ValueError, match=r"about a thousand times the truth \(medians \d{4} and \d\.\d\d\): are these millimetres"
+    ):
         depth_metrics(1000 * p, t)
-    assert depth_metrics(1000 * p, t, align="median")["abs_rel"] == pytest.approx(depth_metrics(p, t, align="median")["abs_rel"])  # fitted: no unit is claimed
-    for bad in (p / 1000, 100 * p, 1e6 * p, np.where(np.arange(32) < 12, 1000 * p, p)):  # too near, too far, absurd, and in part
+    assert depth_metrics(1000 * p, t, align="median")["abs_rel"] == pytest.approx(
+        depth_metrics(p, t, align="median")["abs_rel"]
+    )  # fitted: no unit is claimed
+    for bad in (
+        p / 1000,
+        100 * p,
+        1e6 * p,
+        np.where(np.arange(32) < 12, 1000 * p, p),
+    ):  # too near, too far, absurd, and in part
         assert depth_metrics(bad, t)["n"] == (t > 0).sum()
 
 
 def test_millimetres_in_both_are_refused_and_a_far_truth_is_not():
     p, t = (x[0, 0] for x in maps(24))
     for kw in ({}, dict(cap=(1e-3, 5.0)), dict(align="median")):
-        with pytest.raises(ValueError, match=r"most of the truth lies beyond \d+ m \(its median is \d{4}\), and the cap is \d+: are these millimetres"):
+        with pytest.raises(
+            ValueError,
+            match=r"most of the truth lies beyond \d+ m \(its median is \d{4}\), and the cap is \d+: are these millimetres",
+        ):
             depth_metrics(1000 * p, 1000 * t, **kw)
     with pytest.raises(ValueError, match="are these millimetres"):
         depth_metrics(p, 1000 * t)
@@ -290,6 +315,7 @@ def test_millimetres_in_both_are_refused_and_a_far_truth_is_not():
 def test_a_prediction_is_asked_for_its_depth():
     from dogdepth.depth import Camera
     from dogdepth.predict import Prediction
+
     r = Prediction(T, Camera.from_fov(60, 4, 5), np.zeros((4, 5, 3), np.uint8))
     for call in (lambda: depth_metrics(r, T), lambda: depth_metrics(T, r), lambda: METRICS["rmse"](r, T)):
         with pytest.raises(ValueError, match=r"\(H,W\).* got a Prediction: pass \.depth_m"):
@@ -298,6 +324,7 @@ def test_a_prediction_is_asked_for_its_depth():
 
 
 # --- the pieces that `evaluate` is made of
+
 
 @pytest.mark.parametrize("average", ["image", "pixel"])
 @pytest.mark.parametrize("align", [None, "median"])
@@ -329,7 +356,10 @@ def test_log_bias():
 
 
 def test_metric_table():
-    rows = {"a model": depth_metrics(np.full((4, 5), 1.1), np.ones((4, 5))), "b": depth_metrics(np.ones((4, 5)), np.ones((4, 5)))}
+    rows = {
+        "a model": depth_metrics(np.full((4, 5), 1.1), np.ones((4, 5))),
+        "b": depth_metrics(np.ones((4, 5)), np.ones((4, 5))),
+    }
     lines = metrics.metric_table(rows).splitlines()
     assert len(lines) == 4 and len({len(x) for x in lines}) == 1  # columns line up
     cells = [[c.strip() for c in x.strip("|").split("|")] for x in lines]
@@ -337,7 +367,9 @@ def test_metric_table():
     assert cells[2] == ["a model", "0.100", "0.100", "0.041", "0.00", "1.000", "1.000", "1.000"]
     said = metrics.metric_table(rows, note="2 maps; no crop")
     assert said.splitlines() == [*lines, "", "2 maps; no crop"]  # an empty line, or Markdown would make a row of it
-    assert "n" in metrics.metric_table(rows, ("abs_rel", "n")).splitlines()[0] and "20" in metrics.metric_table(rows, ("n",))
+    assert "n" in metrics.metric_table(rows, ("abs_rel", "n")).splitlines()[0] and "20" in metrics.metric_table(
+        rows, ("n",)
+    )
 
 
 def test_baseline_maps():
@@ -356,12 +388,15 @@ def test_baseline_maps():
     filled = np.where(seen > 0, seen, np.nan)
     filled[:, :, :3] = np.median(seen[seen > 0])
     assert got["training mean"][0, 0] == pytest.approx(np.nanmean(filled), rel=1e-5)
-    assert np.allclose(metrics.baseline_maps(frames, every=2, size=(12, 16))["per-pixel median"][5, 5], np.median(seen[[2, 4], 5, 5]))
+    assert np.allclose(
+        metrics.baseline_maps(frames, every=2, size=(12, 16))["per-pixel median"][5, 5], np.median(seen[[2, 4], 5, 5])
+    )
     with pytest.raises(ValueError, match="none of 1 training frames holds a reading"):
         metrics.baseline_maps([dict(depth=np.zeros((12, 16), np.float32))])
 
 
 # --- single metrics
+
 
 @pytest.mark.parametrize("name", KEYS[:-1])
 def test_single_functions_are_the_table(name):
@@ -378,7 +413,9 @@ def test_silog_knobs():
     p, t = maps(13)
     assert metrics.silog(p, t, lam=0, scale=1) == pytest.approx(metrics.rmse_log(p, t))
     g = np.log(p[t > 0].astype(float) / t[t > 0])
-    assert metrics.silog(p, t, lam=0.85, scale=10) == pytest.approx(10 * math.sqrt((g**2).mean() - 0.85 * g.mean() ** 2))
+    assert metrics.silog(p, t, lam=0.85, scale=10) == pytest.approx(
+        10 * math.sqrt((g**2).mean() - 0.85 * g.mean() ** 2)
+    )
 
 
 def test_single_function_errors():
@@ -390,8 +427,10 @@ def test_single_function_errors():
 
 # --- answers without looking: a floor and a wall
 
+
 def test_floor_plane_by_tracing_each_ray():
-    "World geometry, ray by ray: turn the ray, walk to the floor and to the wall, take the nearer, and report its z in the camera's frame."
+    """World geometry, ray by ray: turn the ray, walk to the floor and to the wall, take the nearer, and report its z in
+    the camera's frame."""
     cam = NYU_CAMERA.resize(12, 16)
     for height, pitch, wall in ((1.4, 0.0, 3.0), (1.1, 25.0, 4.0), (1.6, -10.0, 2.5)):
         got = metrics.floor_plane(cam, height, pitch, wall)
@@ -403,7 +442,10 @@ def test_floor_plane_by_tracing_each_ray():
                 z = min([height / down] * (down > 0) + [wall / forward] * (forward > 0))
                 assert got[v, u] == pytest.approx(z, rel=1e-5)
         pts = cam.backproject(got)  # and every point lies on the floor or on the wall
-        down, forward = pts[..., 1] * math.cos(a) + pts[..., 2] * math.sin(a), pts[..., 2] * math.cos(a) - pts[..., 1] * math.sin(a)
+        down, forward = (
+            pts[..., 1] * math.cos(a) + pts[..., 2] * math.sin(a),
+            pts[..., 2] * math.cos(a) - pts[..., 1] * math.sin(a),
+        )
         assert np.minimum(abs(down - height), abs(forward - wall)).max() < 1e-4
 
 
@@ -411,18 +453,26 @@ def test_fit_floor_plane_finds_what_made_the_rooms():
     cams = [NYU_CAMERA, NYU_CAMERA.resize(240, 320)]
     rooms = [dict(depth=metrics.floor_plane(c, 1.4, 22.0, 3.4), camera=c) for c in cams]
     got = metrics.fit_floor_plane(rooms)
-    assert got["height_m"] == 1.4 and got["pitch_deg"] == pytest.approx(22, abs=0.5) and got["wall_m"] == pytest.approx(3.4, rel=0.01)
+    assert (
+        got["height_m"] == 1.4
+        and got["pitch_deg"] == pytest.approx(22, abs=0.5)
+        and got["wall_m"] == pytest.approx(3.4, rel=0.01)
+    )
     rooms[1]["depth"][:] = 0  # a frame without readings has no say
     assert metrics.fit_floor_plane(rooms)["pitch_deg"] == pytest.approx(22, abs=0.5)
-    assert metrics.fit_floor_plane([rooms[0], dict(rooms[0], depth=rooms[0]["depth"] * 2)], every=2) == metrics.fit_floor_plane(rooms[:1])
+    assert metrics.fit_floor_plane(
+        [rooms[0], dict(rooms[0], depth=rooms[0]["depth"] * 2)], every=2
+    ) == metrics.fit_floor_plane(rooms[:1])
     with pytest.raises(ValueError, match="none of 1 training frames holds a reading"):
         metrics.fit_floor_plane(rooms[1:])
 
 
 # --- boundaries
 
+
 def boundary_oracle(p, t, mask):
-    "Loop over pixels and their four neighbours, as the definition is written: precision and recall averaged over directions, one without an edge as 0, then F1; factors weighted by themselves."
+    """Loop over pixels and their four neighbours, as the definition is written: precision and recall averaged over
+    directions, one without an edge as 0, then F1; factors weighted by themselves."""
     factors = [1.05 + 0.2 * k / 9 for k in range(10)]
     score, n = 0.0, None
     h, w = t.shape
@@ -475,8 +525,14 @@ def test_boundary_f1_laws():
 
 
 def depth_pro(p, t):
-    "Depth Pro's program in other words: on 1/depth, whole arrays, no holes; precision and recall are means over four directions, F1 a mean over ten factors."
-    ways = [(np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])]
+    """Depth Pro's program in other words: on 1/depth, whole arrays, no holes; precision and recall are means over four
+    directions, F1 a mean over ten factors."""
+    ways = [
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[:, :-1], np.s_[:, 1:]),
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[:-1], np.s_[1:]),
+    ]
     factors, f1 = np.linspace(1.05, 1.25, 10), []
     for f in factors:
         said, true = ([(1 / d)[a] / (1 / d)[b] > f for a, b in ways] for d in (p, t))
@@ -490,16 +546,26 @@ def depth_pro(p, t):
 def test_boundary_f1_is_depth_pros(seed):
     "Rendered rooms, answers of many kinds: the same number as their program, to rounding."
     from dogdepth.rooms import render_room
+
     r = np.random.default_rng(seed)
     t = render_room(seed, 60, 80)["depth"].astype(float)
     field = np.exp(np.cumsum(0.03 * r.standard_normal(t.shape), 1))
-    for p in (t, t * field, t * np.exp(0.1 * r.standard_normal(t.shape)), np.roll(t, 1, 1), np.full_like(t, 2), 1 / t, np.maximum(t.T[:60, :60], 1)):
+    for p in (
+        t,
+        t * field,
+        t * np.exp(0.1 * r.standard_normal(t.shape)),
+        np.roll(t, 1, 1),
+        np.full_like(t, 2),
+        1 / t,
+        np.maximum(t.T[:60, :60], 1),
+    ):
         q = t[: p.shape[0], : p.shape[1]]
         assert shape.boundary_f1(p, q)["f1"] == pytest.approx(depth_pro(p, q), abs=1e-12)
 
 
 def test_boundary_f1_of_an_empty_direction():
-    "A direction or a factor without a true edge scores 0, as in their program: a one-row step is worth 1/4, a pillar 1, a shallow one the share of the factors that it reaches."
+    """A direction or a factor without a true edge scores 0, as in their program: a one-row step is worth 1/4, a pillar
+    1, a shallow one the share of the factors that it reaches."""
     step = np.array([[2.0, 2, 2, 4, 4, 4]])
     pillar = np.full((9, 9), 4.0)
     pillar[3:6, 3:6] = 2
@@ -509,7 +575,8 @@ def test_boundary_f1_of_an_empty_direction():
 
 
 def test_boundary_f1_at_one_threshold():
-    "A step of 1.1 is an edge at the first three factors only, and there it is found; of four directions only one has edges."
+    """A step of 1.1 is an edge at the first three factors only, and there it is found; of four directions only one has
+    edges."""
     t = np.array([[2.0, 2.2, 2.2, 4.0]])
     p = np.array([[2.0, 2.2, 2.2, 2.2]])
     f = shape.BOUNDARY_FACTORS
@@ -517,7 +584,9 @@ def test_boundary_f1_at_one_threshold():
     assert low.sum() == 3
     got = shape.boundary_f1(p, t)
     assert got["f1"] == pytest.approx((f * low).sum() * (2 * 1 / (1 + 2)) / f.sum() / 4)
-    assert got["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum() / 4) and got["precision"] == pytest.approx((f * low).sum() / f.sum() / 4)
+    assert got["recall"] == pytest.approx((f * low).sum() * 0.5 / f.sum() / 4) and got["precision"] == pytest.approx(
+        (f * low).sum() / f.sum() / 4
+    )
 
 
 def test_maps_of_edges_and_points_are_checked():
@@ -525,13 +594,21 @@ def test_maps_of_edges_and_points_are_checked():
     cam = NYU_CAMERA.resize(4, 6)
     for call in (lambda p, m=None: shape.boundary_f1(p, t, m), lambda p, m=None: shape.depth_clouds(p, t, cam, m)):
         for m in (np.ones((4, 6), np.uint8), np.ones((4, 6)), np.ones((4, 5), bool), np.ones(6, bool)):
-            with pytest.raises(ValueError, match=rf"mask should be bool and shaped like target, \(4, 6\); got {m.dtype}, "):
+            with pytest.raises(
+                ValueError, match=rf"mask should be bool and shaped like target, \(4, 6\); got {m.dtype}, "
+            ):
                 call(t, m)
-        with pytest.raises(ValueError, match="the prediction holds 1 nan or infinite values at pixels that count, of 24"):
+        with pytest.raises(
+            ValueError, match="the prediction holds 1 nan or infinite values at pixels that count, of 24"
+        ):
             call(np.where(np.arange(24).reshape(4, 6) == 5, np.nan, t))
         with pytest.raises(ValueError, match=r"two maps \(H,W\) of one shape"):
             call(t[:3])
-    for f in (lambda m: shape.depth_steps(t, m), lambda m: metrics.image_metrics(t, t, m), lambda m: METRICS["rmse"](t, t, m)):
+    for f in (
+        lambda m: shape.depth_steps(t, m),
+        lambda m: metrics.image_metrics(t, t, m),
+        lambda m: METRICS["rmse"](t, t, m),
+    ):
         with pytest.raises(ValueError, match="mask should be bool and shaped like target"):
             f(np.ones((4, 6), np.uint8))
     for bad in (np.full((3, 3), np.nan), np.ones(3), np.ones((3, 2))):
@@ -559,6 +636,7 @@ def test_boundary_f1_holes_and_crop():
 
 # --- point clouds
 
+
 def test_cloud_distances_and_fscore_against_brute_force():
     r = np.random.default_rng(0)
     a, b = r.uniform(0, 1, (300, 3)), r.uniform(0, 1, (400, 3))
@@ -568,9 +646,13 @@ def test_cloud_distances_and_fscore_against_brute_force():
     for tau in (0.05, 0.1, 0.2):
         p, q = (d.min(1) < tau).mean(), (d.min(0) < tau).mean()
         assert shape.fscore(*far, tau) == pytest.approx(dict(fscore=2 * p * q / (p + q), precision=p, recall=q))
-        assert shape.fscore(*shape.cloud_distances(a, b, limit=0.2), tau) == shape.fscore(*far, tau)  # a limit changes nothing below it
+        assert shape.fscore(*shape.cloud_distances(a, b, limit=0.2), tau) == shape.fscore(
+            *far, tau
+        )  # a limit changes nothing below it
     few = shape.cloud_distances(a, b, n=50, seed=3)
-    assert len(few[0]) == len(few[1]) == 50 and set(few[0]) <= set(far[0]) and set(few[1]) <= set(far[1])  # the others still answer
+    assert (
+        len(few[0]) == len(few[1]) == 50 and set(few[0]) <= set(far[0]) and set(few[1]) <= set(far[1])
+    )  # the others still answer
     assert all((x == y).all() for x, y in zip(few, shape.cloud_distances(a, b, n=50, seed=3)))
     assert (few[0] != shape.cloud_distances(a, b, n=50, seed=4)[0]).any()
 
@@ -608,6 +690,7 @@ def test_depth_clouds():
 
 # --- confidence
 
+
 def laplace(seed=0, n=200_000, lie=1.0):
     "A prediction whose errors are Laplace with a known std, the std claimed, and the truth."
     r = np.random.default_rng(seed)
@@ -623,12 +706,14 @@ def test_an_honest_law_covers_what_it_promises(level):
     g = t + np.random.default_rng(1).standard_normal(len(t)) * s
     assert confidence.coverage(g, s, t, level=level, law="gaussian") == pytest.approx(level, abs=0.004)
     from scipy import stats
+
     assert confidence.half_width(level) == pytest.approx(stats.laplace(scale=1 / math.sqrt(2)).ppf((1 + level) / 2))
     assert confidence.half_width(level, "gaussian") == pytest.approx(stats.norm.ppf((1 + level) / 2))
 
 
 def test_nll_against_scipy():
     from scipy import stats
+
     p, s, t = laplace(2, 1000)
     assert confidence.nll(p, s, t) == pytest.approx(-stats.laplace.logpdf(t, p, s / math.sqrt(2)).mean())
     assert confidence.nll(p, s, t, law="gaussian") == pytest.approx(-stats.norm.logpdf(t, p, s).mean())
@@ -651,7 +736,9 @@ def test_constant_std_is_the_best_constant(law, relative):
 def test_calibrate_undoes_a_factor(law, lie):
     p, s, t = laplace(4, 100_000, lie)
     k = confidence.calibrate(p, s, t, law=law)
-    assert confidence.coverage(p, k * s * (1 + 1e-12), t, law=law) == pytest.approx(0.9, abs=1.1e-5)  # on these pixels exactly
+    assert confidence.coverage(p, k * s * (1 + 1e-12), t, law=law) == pytest.approx(
+        0.9, abs=1.1e-5
+    )  # on these pixels exactly
     assert confidence.calibrate(*laplace(4, 100_000, 1.0), law=law) == pytest.approx(k * lie)
     if law == "laplace":
         assert k == pytest.approx(1 / lie, rel=0.02)
@@ -709,7 +796,12 @@ def test_confidence_errors():
     for e, d in (([], []), ([1, 2], [1])):
         with pytest.raises(ValueError, match="of one length, 1 or more"):
             confidence.sparsification(e, d)
-    for e, d in (([1, np.nan, 3], [1, 2, 3]), ([1, 2, 3], [1, np.nan, 3]), ([1, np.inf, 3], [1, 2, 3]), ([1, -1, 3], [1, 2, 3])):
+    for e, d in (
+        ([1, np.nan, 3], [1, 2, 3]),
+        ([1, 2, 3], [1, np.nan, 3]),
+        ([1, np.inf, 3], [1, 2, 3]),
+        ([1, -1, 3], [1, 2, 3]),
+    ):
         for f in (confidence.sparsification, confidence.ause):
             with pytest.raises(ValueError, match="errors should be 0 or more, and both finite: 1 of 3 pairs are not"):
                 f(e, d)
@@ -724,7 +816,12 @@ def test_confidence_takes_masks_holes_and_torch():
     ok = t > 0
     for f in (confidence.coverage, confidence.nll, confidence.calibrate):
         want = f(p[ok], s[ok], t[ok])
-        assert f(p, s, t) == f(torch.tensor(p), torch.tensor(s), torch.tensor(t)) == f(p, s, t, mask=ok) == pytest.approx(want)
+        assert (
+            f(p, s, t)
+            == f(torch.tensor(p), torch.tensor(s), torch.tensor(t))
+            == f(p, s, t, mask=ok)
+            == pytest.approx(want)
+        )
 
 
 def test_import_is_light():
@@ -736,8 +833,12 @@ def test_a_mask_may_reach_beyond_ten_metres():
     t = np.full((40, 40), 4.0)
     t[:, 20:] = 8.0
     near, far = shape.boundary_f1(t, t, t > 0, crop=None), shape.boundary_f1(3 * t, 3 * t, t > 0, crop=None)
-    assert near == far and near["n"] > 0 and shape.boundary_f1(3 * t, 3 * t, crop=None)["n"] == 0  # without a mask: to 10 m, as everywhere
-    assert shape.boundary_f1(t, np.where(t > 5, 0, t), np.ones_like(t, bool), crop=None)["n"] == 0   # a hole is never scored
+    assert (
+        near == far and near["n"] > 0 and shape.boundary_f1(3 * t, 3 * t, crop=None)["n"] == 0
+    )  # without a mask: to 10 m, as everywhere
+    assert (
+        shape.boundary_f1(t, np.where(t > 5, 0, t), np.ones_like(t, bool), crop=None)["n"] == 0
+    )  # a hole is never scored
 
 
 def test_image_metrics_of_tensors():

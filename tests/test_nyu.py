@@ -1,4 +1,5 @@
 "dogdepth.nyu: readers, splits, cache, doctor and download, on folders and servers the tests make."
+
 import hashlib
 import multiprocessing
 import os
@@ -37,7 +38,9 @@ def picture(seed, h=H, w=W):
 def room(seed, scene="kitchen_0001", h=H, w=W):
     rng = np.random.default_rng(1000 + seed)
     depth = cv2.resize(rng.uniform(1, 5, (3, 4)).astype(np.float32), (w, h))
-    return dict(image=picture(seed, h, w), depth=depth, camera=NYU_CAMERA.resize(h, w), scene=scene, name=f"{scene}/{seed}")
+    return dict(
+        image=picture(seed, h, w), depth=depth, camera=NYU_CAMERA.resize(h, w), scene=scene, name=f"{scene}/{seed}"
+    )
 
 
 SCENES = ["kitchen_0001", "kitchen_0002", "office_0003", "bedroom_0004a", "bedroom_0004b", "bath_0005"]
@@ -137,7 +140,9 @@ def test_root_from_the_environment(root, monkeypatch):
 
 
 def test_root_errors_say_where_what_and_how(tmp_path, root):
-    with pytest.raises(FileNotFoundError, match=r"nope: it is not there.*kaggle.com/datasets.*dogdepth data rooms .*nope"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nope: it is not there.*kaggle.com/datasets.*dogdepth data rooms .*nope"
+    ):
         NYUDepth(tmp_path / "nope")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds neither data/nyu2_train.csv nor data/nyu2_test.csv"):
@@ -146,7 +151,9 @@ def test_root_errors_say_where_what_and_how(tmp_path, root):
     with pytest.raises(FileNotFoundError, match="is a file"):
         NYUDepth(tmp_path / "file")
     (root / LISTS["test"]).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no data/nyu2_test.csv in .*split='test' needs.*dogdepth data get labeled"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no data/nyu2_test.csv in .*split='test' needs.*dogdepth data get labeled"
+    ):
         NYUDepth(root, split="test")
     assert len(NYUDepth(root, split="all")) == 12
     with pytest.raises(ValueError, match="split should be .* got 'dev'"):
@@ -204,11 +211,18 @@ def test_a_bad_frame_names_its_row(root):
 def test_scene_split_is_disjoint_and_complete(root):
     train, val = NYUDepth(root, split="train"), NYUDepth(root, split="val")
     assert val.scenes == ["bath_0005"] and set(train.scenes).isdisjoint(val.scenes)
-    assert {f.rgb for f in train.frames} | {f.rgb for f in val.frames} == {f.rgb for f in NYUDepth(root, split="all").frames if f.scene}
+    assert {f.rgb for f in train.frames} | {f.rgb for f in val.frames} == {
+        f.rgb for f in NYUDepth(root, split="all").frames if f.scene
+    }
 
 
 def test_parts_of_one_room_stay_together(root):
-    assert [place(s) for s in ("basement_0001a", "basement_0001", "room_a", "a1b2c")] == ["basement_0001", "basement_0001", "room_a", "a1b2"]
+    assert [place(s) for s in ("basement_0001a", "basement_0001", "room_a", "a1b2c")] == [
+        "basement_0001",
+        "basement_0001",
+        "room_a",
+        "a1b2",
+    ]
     (root / "val_scenes.txt").write_text("# ours\nbedroom_0004a_out  # part a\n\n")
     assert NYUDepth(root, split="val").scenes == ["bedroom_0004a", "bedroom_0004b"]
     for names in (["x_0001a", "x_0001b", "y_0002"], ["x_0001b", "y_0002", "z_0003c"]):
@@ -220,7 +234,9 @@ def test_hash_split_is_fixed_and_about_one_in_eight():
     val = val_places(names)
     assert 0.11 < len(val) / 4000 < 0.14
     assert val == val_places(names[::-1] + [None])
-    assert val_places(names[:2000]) == {v for v in val if v < "room_02000"}  # a room's side does not depend on the others
+    assert val_places(names[:2000]) == {
+        v for v in val if v < "room_02000"
+    }  # a room's side does not depend on the others
     assert "room_00009" in val and "room_00000" not in val  # fixed for good
 
 
@@ -239,7 +255,9 @@ def test_small_folders_still_have_two_sides(root):
 def test_one_room_cannot_be_split(tmp_path):
     write_nyu([room(0), room(1)], tmp_path)
     assert len(NYUDepth(tmp_path)) == 2
-    with pytest.raises(ValueError, match="falls into split='val'.*at least two scenes.*val_scenes.txt.*split_by='frame'"):
+    with pytest.raises(
+        ValueError, match="falls into split='val'.*at least two scenes.*val_scenes.txt.*split_by='frame'"
+    ):
         NYUDepth(tmp_path, split="val")
 
 
@@ -292,7 +310,10 @@ def mat(tmp_path):
         f["rawDepths"] = np.stack([d.T for d in raw])
         strings(f, "scenes", SCENES)
         strings(f, "sceneTypes", [s.split("_")[0] for s in SCENES])
-    savemat(tmp_path / "splits.mat", dict(trainNdxs=np.array([[1], [2], [5]], np.uint16), testNdxs=np.array([[3], [4], [6]], np.uint16)))
+    savemat(
+        tmp_path / "splits.mat",
+        dict(trainNdxs=np.array([[1], [2], [5]], np.uint16), testNdxs=np.array([[3], [4], [6]], np.uint16)),
+    )
     return tmp_path / "nyu_depth_v2_labeled.mat", its
 
 
@@ -406,7 +427,9 @@ def test_pack_round_trip(root, tmp_path):
 def test_pack_resizes_and_stores_what_training_needs(root, tmp_path):
     path = pack(NYUDepth(root), tmp_path / "x.h5", size=(24, 32), progress=False)
     it, want = PackedDepth(path)[4], resize_item(NYUDepth(root)[4], 24, 32)
-    assert np.array_equal(it["image"], want["image"]) and it["camera"] == want["camera"] == NYU_CAMERA.resize(H, W).resize(24, 32)
+    assert np.array_equal(it["image"], want["image"]) and it["camera"] == want["camera"] == NYU_CAMERA.resize(
+        H, W
+    ).resize(24, 32)
     with h5py.File(path) as f:
         assert f["image"].dtype == np.uint8 and f["depth"].dtype == np.uint16
         assert f["image"].chunks == (1, 24, 32, 3) and f["depth"].chunks == (1, 24, 32)
@@ -427,7 +450,10 @@ def test_pack_is_all_or_nothing(root, tmp_path):
     ds.frames[5].rgb.write_bytes(b"")
     with pytest.raises(ValueError, match="empty"):
         pack(ds, path, progress=False)
-    assert path.read_text() == "the old one" and [p.name for p in tmp_path.glob("*.part")] + [p.name for p in tmp_path.glob(".*")] == []
+    assert (
+        path.read_text() == "the old one"
+        and [p.name for p in tmp_path.glob("*.part")] + [p.name for p in tmp_path.glob(".*")] == []
+    )
     with pytest.raises(ValueError, match="nothing to pack"):
         pack([], path)
     for size in ((0, 0), (24, -32), (24,), 24, (24.5, 32)):
@@ -465,36 +491,93 @@ def mm_png(path, metres):
     put(path, np.rint(metres * 1000).astype(np.uint16))
 
 
-def plant_missing_list(r): (r / LISTS["test"]).unlink()
-def plant_bad_row(r): rewrite(r, "1.jpg,", "1.jpg;")
-def plant_missing_file(r): frame(r).depth.unlink()
-def plant_empty_file(r): frame(r).rgb.write_bytes(b"")
+def plant_missing_list(r):
+    (r / LISTS["test"]).unlink()
+
+
+def plant_bad_row(r):
+    rewrite(r, "1.jpg,", "1.jpg;")
+
+
+def plant_missing_file(r):
+    frame(r).depth.unlink()
+
+
+def plant_empty_file(r):
+    frame(r).rgb.write_bytes(b"")
+
+
 def plant_unreadable(r):
     p = frame(r).rgb
     p.write_bytes(p.read_bytes()[:-400])
-def plant_not_a_photo(r): put(frame(r, 0, "test").rgb, np.full((H, W), 3000, np.uint16) + np.arange(W, dtype=np.uint16))
-def plant_not_a_depth_map(r): put(frame(r).depth, picture(0))
-def plant_wrong_pair(r): rewrite(r, "kitchen_0001_out/0.png", "kitchen_0001_out/1.png")
-def plant_blank_photo(r): put(frame(r).rgb, np.full((H, W, 3), 77, np.uint8))
-def plant_size_mismatch(r): put(frame(r).depth, nyu_levels(room(0, h=24, w=32)["depth"]))
+
+
+def plant_not_a_photo(r):
+    put(frame(r, 0, "test").rgb, np.full((H, W), 3000, np.uint16) + np.arange(W, dtype=np.uint16))
+
+
+def plant_not_a_depth_map(r):
+    put(frame(r).depth, picture(0))
+
+
+def plant_wrong_pair(r):
+    rewrite(r, "kitchen_0001_out/0.png", "kitchen_0001_out/1.png")
+
+
+def plant_blank_photo(r):
+    put(frame(r).rgb, np.full((H, W, 3), 77, np.uint8))
+
+
+def plant_size_mismatch(r):
+    put(frame(r).depth, nyu_levels(room(0, h=24, w=32)["depth"]))
+
+
 def plant_odd_size(r):
     put(frame(r).rgb, picture(0, 24, 32))
     put(frame(r).depth, nyu_levels(room(0, h=24, w=32)["depth"]))
-def plant_unit_mix_up(r): mm_png(frame(r).depth, room(0)["depth"])
-def plant_implausible_depth(r): mm_png(frame(r, 0, "test").depth, room(0)["depth"] * 5)
-def plant_all_holes(r): put(frame(r).depth, np.zeros((H, W), np.uint8))
+
+
+def plant_unit_mix_up(r):
+    mm_png(frame(r).depth, room(0)["depth"])
+
+
+def plant_implausible_depth(r):
+    mm_png(frame(r, 0, "test").depth, room(0)["depth"] * 5)
+
+
+def plant_all_holes(r):
+    put(frame(r).depth, np.zeros((H, W), np.uint8))
+
+
 def plant_many_holes(r):
     d = nyu_levels(room(0)["depth"])
     d[:30] = 0
     put(frame(r).depth, d)
-def plant_constant_depth(r): put(frame(r).depth, np.full((H, W), 60, np.uint8))
+
+
+def plant_constant_depth(r):
+    put(frame(r).depth, np.full((H, W), 60, np.uint8))
+
+
 def plant_duplicate_row(r):
     p = r / LISTS["train"]
     p.write_text(p.read_text() + p.read_text().splitlines()[3] + "\n")
-def plant_duplicate_photo(r): frame(r, 1).rgb.write_bytes(frame(r, 0).rgb.read_bytes())
-def plant_frame_leak(r): put(frame(r, 1, "test").rgb, cv2.imread(str(frame(r, 2).rgb)))
-def plant_unknown_val_scene(r): (r / "val_scenes.txt").write_text("bath_0005\nattic_0009\n")
-def plant_empty_split(r): (r / "val_scenes.txt").write_text("\n".join(SCENES))
+
+
+def plant_duplicate_photo(r):
+    frame(r, 1).rgb.write_bytes(frame(r, 0).rgb.read_bytes())
+
+
+def plant_frame_leak(r):
+    put(frame(r, 1, "test").rgb, cv2.imread(str(frame(r, 2).rgb)))
+
+
+def plant_unknown_val_scene(r):
+    (r / "val_scenes.txt").write_text("bath_0005\nattic_0009\n")
+
+
+def plant_empty_split(r):
+    (r / "val_scenes.txt").write_text("\n".join(SCENES))
 
 
 def plant_scene_leak(r):
@@ -502,8 +585,12 @@ def plant_scene_leak(r):
     d.mkdir()
     for f, n in ((frame(r, 0, "test").rgb, "00000_colors.png"), (frame(r, 0, "test").depth, "00000_depth.png")):
         f.rename(d / n)
-    rewrite(r, "data/nyu2_test/00000_colors.png,data/nyu2_test/00000_depth.png",
-            "data/nyu2_test/kitchen_0002_out/00000_colors.png,data/nyu2_test/kitchen_0002_out/00000_depth.png", "test")
+    rewrite(
+        r,
+        "data/nyu2_test/00000_colors.png,data/nyu2_test/00000_depth.png",
+        "data/nyu2_test/kitchen_0002_out/00000_colors.png,data/nyu2_test/kitchen_0002_out/00000_depth.png",
+        "test",
+    )
 
 
 WHERE = {  # the file each planted defect should be reported at, and a word of the message
@@ -586,7 +673,9 @@ def test_parts_of_one_room_in_two_lists_leak(root):
     p.write_text("".join(r for r in rows if "0004b" not in r))
     for q in sorted((root / "data/nyu2_test/bedroom_0004b_out").glob("*.png")):
         mm_png(q, read_depth(q))
-    (root / LISTS["test"]).write_text((root / LISTS["test"]).read_text() + "".join(r.replace("nyu2_train", "nyu2_test") for r in rows if "0004b" in r))
+    (root / LISTS["test"]).write_text(
+        (root / LISTS["test"]).read_text() + "".join(r.replace("nyu2_train", "nyu2_test") for r in rows if "0004b" in r)
+    )
     assert check_dataset(root).kinds == {"scene-leak": 1}
 
 
@@ -648,10 +737,22 @@ def test_fingerprint_knows_a_copy(quality):
     "rgb, depth, want",
     [
         ("f10.jpg f2.jpg", "f10.png f2.png", [("f2.jpg", "f2.png"), ("f10.jpg", "f10.png")]),
-        ("rgb/7.jpg rgb/8.jpg", "depth/0007.png depth/0008.png", [("rgb/7.jpg", "depth/0007.png"), ("rgb/8.jpg", "depth/0008.png")]),
+        (
+            "rgb/7.jpg rgb/8.jpg",
+            "depth/0007.png depth/0008.png",
+            [("rgb/7.jpg", "depth/0007.png"), ("rgb/8.jpg", "depth/0008.png")],
+        ),
         ("rgb_00000.jpg", "sync_depth_00000.png", [("rgb_00000.jpg", "sync_depth_00000.png")]),
-        ("b/rgb/1.png a/rgb/1.png", "a/depth/1.png b/depth/1.png", [("a/rgb/1.png", "a/depth/1.png"), ("b/rgb/1.png", "b/depth/1.png")]),
-        ("1305.17.png 1305.21.png", "1305.16.png 1305.19.png", [("1305.17.png", "1305.16.png"), ("1305.21.png", "1305.19.png")]),  # TUM: times, the nearest
+        (
+            "b/rgb/1.png a/rgb/1.png",
+            "a/depth/1.png b/depth/1.png",
+            [("a/rgb/1.png", "a/depth/1.png"), ("b/rgb/1.png", "b/depth/1.png")],
+        ),
+        (
+            "1305.17.png 1305.21.png",
+            "1305.16.png 1305.19.png",
+            [("1305.17.png", "1305.16.png"), ("1305.21.png", "1305.19.png")],
+        ),  # TUM: times, the nearest
         ("x.jpg", "y.png", [("x.jpg", "y.png")]),
     ],
 )
@@ -664,7 +765,11 @@ def test_pairing(rgb, depth, want):
     [
         ("1.jpg 2.jpg 3.jpg", "1.png 3.png", r"3 photos and 2 depth maps.*Photos without depth: 2\.jpg"),
         ("1.jpg", "1.png 2.png", r"1 photos and 2 depth maps.*Depth maps without photo: 2\.png"),
-        ("1.jpg 2.jpg 3.jpg", "1.png 2.png 4.png", r"Photos without depth: 3\.jpg. Depth maps without photo: 4\.png"),  # equal counts, other frames
+        (
+            "1.jpg 2.jpg 3.jpg",
+            "1.png 2.png 4.png",
+            r"Photos without depth: 3\.jpg. Depth maps without photo: 4\.png",
+        ),  # equal counts, other frames
         ("a.jpg b.jpg", "x.png", "Their names do not tell"),
     ],
 )
@@ -693,7 +798,9 @@ TIMES = {  # how cameras write a moment into a name
     "us since start, padded": lambda s: f"{round((s - T0) * 1e6):012d}",
     "s since start": lambda s: f"{s - T0:.4f}",
     "date": lambda s: __import__("datetime").datetime.fromtimestamp(s).strftime("%Y%m%d_%H%M%S_%f"),
-    "date, milliseconds": lambda s: __import__("datetime").datetime.fromtimestamp(s).strftime("%Y-%m-%d-%H-%M-%S.%f")[:-3],
+    "date, milliseconds": lambda s: (
+        __import__("datetime").datetime.fromtimestamp(s).strftime("%Y-%m-%d-%H-%M-%S.%f")[:-3]
+    ),
 }
 
 
@@ -710,7 +817,10 @@ def test_times_pair_with_the_nearest(kind):
 
 
 def test_equal_counts_of_times_are_not_paired_by_order(recwarn):
-    a, b = stamped("rgb", [k for k in range(60) if k != 5], TIMES["TUM"]), stamped("depth", [k for k in range(60) if k != 50], TIMES["TUM"], 0.004)
+    a, b = (
+        stamped("rgb", [k for k in range(60) if k != 5], TIMES["TUM"]),
+        stamped("depth", [k for k in range(60) if k != 50], TIMES["TUM"], 0.004),
+    )
     assert len(a) == len(b)
     pairs = pair_files(a, b)
     assert len(pairs) == 58 and all(abs(float(x.stem) - float(y.stem)) < 0.005 for x, y in pairs) and len(recwarn) == 1
@@ -721,7 +831,9 @@ def test_two_rates_and_a_tolerance(recwarn):
     b = stamped("depth", range(0, 30, 3), TIMES["TUM"], 0.004)
     assert len(pair_files(a, b)) == 10 and "20 of 40 files" in str(recwarn[0].message)
     late = stamped("depth", range(30), TIMES["TUM"], 5.0)  # a clock that is five seconds off
-    with pytest.raises(ValueError, match=r"no two lie within 0.02 s \(the nearest are 4.03 s apart: do the two clocks differ"):
+    with pytest.raises(
+        ValueError, match=r"no two lie within 0.02 s \(the nearest are 4.03 s apart: do the two clocks differ"
+    ):
         pair_files(a, late)
     far = stamped("depth", range(0, 30, 3), TIMES["TUM"], 0.0166)
     assert len(pair_files(a, far)) == 10
@@ -742,6 +854,7 @@ def test_each_file_is_used_once():
 def test_each_scene_has_its_own_clock():
     def of(kind, late):
         return [p for s in "ab" for p in stamped(f"{s}/{kind}", range(4), TIMES["s since start"], late)]
+
     pairs = pair_files(of("rgb", 0), of("depth", 0.003))
     assert len(pairs) == 8 and all(x.parts[0] == y.parts[0] for x, y in pairs)
     with pytest.warns(UserWarning, match="4 of 12 files have no partner"):
@@ -751,7 +864,10 @@ def test_each_scene_has_its_own_clock():
 def test_what_is_no_time():
     assert times_s(["1.png", "2.png"]) is None and times_s([]) is None and times_s(["1.5.png", "b.png"]) is None
     assert times_s(["v1.5_a.png", "v1.5_b.png"]) is None  # a version, the same in every name
-    assert times_s(["0000000007.png", "0000000008.png"]).tolist() == [7, 8]  # padded frame numbers pair where they are equal
+    assert times_s(["0000000007.png", "0000000008.png"]).tolist() == [
+        7,
+        8,
+    ]  # padded frame numbers pair where they are equal
     assert times_s(["20119999999999.png"]) is None  # digits of no date, and one frame has no step
 
 
@@ -773,7 +889,11 @@ def test_numbers_pair_whatever_the_words(rgb, depth, want):
     [
         ("0.jpg 1.jpg 2.jpg", "1.png 2.png 3.png", "counted from different starts"),
         ("IMG_101.jpg IMG_102.jpg", "d_1.png d_2.png", "carry different numbers .*order alone would be a guess"),
-        ("a_1.jpg a_2.jpg a_4.jpg", "b_1.png b_3.png b_4.png", "Photos without depth: a_2.jpg. Depth maps without photo: b_3.png"),
+        (
+            "a_1.jpg a_2.jpg a_4.jpg",
+            "b_1.png b_3.png b_4.png",
+            "Photos without depth: a_2.jpg. Depth maps without photo: b_3.png",
+        ),
         ("7.jpg 07.jpg 8.jpg", "7.png 8.png 9.png", "Some names say the same frame: 0?7.jpg, 0?7.jpg"),
         ("s/rgb/1.jpg t/rgb/1.jpg", "s/depth/1.png", "A folder has only one of the two: 1.jpg"),
     ],
@@ -784,7 +904,9 @@ def test_names_that_speak_against_order(rgb, depth, match):
 
 
 def test_odd_frames_can_be_left_out():
-    with pytest.warns(UserWarning, match="2 of 6 files have no partner and are left out: photos 2.jpg; depth maps 3.png"):
+    with pytest.warns(
+        UserWarning, match="2 of 6 files have no partner and are left out: photos 2.jpg; depth maps 3.png"
+    ):
         pairs = pair_files(["1.jpg", "2.jpg", "4.jpg"], ["0001.png", "3.png", "4.png"], unpaired="skip")
     assert [(a.name, b.name) for a, b in pairs] == [("1.jpg", "0001.png"), ("4.jpg", "4.png")]
     with pytest.raises(ValueError, match="unpaired should be"):
@@ -793,7 +915,10 @@ def test_odd_frames_can_be_left_out():
 
 def test_order_alone_is_said():
     with pytest.warns(UserWarning, match="paired in their order, a.jpg with x.png"):
-        assert [(a.name, b.name) for a, b in pair_files(["b.jpg", "a.jpg"], ["x.png", "y.png"])] == [("a.jpg", "x.png"), ("b.jpg", "y.png")]
+        assert [(a.name, b.name) for a, b in pair_files(["b.jpg", "a.jpg"], ["x.png", "y.png"])] == [
+            ("a.jpg", "x.png"),
+            ("b.jpg", "y.png"),
+        ]
 
 
 @pytest.fixture
@@ -815,7 +940,15 @@ def tum(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("rgb, depth", [("rgb/*.png", "depth/*.png"), ("rgb.txt", "depth.txt"), ("associations.txt", "associations.txt"), ("swapped.txt", "swapped.txt")])
+@pytest.mark.parametrize(
+    "rgb, depth",
+    [
+        ("rgb/*.png", "depth/*.png"),
+        ("rgb.txt", "depth.txt"),
+        ("associations.txt", "associations.txt"),
+        ("swapped.txt", "swapped.txt"),
+    ],
+)
 def test_a_tum_folder(tum, rgb, depth, recwarn):
     ds = FolderDepth(tum, rgb, depth, encoding="tum16", camera=60.0)
     assert [round(float(ds[i]["depth"][0, 0] * 5000)) - 5000 for i in range(len(ds))] == [0, 1, 3, 4, 5]
@@ -826,7 +959,11 @@ def test_a_tum_folder(tum, rgb, depth, recwarn):
 def test_lists_of_times_that_are_none(tum):
     (tum / "bad.txt").write_text("1.0 rgb/1.png\nrgb/2.png 2.0\n")
     (tum / "none.txt").write_text("# nothing\n")
-    for name, match in (("bad.txt", "bad.txt:2 is 'rgb/2.png 2.0'; expected a time and a file"), ("none.txt", "lists no frame"), ("rgb.txt", "give two lists of times")):
+    for name, match in (
+        ("bad.txt", "bad.txt:2 is 'rgb/2.png 2.0'; expected a time and a file"),
+        ("none.txt", "lists no frame"),
+        ("rgb.txt", "give two lists of times"),
+    ):
         with pytest.raises(ValueError, match=match):
             FolderDepth(tum, name, name)
     with pytest.raises(ValueError, match="no two lie within 0.001 s"):
@@ -846,7 +983,10 @@ def test_folder_marks(folder):
     d = np.rint(room(2)["depth"] * 1000).astype(np.uint16)
     d[0, :4], d[1, :4] = 65535, 4000
     put(folder / "2.png", d)
-    assert not FolderDepth(folder)[0]["depth"][0, :4].any() and not FolderDepth(folder, invalid=4000)[0]["depth"][1, :4].any()
+    assert (
+        not FolderDepth(folder)[0]["depth"][0, :4].any()
+        and not FolderDepth(folder, invalid=4000)[0]["depth"][1, :4].any()
+    )
     assert FolderDepth(folder, invalid=())[0]["depth"][0, 0] == pytest.approx(65.535)
 
 
@@ -862,7 +1002,9 @@ def folder(tmp_path):
 def test_folder_items(folder):
     ds = FolderDepth(folder)
     assert ds.scene == [f["scene"] for f in ds]
-    assert len(ds) == 2 and [it["name"] for it in ds] == ["2", "10"] and ds.scenes == ["mine"] and "2 frames" in repr(ds)
+    assert (
+        len(ds) == 2 and [it["name"] for it in ds] == ["2", "10"] and ds.scenes == ["mine"] and "2 frames" in repr(ds)
+    )
     it = ds[0]
     assert np.abs(it["depth"] - room(2)["depth"]).max() < 0.00051 and it["image"].shape == (H, W, 3)
     assert it["camera"] == default_camera(H, W) and set(it) == {"image", "depth", "camera", "scene", "name"}
@@ -899,11 +1041,15 @@ def test_folder_with_subfolders_and_lists(tmp_path):
     ds = FolderDepth(tmp_path, rgb="*/rgb/*.png", depth="*/depth/*.png")
     assert len(ds) == 6 and ds.scenes == ["attic", "hall"] and ds[0]["name"] == "attic/rgb/0"
     assert all(f.rgb.parent.parent == f.depth.parent.parent and f.rgb.name == f.depth.name for f in ds.frames)
-    two = FolderDepth(tmp_path, rgb=["hall/rgb/2.png", "hall/rgb/0.png"], depth=["attic/depth/1.png", "hall/depth/0.png"])
+    two = FolderDepth(
+        tmp_path, rgb=["hall/rgb/2.png", "hall/rgb/0.png"], depth=["attic/depth/1.png", "hall/depth/0.png"]
+    )
     assert [(f.rgb.name, f.depth.name) for f in two.frames] == [("2.png", "1.png"), ("0.png", "0.png")]
     with pytest.raises(ValueError, match="1 photos but 2 depth maps.*equal length"):
         FolderDepth(tmp_path, rgb=["hall/rgb/2.png"], depth=["attic/depth/1.png", "hall/depth/0.png"])
-    with pytest.raises(FileNotFoundError, match=r"matches rgb='\*.png'; it holds 12 .png. Subfolders belong in the pattern"):
+    with pytest.raises(
+        FileNotFoundError, match=r"matches rgb='\*.png'; it holds 12 .png. Subfolders belong in the pattern"
+    ):
         FolderDepth(tmp_path, rgb="*.png")
     with pytest.raises(ValueError, match="both find"):
         FolderDepth(tmp_path, rgb="**/*.png", depth="*/depth/*.png")
@@ -989,7 +1135,9 @@ def serve(monkeypatch):
 def test_fetch(serve, tmp_path):
     s = serve({"/f.bin": BODY})
     p = fetch(s.url(), tmp_path / "a" / "f.bin", len(BODY), SHA, progress=False)
-    assert p.read_bytes() == BODY and [q.name for q in p.parent.iterdir()] == ["f.bin"] and s.asked == [("/f.bin", None)]
+    assert (
+        p.read_bytes() == BODY and [q.name for q in p.parent.iterdir()] == ["f.bin"] and s.asked == [("/f.bin", None)]
+    )
     assert fetch(s.url(), p, len(BODY), SHA) == p and len(s.asked) == 1  # nothing to do
     p.write_bytes(b"mine")
     with pytest.raises(ValueError, match="is there already but has 4 bytes instead of 300,000: move it away"):
@@ -1005,7 +1153,10 @@ def test_fetch_goes_on_after_cuts(serve, tmp_path):
 
 def test_fetch_without_known_size_notices_a_cut(serve, tmp_path):
     s = serve({"/f.bin": BODY}, cuts=[100_000])
-    assert fetch(s.url(), tmp_path / "f.bin", md5=hashlib.md5(BODY).hexdigest(), wait=0, progress=False).read_bytes() == BODY
+    assert (
+        fetch(s.url(), tmp_path / "f.bin", md5=hashlib.md5(BODY).hexdigest(), wait=0, progress=False).read_bytes()
+        == BODY
+    )
     assert len(s.asked) == 2
 
 
@@ -1029,7 +1180,9 @@ def test_fetch_from_a_server_without_ranges(serve, tmp_path):
 def test_fetch_when_the_part_is_no_beginning(serve, tmp_path):
     s = serve({"/f.bin": BODY})
     (tmp_path / "f.bin.part").write_bytes(b"x" * 400_000)
-    assert fetch(s.url(), tmp_path / "f.bin", wait=0, progress=False).read_bytes() == BODY  # size unknown: 416, then from the start
+    assert (
+        fetch(s.url(), tmp_path / "f.bin", wait=0, progress=False).read_bytes() == BODY
+    )  # size unknown: 416, then from the start
     assert [r for _, r in s.asked] == ["bytes=400000-", None]
     (tmp_path / "g.bin.part").write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match="came in whole but has sha256 .* thrown away"):
@@ -1081,6 +1234,7 @@ def test_fetch_into_a_name_as_long_as_a_folder_allows(serve, tmp_path):
 
 def test_two_downloads_of_one_file_side_by_side(serve, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
+
     for k in range(10):
         s = serve({"/f.bin": BODY}, cuts=[100_000, 200_000, 90_000, 250_000])
         path = tmp_path / str(k) / "f.bin"
@@ -1092,7 +1246,14 @@ def test_two_downloads_of_one_file_side_by_side(serve, tmp_path):
 def test_fetch_labeled_gets_both_files(serve, tmp_path, capsys):
     splits = b"splits"
     s = serve({"/f.bin": BODY, "/splits.mat": splits}, cuts=[6, 200_000])
-    kw = dict(url=s.url(), size=len(BODY), sha256=SHA, splits_url=s.url("/splits.mat"), splits_md5=hashlib.md5(splits).hexdigest(), wait=0)
+    kw = dict(
+        url=s.url(),
+        size=len(BODY),
+        sha256=SHA,
+        splits_url=s.url("/splits.mat"),
+        splits_md5=hashlib.md5(splits).hexdigest(),
+        wait=0,
+    )
     p = fetch_labeled(tmp_path / "to", **kw)
     assert p == tmp_path / "to" / "nyu_depth_v2_labeled.mat" and p.read_bytes() == BODY
     assert p.with_name("splits.mat").read_bytes() == splits and len(list(p.parent.iterdir())) == 2
@@ -1124,7 +1285,9 @@ def test_sample_frames_without_data(monkeypatch, capsys):
     monkeypatch.delenv("DOGDEPTH_DATA", raising=False)
     a = sample_frames(2, size=(60, 80))
     assert "2 rendered rooms, because DOGDEPTH_DATA is not set" in capsys.readouterr().out
-    assert all(it["depth"].shape == (60, 80) and it["camera"].height == 60 for it in a) and not np.array_equal(a[0]["depth"], a[1]["depth"])
+    assert all(it["depth"].shape == (60, 80) and it["camera"].height == 60 for it in a) and not np.array_equal(
+        a[0]["depth"], a[1]["depth"]
+    )
 
 
 def test_sample_frames_of_any_nyu_folder(root, monkeypatch, capsys):
@@ -1162,7 +1325,12 @@ def test_real_encodings_agree(data):
     for f in pairs:
         mm, levels = read_depth(f.depth), read_depth(whole[str(int(f.name))].depth)
         assert np.abs(mm - levels).max() < 0.0207 and mm.shape == (480, 640)
-        assert np.bitwise_count(fingerprint(read_image(f.rgb)) ^ fingerprint(read_image(whole[str(int(f.name))].rgb))).sum() <= 2
+        assert (
+            np.bitwise_count(
+                fingerprint(read_image(f.rgb)) ^ fingerprint(read_image(whole[str(int(f.name))].rgb))
+            ).sum()
+            <= 2
+        )
 
 
 def test_real_samples(data, capsys):
@@ -1184,7 +1352,11 @@ def test_real_folder_is_healthy(data):
 def test_what_is_no_reading_is_stored_as_none(tmp_path):
     odd = np.float32([[np.inf, np.nan, -1.0, 2.0]])
     assert nyu_levels(odd).tolist() == [[0, 0, 0, 51]]
-    item = room(0) | dict(depth=np.repeat(np.repeat(odd, 24, 0), 8, 1), image=np.zeros((24, 32, 3), np.uint8), camera=NYU_CAMERA.resize(24, 32))
+    item = room(0) | dict(
+        depth=np.repeat(np.repeat(odd, 24, 0), 8, 1),
+        image=np.zeros((24, 32, 3), np.uint8),
+        camera=NYU_CAMERA.resize(24, 32),
+    )
     with np.errstate(invalid="raise"):
         packed = PackedDepth(pack([item], tmp_path / "a.h5", progress=False))
     assert packed[0]["depth"][0, ::8].tolist() == [0, 0, 0, 2]

@@ -1,6 +1,7 @@
 """Photo in, metres out: laws of the canonical camera, oracles for both resizings, and every kind of input.
 
 Most tests use tiny networks whose answer is known; the real architecture and the bundled weights come at the end."""
+
 import json
 import os
 import subprocess
@@ -62,8 +63,19 @@ def photo(h=48, w=64, seed=0):
 
 # --- sizes
 
-@pytest.mark.parametrize("h,w,want", [(480, 640, (240, 320)), (240, 320, (240, 320)), (3000, 4000, (240, 320)), (640, 480, (320, 240)),
-                                      (500, 741, (224, 336)), (400, 400, (272, 272)), (8, 4000, (32, 6192))])
+
+@pytest.mark.parametrize(
+    "h,w,want",
+    [
+        (480, 640, (240, 320)),
+        (240, 320, (240, 320)),
+        (3000, 4000, (240, 320)),
+        (640, 480, (320, 240)),
+        (500, 741, (224, 336)),
+        (400, 400, (272, 272)),
+        (8, 4000, (32, 6192)),
+    ],
+)
 def test_network_size(h, w, want):
     assert network_size(h, w) == want
 
@@ -88,6 +100,7 @@ def test_network_size_follows_the_weights():
 
 
 # --- what the network is shown
+
 
 def test_shrinks_by_area_and_scales_to_one():
     fine = np.zeros((480, 640, 3), np.uint8)
@@ -119,10 +132,13 @@ def test_published_program_sees_bgr_and_answers_in_levels():
     assert np.allclose(p.predict(img).depth_m, 2.0)  # 51 of 255 levels, 255 = 10 m
     assert np.allclose(p.predict(img, Camera.from_fov(30, 240, 320)).depth_m, 2.0)  # levels know no camera
     assert torch.equal(net.seen[0][0, :3], torch.from_numpy(img[..., ::-1].transpose(2, 0, 1).copy()).float() / 255)
-    assert Predictor(Net(constant(-9.0), arch="published", dog=True)).predict(img).depth_m.min() > 0  # a level below 0 is no hole
+    assert (
+        Predictor(Net(constant(-9.0), arch="published", dog=True)).predict(img).depth_m.min() > 0
+    )  # a level below 0 is no hole
 
 
 # --- metres
+
 
 def test_nyu_frame_comes_out_as_the_network_said():
     assert np.allclose(Predictor(Net(constant(2.5))).predict(photo(480, 640)).depth_m, 2.5, rtol=1e-6)
@@ -163,7 +179,10 @@ def test_answer_is_enlarged_bilinearly():
 
 def test_flip_averages_the_two_views():
     img = photo(240, 320)
-    right, left = ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy(), ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy()[:, ::-1]
+    right, left = (
+        ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy(),
+        ramp(torch.zeros(1, 3, 240, 320))[0, 0].numpy()[:, ::-1],
+    )
     assert np.allclose(Predictor(Net(ramp)).predict(img, flip=True).depth_m, (right + left) / 2, atol=1e-5)
     p = Predictor(Net(lambda x: ramp(x) * brightness(x)))
     a, b = p.predict(img, flip=True).depth_m, p.predict(np.ascontiguousarray(img[:, ::-1]), flip=True).depth_m
@@ -173,10 +192,14 @@ def test_flip_averages_the_two_views():
 
 # --- batches
 
+
 def test_batch_equals_one_by_one_in_order():
     net = Net(lambda x: brightness(x) * ramp(x), dog=True)
     p = Predictor(net)
-    imgs = [photo(*s, seed=i) for i, s in enumerate([(48, 64), (60, 90), (96, 128), (64, 48), (61, 90), (480, 640), (33, 47)])]
+    imgs = [
+        photo(*s, seed=i)
+        for i, s in enumerate([(48, 64), (60, 90), (96, 128), (64, 48), (61, 90), (480, 640), (33, 47)])
+    ]
     cams = [None, Camera.from_fov(80, 60, 90), None, None, Camera.from_fov(40, 61, 90), None, None]
     batch = p.predict_batch(imgs, cams)
     assert len(net.seen) < len(imgs)  # same sizes went together
@@ -201,12 +224,15 @@ def test_prediction_types_and_input_untouched():
     img = photo()
     before = img.copy()
     r = Predictor(Net(brightness)).predict(img)
-    assert isinstance(r, Prediction) and r.depth_m.dtype == np.float32 and r.depth_m.shape == (48, 64) and r.std_m is None
+    assert (
+        isinstance(r, Prediction) and r.depth_m.dtype == np.float32 and r.depth_m.shape == (48, 64) and r.std_m is None
+    )
     assert r.image.dtype == np.uint8 and (img == before).all() and r.camera == default_camera(48, 64)
     assert (r.depth_m > 0).all() and np.isfinite(r.depth_m).all()
 
 
 # --- kinds of picture
+
 
 def test_as_rgb_accepts():
     img = photo()
@@ -230,18 +256,21 @@ def test_as_rgb_accepts():
     assert as_rgb(img[:, ::-1]).flags["C_CONTIGUOUS"]
 
 
-@pytest.mark.parametrize("img,match", [
-    ("room.jpg", r"got the path 'room.jpg'.*load_photo"),
-    (np.zeros((3, 48, 64), np.uint8), r"channels last, got \(3, 48, 64\)"),
-    (np.zeros((2, 48, 64, 3), np.uint8), r"got \(2, 48, 64, 3\)"),
-    (np.zeros((48, 64, 2), np.uint8), r"got \(48, 64, 2\)"),
-    (np.zeros((1, 1, 3), np.uint8), r"at least 8 pixels each way, got 1x1"),
-    (np.zeros((0, 64, 3), np.uint8), r"at least 8 pixels each way, got 0x64"),
-    (np.zeros((48, 64, 3), np.uint16), r"uint8, or float in \[0,1\], got uint16"),
-    (np.full((48, 64, 3), 200.0), r"float in \[0,1\], got float64 from 200"),
-    (np.full((48, 64, 3), np.nan), r"float in \[0,1\], got float64 from nan"),
-    (np.full((48, 64, 3), -0.1), r"float in \[0,1\]"),
-])
+@pytest.mark.parametrize(
+    "img,match",
+    [
+        ("room.jpg", r"got the path 'room.jpg'.*load_photo"),
+        (np.zeros((3, 48, 64), np.uint8), r"channels last, got \(3, 48, 64\)"),
+        (np.zeros((2, 48, 64, 3), np.uint8), r"got \(2, 48, 64, 3\)"),
+        (np.zeros((48, 64, 2), np.uint8), r"got \(48, 64, 2\)"),
+        (np.zeros((1, 1, 3), np.uint8), r"at least 8 pixels each way, got 1x1"),
+        (np.zeros((0, 64, 3), np.uint8), r"at least 8 pixels each way, got 0x64"),
+        (np.zeros((48, 64, 3), np.uint16), r"uint8, or float in \[0,1\], got uint16"),
+        (np.full((48, 64, 3), 200.0), r"float in \[0,1\], got float64 from 200"),
+        (np.full((48, 64, 3), np.nan), r"float in \[0,1\], got float64 from nan"),
+        (np.full((48, 64, 3), -0.1), r"float in \[0,1\]"),
+    ],
+)
 def test_bad_pictures(img, match):
     with pytest.raises(ValueError, match=match):
         Predictor(Net(constant(1.0))).predict(img)
@@ -256,6 +285,7 @@ def test_bad_cameras():
 
 
 # --- cameras of photos
+
 
 def test_default_camera():
     assert default_camera(480, 640) == NYU_CAMERA
@@ -289,7 +319,10 @@ def heard(path, **kw):
 
 
 # the block of the whole photo (4032x3024, 26 mm), in pictures that are and are not copies of it
-@pytest.mark.parametrize("h,w,orientation", [(48, 64, None), (64, 48, None), (48, 64, 6), (64, 48, 8), (75, 101, None), (9, 12, None), (600, 800, None)])
+@pytest.mark.parametrize(
+    "h,w,orientation",
+    [(48, 64, None), (64, 48, None), (48, 64, 6), (64, 48, 8), (75, 101, None), (9, 12, None), (600, 800, None)],
+)
 def test_smaller_copies_keep_their_lens(tmp_path, h, w, orientation):
     cam, said = heard(save(tmp_path / "a.jpg", photo(h, w), orientation, f35=26, w=4032, h=3024))
     assert cam.source == "exif" and not said
@@ -302,7 +335,13 @@ def test_a_block_of_another_picture_is_not_believed(tmp_path, h, w, how, lens):
     p = save(tmp_path / "a.jpg", photo(h, w), **lens, **how)
     cam, said = heard(p)
     assert cam == default_camera(h, w) and cam.source == "assumed" and exif_focal(p, h, w) is None
-    assert len(said) == 1 and said[0].startswith(f"{p}: ") and "another shape" in said[0] and f"{w}x{h}" in said[0] and "fov" in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith(f"{p}: ")
+        and "another shape" in said[0]
+        and f"{w}x{h}" in said[0]
+        and "fov" in said[0]
+    )
     assert photo_notes(p) == [said[0].removeprefix(f"{p}: ")] == photo_notes(Image.open(p))
     for kw in (dict(fov=50), dict(fx=60)):
         cam, said = heard(p, **kw)
@@ -323,22 +362,32 @@ GPANO = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmlns:GPano="http
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
-@pytest.mark.parametrize("block,kind", [
-    (GPANO % b'GPano:ProjectionType="equirectangular"/>', "equirectangular"),
-    (GPANO % b"><GPano:ProjectionType>cylindrical</GPano:ProjectionType></rdf:Description>", "cylindrical"),
-    (GPANO % b'GPano:UsePanoramaViewer="True"/>', "GPano"),
-])
+@pytest.mark.parametrize(
+    "block,kind",
+    [
+        (GPANO % b'GPano:ProjectionType="equirectangular"/>', "equirectangular"),
+        (GPANO % b"><GPano:ProjectionType>cylindrical</GPano:ProjectionType></rdf:Description>", "cylindrical"),
+        (GPANO % b'GPano:UsePanoramaViewer="True"/>', "GPano"),
+    ],
+)
 def test_panoramas_are_no_pinhole_pictures(tmp_path, name, block, kind):
     p = tmp_path / name
     if name == "a.png":
         from PIL.PngImagePlugin import PngInfo
+
         info = PngInfo()
         info.add_itxt("XML:com.adobe.xmp", block.decode())
         Image.fromarray(photo(32, 64)).save(p, pnginfo=info)
     else:
         save(p, photo(32, 64), xmp=block, f35=26)
     cam, said = heard(p)
-    assert cam.source == "assumed" and len(said) == 1 and "panorama" in said[0] and kind in said[0] and "pinhole" in said[0]
+    assert (
+        cam.source == "assumed"
+        and len(said) == 1
+        and "panorama" in said[0]
+        and kind in said[0]
+        and "pinhole" in said[0]
+    )
     assert len(heard(p, fov=90)[1]) == 1  # no field of view makes it one
 
 
@@ -399,13 +448,24 @@ def test_fov_and_fx_override_exif(tmp_path):
     p = save(tmp_path / "a.jpg", photo(), f35=26)
     assert load_photo(p, fov=90)[1].fx == pytest.approx(32)
     assert load_photo(p, fx=50)[1].fx == 50
-    for kw, match in ((dict(fov=60, fx=50), "not both"), (dict(fov=180), "degrees"), (dict(fov=0), "degrees"), (dict(fx=0), "got 0"), (dict(fx=-5), "got -5"), (dict(fx=float("nan")), "got nan")):
+    for kw, match in (
+        (dict(fov=60, fx=50), "not both"),
+        (dict(fov=180), "degrees"),
+        (dict(fov=0), "degrees"),
+        (dict(fx=0), "got 0"),
+        (dict(fx=-5), "got -5"),
+        (dict(fx=float("nan")), "got nan"),
+    ):
         with pytest.raises(ValueError, match=match):
             load_photo(p, **kw)
 
 
 def test_unreadable_photos(tmp_path):
-    for name, content, match in (("empty.jpg", b"", "empty"), ("text.jpg", b"hello", "not an image"), ("cut.png", None, "damaged|cut short")):
+    for name, content, match in (
+        ("empty.jpg", b"", "empty"),
+        ("text.jpg", b"hello", "not an image"),
+        ("cut.png", None, "damaged|cut short"),
+    ):
         p = tmp_path / name
         if content is None:
             save(p, photo())
@@ -422,6 +482,7 @@ def test_unreadable_photos(tmp_path):
 
 # --- one known distance
 
+
 def test_rescale_takes_what_a_tape_measures():
     r = np.random.default_rng(0)
     d = r.uniform(1, 5, (48, 64)).astype(np.float32)
@@ -432,14 +493,22 @@ def test_rescale_takes_what_a_tape_measures():
     assert np.linalg.norm(q.camera.backproject(q.depth_m)[7, 60]) == pytest.approx(3.25)  # along the ray
     assert q.distance((60, 7)) == pytest.approx(3.25) and q.depth_m[7, 60] == pytest.approx(3.25 / ray)
     assert q.depth_m.dtype == np.float32
-    assert np.allclose(q.depth_m / d, 3.25 / ray / d[7, 60], rtol=1e-5) and np.allclose(q.std_m, q.depth_m / 10, rtol=1e-5)
+    assert np.allclose(q.depth_m / d, 3.25 / ray / d[7, 60], rtol=1e-5) and np.allclose(
+        q.std_m, q.depth_m / 10, rtol=1e-5
+    )
     assert (p.depth_m == d).all() and q.camera is p.camera and q.image is p.image
     deep = p.rescale((60, 7), 3.25, z=True)
     assert deep.depth_m[7, 60] == pytest.approx(3.25)
     assert np.allclose(deep.depth_m / q.depth_m, ray, rtol=1e-5)
     assert Prediction(d, p.camera, p.image).rescale((np.float64(60), 7.2), 3.25).std_m is None
-    for xy, m, match in (((64, 0), 1, r"\(64,0\) lies outside the photo, which is 64 wide and 48 high"), ((0, 48), 1, "outside"), ((-1, 0), 1, "outside"),
-                         ((0, 0), 0, "positive number of metres, got 0"), ((0, 0), -2, "positive"), ((0, 0), float("nan"), "positive")):
+    for xy, m, match in (
+        ((64, 0), 1, r"\(64,0\) lies outside the photo, which is 64 wide and 48 high"),
+        ((0, 48), 1, "outside"),
+        ((-1, 0), 1, "outside"),
+        ((0, 0), 0, "positive number of metres, got 0"),
+        ((0, 0), -2, "positive"),
+        ((0, 0), float("nan"), "positive"),
+    ):
         for z in (False, True):
             with pytest.raises(ValueError, match=match):
                 p.rescale(xy, m, z)
@@ -447,7 +516,8 @@ def test_rescale_takes_what_a_tape_measures():
 
 @pytest.mark.parametrize("fov", [20, 63, 120])
 def test_rescale_follows_the_predictions_own_camera_and_brings_the_width_along(fov):
-    "A flat wall 2 m away: whichever pixel is measured, the tape agrees and nothing changes; twice the tape is twice the width."
+    """A flat wall 2 m away: whichever pixel is measured, the tape agrees and nothing changes; twice the tape is twice
+    the width."""
     cam = Camera.from_fov(fov, 48, 64).crop(3, 10, 40, 50)  # off its middle too
     p = Prediction(np.full((40, 50), 2, np.float32), cam, photo(40, 50))
     for xy in ((0, 0), (49, 0), (25, 20), (3, 39)):
@@ -469,6 +539,7 @@ def test_a_pixel_without_depth_cannot_be_measured(hole):
 
 # --- weights and devices
 
+
 def test_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
     m = DepthUNet("light", dog=True).eval()
@@ -486,13 +557,16 @@ def test_saved_and_loaded(tmp_path):
     assert np.ptp(batch[0].depth_m) > 0
 
 
-@pytest.mark.parametrize("files,match", [
-    ({}, "no config.json"),
-    ({"config.json": "{}"}, "config.json is not a dogdepth configuration"),
-    ({"config.json": "not json"}, "config.json is not a dogdepth configuration"),
-    ({"config.json": None}, "no weights at"),
-    ({"config.json": None, "model.safetensors": "hello"}, "not a weight file that can be read"),
-])
+@pytest.mark.parametrize(
+    "files,match",
+    [
+        ({}, "no config.json"),
+        ({"config.json": "{}"}, "config.json is not a dogdepth configuration"),
+        ({"config.json": "not json"}, "config.json is not a dogdepth configuration"),
+        ({"config.json": None}, "no weights at"),
+        ({"config.json": None, "model.safetensors": "hello"}, "not a weight file that can be read"),
+    ],
+)
 def test_bad_weights(tmp_path, files, match):
     good = tmp_path / "good"
     DepthUNet("light").save_pretrained(good)
@@ -527,9 +601,11 @@ def test_import_is_light():
 
 # --- the bundled weights
 
+
 @pytest.fixture(scope="module")
 def bundled():
     from pathlib import Path
+
     if not (Path(dogdepth.__file__).parent / "weights/default/model.safetensors").exists():
         pytest.fail("dogdepth/weights/default holds no model.safetensors: the package should carry its default weights")
     return Predictor(device="cpu")
@@ -541,6 +617,7 @@ def test_motorcycle_in_metres(bundled):
     from skimage.data import stereo_motorcycle
 
     from dogdepth.metrics import depth_metrics
+
     img, _, disp = stereo_motorcycle()
     with np.errstate(invalid="ignore"):
         truth = np.where(np.isfinite(disp) & (disp > 0), 994.978 * 0.193001 / (disp + 31.086), 0)
@@ -553,6 +630,7 @@ def test_motorcycle_in_metres(bundled):
 
 def test_mirrored_photo_mirrored_depth(bundled):
     from skimage.data import coffee
+
     img = cv2.resize(coffee(), (320, 240), interpolation=cv2.INTER_AREA)
     a, b = bundled.predict(img).depth_m, bundled.predict(np.ascontiguousarray(img[:, ::-1])).depth_m[:, ::-1]
     assert np.median(np.abs(np.log(a / b))) < 0.15
@@ -561,6 +639,7 @@ def test_mirrored_photo_mirrored_depth(bundled):
 def test_validation_frames(bundled, data):
     from dogdepth.metrics import average_metrics, image_metrics
     from dogdepth.nyu import NYUDepth
+
     ds = NYUDepth(data / "nyu", split="val")
     rows = []
     for i in range(0, len(ds), 9):
@@ -663,17 +742,17 @@ def test_stream_says_what_is_missing(tmp_path):
 def test_a_photo_is_a_photo_whatever_its_name(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    exif.get_ifd(0x8769)[0xA405] = 13                         # 13 mm, as 35 mm film has it
+    exif.get_ifd(0x8769)[0xA405] = 13  # 13 mm, as 35 mm film has it
     Image.fromarray(photo()).save(tmp_path / "a.jpg", exif=exif)
     q = Predictor(Net(brightness))
     want = q.predict(*load_photo(tmp_path / "a.jpg"))
     for name in ("b.jfif", "b"):
         (tmp_path / name).write_bytes((tmp_path / "a.jpg").read_bytes())
-        (_, got), = q.stream(tmp_path / name, progress=False)
+        ((_, got),) = q.stream(tmp_path / name, progress=False)
         assert got.camera == want.camera and np.array_equal(got.depth_m, want.depth_m)
     (tmp_path / "b").unlink()
     assert [n for n, _ in q.stream(tmp_path, progress=False)] == ["a", "b"]
-    (tmp_path / "a.mov").mkdir()                                  # a folder is a folder, whatever its name
+    (tmp_path / "a.mov").mkdir()  # a folder is a folder, whatever its name
     (tmp_path / "a.mov" / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
     assert [n for n, _ in q.stream(tmp_path / "a.mov", progress=False)] == ["c"]
 
@@ -684,7 +763,7 @@ def test_a_film_that_breaks_off_says_so(tmp_path):
         film.write(np.random.default_rng(v).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     film.release()
     whole = (tmp_path / "walk.avi").read_bytes()
-    (tmp_path / "walk.avi").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "walk.avi").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="breaks off: .* of about 20 frames"):
         got = list(Predictor(Net(brightness)).stream(tmp_path / "walk.avi", progress=False))
     assert 0 < len(got) < 20
@@ -694,7 +773,9 @@ def test_a_transparent_colour_is_white_in_memory_too(tmp_path):
     grey = Image.fromarray(np.full((48, 64), 90, np.uint8))
     for im, clear in ((grey, 90), (grey.convert("RGB"), (90, 90, 90))):
         im.save(tmp_path / "a.png", transparency=clear)
-        assert (as_rgb(Image.open(tmp_path / "a.png")) == 255).all() and (load_photo(tmp_path / "a.png")[0] == 255).all()
+        assert (as_rgb(Image.open(tmp_path / "a.png")) == 255).all() and (
+            load_photo(tmp_path / "a.png")[0] == 255
+        ).all()
 
 
 def test_a_bfloat16_tensor_is_a_picture():
@@ -724,6 +805,7 @@ def exported(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from dogdepth.export import export_onnx
+
     d = tmp_path_factory.mktemp("onnx")
     return export_onnx(d / "full.onnx"), export_onnx(d / "half.onnx", half=True)
 
@@ -741,16 +823,19 @@ def test_onnx_file_equals_torch_within_a_thousandth(exported):
 
 def graph(path):
     import onnx
+
     m = onnx.load(path)
     return m, [n.op_type for n in m.graph.node]
 
 
 @pytest.mark.parametrize("early, added", [(True, 0), (False, 4)])
 def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(tmp_path, early, added):
-    "The full file adds convolutions where the torch program joins maps (a decoder of four blocks, if it joins late); both files leave out which line of Python a node came from."
+    """The full file adds convolutions where the torch program joins maps (a decoder of four blocks, if it joins late);
+    both files leave out which line of Python a node came from."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from dogdepth.export import export_onnx
+
     torch.manual_seed(0)
     net = DepthUNet("light", confidence=True, early=early).eval()
     files = [export_onnx(tmp_path / f"{half}.onnx", net, size=(64, 96), half=half) for half in (False, True)]
@@ -762,28 +847,45 @@ def test_onnx_graphs_carry_no_trail_and_join_before_no_convolution(tmp_path, ear
     joined = [n for n in full[0].graph.node if n.op_type == "Conv" and made.get(n.input[0]) == "Concat"]
     assert len(joined) == 1  # the spatial gate's two maps of one channel each stay together
     assert sum(n.op_type == "Conv" for n in full[0].graph.node) == half[1].count("Conv") + added
-    rules = [a.s for n in full[0].graph.node if n.op_type == "Resize" for a in n.attribute if a.name == "coordinate_transformation_mode"]
+    rules = [
+        a.s
+        for n in full[0].graph.node
+        if n.op_type == "Resize"
+        for a in n.attribute
+        if a.name == "coordinate_transformation_mode"
+    ]
     assert rules.count(b"pytorch_half_pixel") == 2 and rules.count(b"half_pixel") == 4  # two heads, four steps up
     img = photo(64, 96)
-    np.testing.assert_allclose(Predictor(files[0]).predict(img).depth_m, Predictor(net, size=(64, 96)).predict(img).depth_m, rtol=1e-3)
+    np.testing.assert_allclose(
+        Predictor(files[0]).predict(img).depth_m, Predictor(net, size=(64, 96)).predict(img).depth_m, rtol=1e-3
+    )
 
 
 def test_an_onnx_file_says_for_which_camera_it_answers(exported, tmp_path):
     import onnx
+
     m = onnx.load(exported[0])
     cfg = json.loads(m.metadata_props[0].value)
     assert cfg["canonical_focal"] == pytest.approx(259.55, abs=0.1)
     img = photo(480, 640)
     want = Predictor(exported[0]).predict(img).depth_m
-    for focal, factor in ((2 * cfg["canonical_focal"], 0.5), (None, 1.0)):  # a file from before it was written says nothing, and means NYU's
-        m.metadata_props[0].value = json.dumps({k: v for k, v in {**cfg, "canonical_focal": focal}.items() if v is not None})
+    for focal, factor in (
+        (2 * cfg["canonical_focal"], 0.5),
+        (None, 1.0),
+    ):  # a file from before it was written says nothing, and means NYU's
+        m.metadata_props[0].value = json.dumps(
+            {k: v for k, v in {**cfg, "canonical_focal": focal}.items() if v is not None}
+        )
         onnx.save(m, tmp_path / "other.onnx")
         np.testing.assert_allclose(Predictor(tmp_path / "other.onnx").predict(img).depth_m, factor * want, rtol=1e-4)
 
 
 def test_onnx_file_runs_without_torch(exported):
-    code = ("import sys; sys.modules['torch'] = None; import numpy as np; from dogdepth.predict import Predictor; "
-            "p = Predictor(sys.argv[1]).predict(np.full((480,640,3), 99, np.uint8), flip=True); assert p.depth_m.shape == (480,640) and (p.depth_m > 0).all()")
+    code = (
+        "import sys; sys.modules['torch'] = None; import numpy as np; from dogdepth.predict import Predictor; "
+        "p = Predictor(sys.argv[1]).predict(np.full((480,640,3), 99, np.uint8), flip=True); assert p.depth_m.shape == "
+        "(480,640) and (p.depth_m > 0).all()"
+    )
     subprocess.run([sys.executable, "-c", code, str(exported[0])], check=True)
 
 
@@ -807,10 +909,12 @@ def test_int8_file_is_small_and_near(tmp_path):
     from skimage.data import coffee
 
     from dogdepth.export import export_onnx
+
     f = export_onnx(tmp_path / "int8.onnx", int8=True)
     m, ops = graph(f)
     assert f.stat().st_size < 5_000_000 and ops.count("DequantizeLinear") > 100
     from dogdepth.rooms import render_room
+
     for img in (render_room(77, 480, 640)["image"], cv2.resize(coffee(), (640, 480))):
         a, b = Predictor("default").predict(img), Predictor(f).predict(img)
         off = abs(b.depth_m / a.depth_m - 1)
@@ -839,15 +943,21 @@ def test_bench_model_times_each_engine_in_a_process_of_its_own(tmp_path, monkeyp
     from pathlib import Path
 
     import dogdepth.bench as P
+
     keep = ("light, torch", "light, torch, 8 photos at once, each")
     monkeypatch.setattr(P, "ENGINES", {k: P.ENGINES[k] for k in keep})
     monkeypatch.setattr(P, "export_onnx", lambda *a, **kw: Path())
     rows = P.bench_model(1, tmp_path, img=np.zeros((480, 640, 3), np.uint8), peers=False)
-    assert [r["name"] for r in rows] == list(keep) and all(r["runs"] >= 1 and r["min_ms"] > 0 and r["peak_mb"] > 100 for r in rows)
+    assert [r["name"] for r in rows] == list(keep) and all(
+        r["runs"] >= 1 and r["min_ms"] > 0 and r["peak_mb"] > 100 for r in rows
+    )
     from dogdepth.timing import read_results
+
     (f,) = tmp_path.glob("timing-*.csv")
     assert [r["median_ms"] for r in read_results(f)] == pytest.approx([r["median_ms"] for r in rows], abs=1e-3)
-    text = P.format_model_rows(rows + [dict(rows[0], name="published (untrained), 480x640", median_ms=10 * rows[0]["median_ms"])])
+    text = P.format_model_rows(
+        rows + [dict(rows[0], name="published (untrained), 480x640", median_ms=10 * rows[0]["median_ms"])]
+    )
     assert "| light, torch | " in text and "| 10.0 |" in text
     with pytest.raises(ValueError, match="1 or more, got 0"):
         P.bench_model(0)
@@ -855,6 +965,7 @@ def test_bench_model_times_each_engine_in_a_process_of_its_own(tmp_path, monkeyp
 
 def test_an_engine_that_dies_is_named_with_its_reason(tmp_path):
     from dogdepth.bench import _turns
+
     np.save(tmp_path / "photo.npy", np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(RuntimeError, match="light, ONNX Runtime could not be timed: .*no file"):
         _turns(["light, ONNX Runtime"], tmp_path, 1)
@@ -872,6 +983,7 @@ def test_onnx_of_another_size_and_without_dog(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from dogdepth.export import export_onnx
+
     torch.manual_seed(0)
     net = DepthUNet("light", dog=False, width=6).eval()
     f = export_onnx(tmp_path / "a.onnx", net, size=(64, 96))
@@ -897,7 +1009,9 @@ def test_peak_memory_is_this_programs_own():
     "A small program started by a large one is small."
     large = np.ones(60_000_000)
     code = "from dogdepth.bench import _peak_mb; a = _peak_mb(); b = bytearray(200_000_000); print(a, _peak_mb())"
-    before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    before, after = map(
+        float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert len(large) and before < 250 and 180 < after - before < 230
 
 
@@ -905,7 +1019,9 @@ def test_pil_pictures_of_every_kind_are_the_same_picture():
     rgb = Image.fromarray(photo(48, 64))
     for mode in ("CMYK", "YCbCr", "HSV", "RGBA", "RGBX"):
         got = as_rgb(rgb.convert(mode))
-        assert got.shape == (48, 64, 3) and np.abs(got.astype(int) - np.asarray(rgb)).max() <= (24 if mode in ("HSV", "YCbCr") else 1), mode
+        assert got.shape == (48, 64, 3) and np.abs(got.astype(int) - np.asarray(rgb)).max() <= (
+            24 if mode in ("HSV", "YCbCr") else 1
+        ), mode
     assert set(np.unique(as_rgb(rgb.convert("1")))) == {0, 255}
     lying = Image.fromarray(np.rot90(photo(48, 64)))
     lying.getexif()[0x0112] = 6
@@ -978,7 +1094,10 @@ def test_stream_leaves_litter_alone_and_hands_out_what_came_before_an_error(tmp_
     q = Predictor(Net(brightness))
     assert [n for n, _ in q.stream(tmp_path, progress=False)] == ["p0", "p1", "p2"]
     (tmp_path / "q.jpg").write_bytes(b"broken")
-    for source, match in ((tmp_path, "q.jpg"), ([photo(), photo(), photo(), np.zeros((3, 3))], "photo 3: an image should be at least 8")):
+    for source, match in (
+        (tmp_path, "q.jpg"),
+        ([photo(), photo(), photo(), np.zeros((3, 3))], "photo 3: an image should be at least 8"),
+    ):
         got = []
         with pytest.raises(ValueError, match=match):
             for name, _ in q.stream(source, progress=False, strict=True):
@@ -998,7 +1117,12 @@ def test_one_bad_photo_does_not_end_a_stream(tmp_path, where):
         with pytest.warns(UserWarning) as said:
             assert [n for n, _ in q.stream(source, bs=2, progress=False, failed=failed)] == good
         said = [str(w.message) for w in said if "PIL" not in w.filename]
-        assert len(said) == 2 and bad.name in said[0] and "left out" in said[0] and said[1] == f"left out 1 of 5 photos: {bad.name}"
+        assert (
+            len(said) == 2
+            and bad.name in said[0]
+            and "left out" in said[0]
+            and said[1] == f"left out 1 of 5 photos: {bad.name}"
+        )
         assert [n for n, _ in failed] == [bad.name] and "damaged or cut short" in failed[0][1]
         with pytest.raises(ValueError, match=bad.name):
             list(q.stream(source, bs=2, progress=False, strict=True))
@@ -1017,7 +1141,10 @@ def test_other_bad_photos_of_a_stream(tmp_path):
 def test_a_stream_of_which_nothing_can_be_used_ends_with_an_error(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"none of 3 photos could be used \(a.png, b.png, c.png\): .*a.png"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match=r"none of 3 photos could be used \(a.png, b.png, c.png\): .*a.png"),
+    ):
         list(Predictor(Net(brightness)).stream(tmp_path, progress=False))
 
 
@@ -1025,6 +1152,7 @@ def test_an_iterator_that_fails_ends_the_stream_after_what_came_before():
     def camera():
         yield photo()
         raise OSError("unplugged")
+
     got = []
     with pytest.raises(OSError, match="unplugged"):
         for name, _ in Predictor(Net(brightness)).stream(camera(), bs=4, progress=False):
@@ -1058,7 +1186,9 @@ def test_a_pil_image_brings_its_lens(tmp_path):
     assert q.predict(Image.open(f)).camera == cam and q.predict_batch([photo(), Image.open(f)])[1].camera == cam
     assert next(q.stream([Image.open(f)], progress=False))[1].camera == cam
     np.testing.assert_array_equal(q(Image.open(f))["predicted_depth"], q(f)["predicted_depth"])
-    assert q.predict(Image.open(f), NYU_CAMERA.resize(48, 64)).camera == NYU_CAMERA.resize(48, 64)  # who knows better is heard
+    assert q.predict(Image.open(f), NYU_CAMERA.resize(48, 64)).camera == NYU_CAMERA.resize(
+        48, 64
+    )  # who knows better is heard
     assert q.predict(Image.fromarray(photo())).camera == default_camera(48, 64)
     lying = save(tmp_path / "lying.jpg", np.rot90(photo()), orientation=6, f35=26)
     assert q.predict(Image.open(lying)).camera == load_photo(lying)[1] and load_photo(lying)[1].height == 48
@@ -1067,6 +1197,7 @@ def test_a_pil_image_brings_its_lens(tmp_path):
 def test_load_photo_reads_open_files_and_closes_its_own(tmp_path):
     import io
     import warnings
+
     f = save(tmp_path / "a.jpg", photo(), f35=30)
     img, cam = load_photo(f)
     for given in (io.BytesIO(f.read_bytes()), Image.open(f)):
@@ -1081,6 +1212,7 @@ def test_load_photo_reads_open_files_and_closes_its_own(tmp_path):
         warnings.simplefilter("error", ResourceWarning)
         import gc
         import sys as system
+
         bad, hook = [], system.unraisablehook
         system.unraisablehook = bad.append
         try:
@@ -1135,6 +1267,7 @@ def test_rescale_wants_numbers():
 def test_onnx_predictor_can_be_copied_and_pickled(exported):
     import copy
     import pickle
+
     q = Predictor(exported[0])
     want = q.predict(photo()).depth_m
     for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
@@ -1143,6 +1276,7 @@ def test_onnx_predictor_can_be_copied_and_pickled(exported):
 
 def test_export_refuses_before_it_works(tmp_path):
     from dogdepth.export import export_onnx
+
     for size in (240, (0, 0), (240.0, 320.0), (-32, 32), ("a", "b")):
         with pytest.raises(ValueError, match="size is what the network looks at"):
             export_onnx(tmp_path / "a.onnx", size=size)
@@ -1158,6 +1292,7 @@ def test_predict_after_a_fork(tmp_path, weights):
     if weights != "default":
         pytest.importorskip("onnxruntime")
         from dogdepth.export import export_onnx
+
         export_onnx(tmp_path / weights)
         weights = str(tmp_path / weights)
     code = f"""
@@ -1173,7 +1308,9 @@ if not (pid := os.fork()):
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", code], env=env | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip() == "0", done.stderr
 
 
@@ -1182,6 +1319,7 @@ def one_shape(tmp_path_factory):
     "A small network, and the file of it that looks at 48x64 pixels."
     pytest.importorskip("onnxruntime")
     from dogdepth.export import export_onnx
+
     net = DepthUNet("light", pretrained=False, height=48, width_px=64).eval()
     return net, export_onnx(tmp_path_factory.mktemp("onnx") / "net.onnx", net)
 
@@ -1191,7 +1329,9 @@ def test_a_file_of_one_shape_answers_for_any_photo(one_shape, h, w):
     net, path = one_shape
     img, cam = photo(h, w), Camera.from_fov(60, h, w)
     got = Predictor(path).predict(img, cam)
-    assert got.depth_m.shape == (h, w) and got.camera == cam and np.isfinite(got.depth_m).all() and (got.depth_m > 0).all()
+    assert (
+        got.depth_m.shape == (h, w) and got.camera == cam and np.isfinite(got.depth_m).all() and (got.depth_m > 0).all()
+    )
     assert np.array_equal(got.image, img)
     if 4 * h == 3 * w:  # its own shape: the same answer
         np.testing.assert_allclose(got.depth_m, Predictor(net, size=(48, 64)).predict(img, cam).depth_m, rtol=1e-3)
@@ -1209,15 +1349,16 @@ def test_photos_of_many_shapes_go_into_one_batch(one_shape):
 @pytest.mark.parametrize("h,w", [(640, 480), (101, 101), (700, 100), (48, 64), (9, 12)])
 def test_fit_and_pad_keeps_the_photo_whole_and_the_rays(h, w):
     from dogdepth.export import fit_and_pad
+
     img, cam = photo(h, w), Camera.from_fov(60, h, w)
     framed, lens, inside = fit_and_pad(img, cam, (48, 64))
     part = framed[inside]
     assert framed.shape == (48, 64, 3) and (lens.height, lens.width) == (48, 64)
     assert part.shape[0] == 48 or part.shape[1] == 64
     assert abs(part.shape[1] / part.shape[0] / (w / h) - 1) < 1.5 / min(part.shape[:2])
-    corner = np.array([inside[1].start - .5, inside[0].start - .5])  # the photo's corner, in the frame
-    ray = ((corner - (lens.cx, lens.cy)) / (lens.fx, lens.fy))
-    np.testing.assert_allclose(ray, (np.array([-.5, -.5]) - (cam.cx, cam.cy)) / (cam.fx, cam.fy), atol=1e-6)
+    corner = np.array([inside[1].start - 0.5, inside[0].start - 0.5])  # the photo's corner, in the frame
+    ray = (corner - (lens.cx, lens.cy)) / (lens.fx, lens.fy)
+    np.testing.assert_allclose(ray, (np.array([-0.5, -0.5]) - (cam.cx, cam.cy)) / (cam.fx, cam.fy), atol=1e-6)
 
 
 def test_a_file_of_one_shape_takes_no_other_size(one_shape):
@@ -1229,8 +1370,12 @@ def test_the_published_network_in_a_file_is_that_of_torch(tmp_path):
     "Levels of 8 bits become metres: 255 is 10 m."
     pytest.importorskip("onnxruntime")
     from dogdepth.export import export_onnx
+
     net = DepthUNet("published", width=4, height=32, width_px=48).eval()
-    a, b = (Predictor(n, size=(32, 48)).predict(photo(64, 96)).depth_m for n in (net, export_onnx(tmp_path / "p.onnx", net, size=(32, 48))))
+    a, b = (
+        Predictor(n, size=(32, 48)).predict(photo(64, 96)).depth_m
+        for n in (net, export_onnx(tmp_path / "p.onnx", net, size=(32, 48)))
+    )
     np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
@@ -1240,6 +1385,7 @@ def test_a_fitted_photo_has_the_metres_that_torch_gives_its_frame(tmp_path, h, w
     pytest.importorskip("onnxruntime")
     from dogdepth.export import export_onnx, fit_and_pad
     from dogdepth.predict import predict_maps
+
     torch.manual_seed(0)
     net = DepthUNet("light", pretrained=False, height=48, width_px=64, confidence=True).eval()
     img, cam = photo(h, w), Camera.from_fov(40, h, w)
@@ -1248,5 +1394,7 @@ def test_a_fitted_photo_has_the_metres_that_torch_gives_its_frame(tmp_path, h, w
     want = predict_maps(net, [framed], [lens], (48, 64))
     for a, b in zip((got.depth_m, got.std_m), want):
         np.testing.assert_allclose(a, cv2.resize(b[0][inside], (w, h), interpolation=cv2.INTER_LINEAR), rtol=2e-3)
-    focal = (cam.fx * 64 / w * cam.fy * 48 / h) ** .5 if w * 48 > h * 64 else cam.fx * 48 / h  # of the photo in the frame
-    assert lens.resize(48, 64).focal == pytest.approx(focal, rel=.02)
+    focal = (
+        (cam.fx * 64 / w * cam.fy * 48 / h) ** 0.5 if w * 48 > h * 64 else cam.fx * 48 / h
+    )  # of the photo in the frame
+    assert lens.resize(48, 64).focal == pytest.approx(focal, rel=0.02)

@@ -1,4 +1,5 @@
 "The project as a whole: notebooks and modules agree, stored notebooks are tidy, imports stay light, the package holds what it should."
+
 import ast
 import configparser
 import hashlib
@@ -53,26 +54,49 @@ def tree():
     if r.returncode == 0:
         return [p for f in r.stdout.split("\0") if f and (p := ROOT / f).is_file()]
     ignored = {".venv", ".git", "_docs", "out", "runs", "build", "dist", "__pycache__"}
-    return [p for p in ROOT.rglob("*") if p.is_file() and not any(q in ignored or q.endswith(".egg-info") or q.startswith((".pytest", "_proc")) for q in p.relative_to(ROOT).parts)]
+    return [
+        p
+        for p in ROOT.rglob("*")
+        if p.is_file()
+        and not any(
+            q in ignored or q.endswith(".egg-info") or q.startswith((".pytest", "_proc"))
+            for q in p.relative_to(ROOT).parts
+        )
+    ]
 
 
 # --- notebooks and modules agree
 
+
 def test_export_and_clean_change_nothing(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     for folder in ("nbs", "dogdepth"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "weights", "assets", ".ipynb_checkpoints", "_docs"))
-    python("from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()", tmp_path)
-    before, after = ({p.name: p.read_bytes() for g in ("dogdepth/*.py", "nbs/*.ipynb", "nbs/workshop/*.ipynb") for p in top.glob(g)} for top in (ROOT, tmp_path))
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("__pycache__", "weights", "assets", ".ipynb_checkpoints", "_docs"),
+        )
+    python(
+        "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()",
+        tmp_path,
+    )
+    before, after = (
+        {p.name: p.read_bytes() for g in ("dogdepth/*.py", "nbs/*.ipynb", "nbs/workshop/*.ipynb") for p in top.glob(g)}
+        for top in (ROOT, tmp_path)
+    )
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
     assert not changed, f"run nbdev_export and nbdev_clean and commit what they change: {changed}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=stem)
 def test_module_header_names_its_notebook(module):
-    header = re.search(r"File to edit: \.\./nbs/((?:\d\d_|workshop/)(\w+)\.ipynb)", module.read_text(encoding="utf-8")[:600])
+    header = re.search(
+        r"File to edit: \.\./nbs/((?:\d\d_|workshop/)(\w+)\.ipynb)", module.read_text(encoding="utf-8")[:600]
+    )
     assert header, f"{module.name} names no notebook in its header: it was not exported by nbdev"
-    assert (ROOT / "nbs" / header[1]).is_file(), f"{module.name} comes from {header[1]}, which does not exist: delete the module"
+    assert (ROOT / "nbs" / header[1]).is_file(), (
+        f"{module.name} comes from {header[1]}, which does not exist: delete the module"
+    )
     assert header[2] == module.stem, f"{module.name} comes from {header[1]}: one notebook, one module, one name"
 
 
@@ -89,17 +113,25 @@ def imported_modules(source):
         if isinstance(node, ast.Import):
             names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("dogdepth.")}
         elif isinstance(node, ast.ImportFrom):
-            module = ("dogdepth." if node.level else "") + (node.module or "")  # nbdev writes `from .depth import` in modules
+            module = ("dogdepth." if node.level else "") + (
+                node.module or ""
+            )  # nbdev writes `from .depth import` in modules
             if module.split(".")[0] == "dogdepth":
                 names |= {m for m in module.split(".")[1:2] if m} or {a.name for a in node.names}
     return names - {"__version__"}
 
 
 def code_cells(notebook):
-    return ["".join(c["source"]) for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    return [
+        "".join(c["source"])
+        for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "code"
+    ]
 
 
-IMPORTS = {m.stem: imported_modules(m.read_text(encoding="utf-8")) for m in MODULES}  # the graph: module -> modules it imports
+IMPORTS = {
+    m.stem: imported_modules(m.read_text(encoding="utf-8")) for m in MODULES
+}  # the graph: module -> modules it imports
 
 
 def test_imported_modules_sees_every_form():
@@ -129,7 +161,7 @@ def cycle(graph):
 
     def walk(name, path):
         if name in path:
-            return path[path.index(name):] + [name]
+            return path[path.index(name) :] + [name]
         if name in done:
             return []
         for other in sorted(graph.get(name, ())):
@@ -153,6 +185,7 @@ def test_no_module_imports_itself_by_a_detour():
 
 # --- stored notebooks are tidy
 
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=stem)
 def test_stored_notebook_is_tidy(notebook):
     nb = json.loads(notebook.read_text(encoding="utf-8"))
@@ -161,16 +194,25 @@ def test_stored_notebook_is_tidy(notebook):
     assert notebook.stat().st_size < 2**20, f"{notebook.stat().st_size / 2**20:.1f} MB; keep it under 1 MB"
     assert not [o for o in outputs if o["output_type"] == "error"], "a stored error"
     assert "widgets" not in nb["metadata"], "saved widget state"
-    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})], "a stored widget view"
-    most = lambda s: 60 if re.match(r"#\|\s*export", s) else 35  # a function or a class of the library may be longer than a step of the lesson
+    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})], (
+        "a stored widget view"
+    )
+    most = lambda s: (
+        60 if re.match(r"#\|\s*export", s) else 35
+    )  # a function or a class of the library may be longer than a step of the lesson
     long = [s for c in code if len((s := "".join(c["source"])).splitlines()) > most(s)]
     assert not long, f"a cell of {len(long[0].splitlines())} lines:\n{long[0][:300]}"
     shown = sum(bool(c["outputs"]) for c in code)
-    assert shown and shown >= len(code) / 5, f"only {shown} of {len(code)} code cells hold a stored output: run it and keep the outputs"
-    assert nb["cells"][0]["cell_type"] == "markdown" and "".join(nb["cells"][0]["source"]).startswith("# "), "the first cell should be the title"
+    assert shown and shown >= len(code) / 5, (
+        f"only {shown} of {len(code)} code cells hold a stored output: run it and keep the outputs"
+    )
+    assert nb["cells"][0]["cell_type"] == "markdown" and "".join(nb["cells"][0]["source"]).startswith("# "), (
+        "the first cell should be the title"
+    )
 
 
 # --- imports
+
 
 @pytest.mark.parametrize("module", MODULES, ids=stem)
 def test_module_imports_in_a_fresh_process(module):
@@ -183,10 +225,13 @@ HEAVY = "torch numpy cv2 matplotlib plotly skimage scipy h5py safetensors PIL".s
 @pytest.mark.parametrize("module, allowed", [("dogdepth", []), ("dogdepth.dog", ["numpy", "cv2", "PIL"])])
 def test_import_is_light(module, allowed):
     loaded = python(f"import sys, {module}; print(*({set(HEAVY)!r} & set(sys.modules)))").split()
-    assert not set(loaded) - set(allowed), f"`import {module}` loads {sorted(set(loaded) - set(allowed))}: import them where they are used"
+    assert not set(loaded) - set(allowed), (
+        f"`import {module}` loads {sorted(set(loaded) - set(allowed))}: import them where they are used"
+    )
 
 
 # --- package, settings, documents
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -196,12 +241,32 @@ def wheel(tmp_path_factory):
         to = tmp / "src" / p.relative_to(ROOT)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(p, to)
-    r = subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp), str(tmp / "src")], capture_output=True, text=True)
+    r = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "-w",
+            str(tmp),
+            str(tmp / "src"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert r.returncode == 0, r.stderr
     with zipfile.ZipFile(next(tmp.glob("*.whl"))) as z:
         meta = next(n for n in z.namelist() if n.endswith("/METADATA"))
         entry = next(n for n in z.namelist() if n.endswith("/entry_points.txt"))
-        yield {"names": set(z.namelist()), "meta": Parser().parsestr(z.read(meta).decode()), "entry": z.read(entry).decode()}
+        yield {
+            "names": set(z.namelist()),
+            "meta": Parser().parsestr(z.read(meta).decode()),
+            "entry": z.read(entry).decode(),
+        }
 
 
 def test_wheel_holds_the_library_and_nothing_else(wheel):
@@ -209,7 +274,15 @@ def test_wheel_holds_the_library_and_nothing_else(wheel):
     lib |= {f"dogdepth/{p.relative_to(ROOT).as_posix()}" for p in tree() if p.relative_to(ROOT).parts[0] == "results"}
     packed = {n for n in wheel["names"] if ".dist-info/" not in n}
     assert packed == lib, f"missing {sorted(lib - packed)}, too many {sorted(packed - lib)}"
-    need = ["py.typed", "cli.py", *(f"weights/{n}/{f}" for n in ("default", "twin", "scratch") for f in ("config.json", "model.safetensors", "README.md", "LICENSE.md"))]
+    need = [
+        "py.typed",
+        "cli.py",
+        *(
+            f"weights/{n}/{f}"
+            for n in ("default", "twin", "scratch")
+            for f in ("config.json", "model.safetensors", "README.md", "LICENSE.md")
+        ),
+    ]
     assert not [n for n in need if f"dogdepth/{n}" not in packed]
 
 
@@ -220,12 +293,18 @@ def test_weights_lie_as_model_hubs_take_them():
     assert len({(p / "LICENSE.md").read_text() for p in folders}) == 1
     for p in folders:
         head = (p / "README.md").read_text().split("---")[1]
-        assert "license: other" in head and "license_link: LICENSE.md" in head and "datasets" not in head, p.name  # a hub checks names of data sets; NYU's has no official one
+        assert "license: other" in head and "license_link: LICENSE.md" in head and "datasets" not in head, (
+            p.name
+        )  # a hub checks names of data sets; NYU's has no official one
 
 
 def test_wheel_metadata(wheel):
     meta, cfg = wheel["meta"], settings()
-    assert (meta["Name"], meta["Version"], meta["Requires-Python"]) == ("dogdepth", cfg["version"], f">={cfg['min_python']}")
+    assert (meta["Name"], meta["Version"], meta["Requires-Python"]) == (
+        "dogdepth",
+        cfg["version"],
+        f">={cfg['min_python']}",
+    )
     assert meta["License-Expression"] == "Apache-2.0" or meta["License"] == "Apache-2.0"
     assert meta.get_payload().startswith("# dogdepth") or "# dogdepth" in (meta["Description"] or "")
     assert "dogdepth = dogdepth.cli:main" in wheel["entry"] or "dogdepth=dogdepth.cli:main" in wheel["entry"]
@@ -247,7 +326,11 @@ def closure(names):
 
 
 def test_installing_the_library_brings_no_notebook_tools(wheel):
-    core = [r.name for r in map(Requirement, wheel["meta"].get_all("Requires-Dist")) if r.marker is None or r.marker.evaluate({"extra": ""})]
+    core = [
+        r.name
+        for r in map(Requirement, wheel["meta"].get_all("Requires-Dist"))
+        if r.marker is None or r.marker.evaluate({"extra": ""})
+    ]
     assert "torch" in core and len(core) == len(settings()["requirements"].split())
     tools = {"nbdev", "fastcore", "execnb", "jupyterlab", "ipykernel", "ipywidgets", "pytest", "smalldocs"}
     assert not closure(core) & tools
@@ -267,7 +350,9 @@ def test_constraints_pin_every_requirement():
     wanted = [Requirement(r) for k, v in settings().items() if k.endswith("requirements") for r in v.split()]
     wrong = [str(r) for r in wanted if pins.get(canonicalize_name(r.name), "0") not in r.specifier]
     assert not wrong, f"not pinned, or pinned outside its range in settings.ini: {wrong}"
-    wrong = sorted(n for n in closure(r.name for r in wanted) - set(pins) if not n.startswith(("nvidia-", "cuda-", "triton")))  # torch pins those
+    wrong = sorted(
+        n for n in closure(r.name for r in wanted) - set(pins) if not n.startswith(("nvidia-", "cuda-", "triton"))
+    )  # torch pins those
     assert not wrong, f"dependencies of dependencies that are not pinned: {wrong}. Freeze a fresh .venv."
 
 
@@ -276,8 +361,14 @@ def test_pins_admit_the_least_python():
     least = f"{settings()['min_python']}.0"
     pins = {canonicalize_name(s.partition("==")[0]) for s in constraints()}
     pinned = [d for d in distributions() if canonicalize_name(d.name) in pins]
-    wrong = {d.name: d.metadata["Requires-Python"] for d in pinned if least not in SpecifierSet(d.metadata["Requires-Python"] or "")}
-    assert len(pinned) > 100 and not wrong, f"these need a newer Python than {least}, pin an older version of them: {wrong}"
+    wrong = {
+        d.name: d.metadata["Requires-Python"]
+        for d in pinned
+        if least not in SpecifierSet(d.metadata["Requires-Python"] or "")
+    }
+    assert len(pinned) > 100 and not wrong, (
+        f"these need a newer Python than {least}, pin an older version of them: {wrong}"
+    )
 
 
 def test_version_agrees_everywhere():
@@ -298,23 +389,32 @@ def test_readme_commands_exist():
         verbs = re.match(r"dogdepth ((?:data )?[a-z]+)", line)[1].split()
         row = next(r for r in readme.splitlines() if f"`{line}`" in r)
         flags = set(re.findall(r"--[a-z-]+", row if row.startswith("|") else line))
-        r = subprocess.run([Path(sys.executable).with_name("dogdepth"), *verbs, "--help"], capture_output=True, text=True)
+        r = subprocess.run(
+            [Path(sys.executable).with_name("dogdepth"), *verbs, "--help"], capture_output=True, text=True
+        )
         assert r.returncode == 0, f"{line}: {r.stderr}"
         assert not (missing := [f for f in flags if not re.search(rf"{f}\b", r.stdout)]), f"`{line}` has no {missing}"
 
 
 def test_readme_is_read_in_four_minutes():
     words = len(read("README.md").split())
-    assert words <= 800, f"README has {words} words; what only some readers need goes to a page of the course or to the model card"
+    assert words <= 800, (
+        f"README has {words} words; what only some readers need goes to a page of the course or to the model card"
+    )
 
 
 def verbs():
     "Every verb of the command, `data` with its own."
     from dogdepth import cli
+
     parser = cli.parser() if hasattr(cli, "parser") else None
-    sub = lambda p: next((a.choices for a in p._actions if isinstance(getattr(a, "choices", None), dict)), {}) if p else {}
+    sub = lambda p: (
+        next((a.choices for a in p._actions if isinstance(getattr(a, "choices", None), dict)), {}) if p else {}
+    )
     named = [[v, *more] for v, q in sub(parser).items() for more in ([[w] for w in sub(q)] or [[]])]
-    return named or [[v] for v in ("predict", "serve", "evaluate", "train", "export", "bench", "demo")] + [["data", v] for v in ("check", "rooms", "pack", "get")]
+    return named or [[v] for v in ("predict", "serve", "evaluate", "train", "export", "bench", "demo")] + [
+        ["data", v] for v in ("check", "rooms", "pack", "get")
+    ]
 
 
 def test_every_flag_that_readme_names_exists():
@@ -322,7 +422,9 @@ def test_every_flag_that_readme_names_exists():
     flags = {f for s in spans for f in re.findall(r"(?<![\w-])--[a-z][a-z-]*", s)}
     assert {"--known", "--ply", "--flip"} <= flags
     command = Path(sys.executable).with_name("dogdepth")
-    help_ = "\n".join(subprocess.run([command, *v, "--help"], capture_output=True, text=True, check=True).stdout for v in verbs())
+    help_ = "\n".join(
+        subprocess.run([command, *v, "--help"], capture_output=True, text=True, check=True).stdout for v in verbs()
+    )
     missing = sorted(f for f in flags if not re.search(rf"(?<![\w-]){f}(?![\w-])", help_))
     assert not missing, f"README names {missing}, which no verb has"
 
@@ -337,6 +439,7 @@ def test_readme_says_what_the_pages_say():
 
 def test_the_card_has_the_judged_rows():
     import csv
+
     card = read("dogdepth/weights/default/README.md")
     for r in csv.DictReader((ROOT / "results/judged.csv").open(encoding="utf-8")):
         assert f"| {r['abs_rel']} | {r['rmse']} | {r['delta1']} |" in card, r
@@ -350,6 +453,7 @@ def test_the_terms_of_the_weights_stand_beside_pip_install():
 def test_readme_snippets_run(tmp_path):
     import cv2
     from skimage import data
+
     cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.cvtColor(data.coffee(), cv2.COLOR_RGB2BGR))
     snippets = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.S | re.M)
     assert snippets
@@ -357,15 +461,25 @@ def test_readme_snippets_run(tmp_path):
 
 
 def links(text):
-    return [t for t in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text) if "://" not in t and not t.startswith("mailto:")]
+    return [
+        t
+        for t in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
+        if "://" not in t and not t.startswith("mailto:")
+    ]
 
 
 def test_links_to_files_lead_somewhere():
     for doc in ("README.md", "CHANGELOG.md", "EXPERIMENTS.md"):
         assert not (dead := [t for t in links(read(doc)) if not (ROOT / t).exists()]), f"{doc}: {dead}"
     for p in NOTEBOOKS:
-        text = "\n".join("".join(c["source"]) for c in json.loads(p.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
-        assert not (dead := [t for t in links(text) if not t.startswith("attachment:") and not (p.parent / t).exists()]), f"{p.name}: {dead}"
+        text = "\n".join(
+            "".join(c["source"])
+            for c in json.loads(p.read_text(encoding="utf-8"))["cells"]
+            if c["cell_type"] == "markdown"
+        )
+        assert not (
+            dead := [t for t in links(text) if not t.startswith("attachment:") and not (p.parent / t).exists()]
+        ), f"{p.name}: {dead}"
 
 
 def test_every_notebook_is_in_the_sidebar_and_on_the_map():
@@ -379,9 +493,12 @@ def test_every_notebook_is_in_the_sidebar_and_on_the_map():
 
 def test_allowed_skips_name_tests_that_exist():
     from conftest import allowed_skips
+
     for node in allowed_skips():
         path, _, name = node.partition("::")
-        assert (ROOT / path).is_file() and (not name or re.search(rf"def {name.split('::')[-1]}\b", read(path))), f"{node} is no test: take it off the list"
+        assert (ROOT / path).is_file() and (not name or re.search(rf"def {name.split('::')[-1]}\b", read(path))), (
+            f"{node} is no test: take it off the list"
+        )
 
 
 MACHINE = re.compile(r"/(?:work|root|farm)/|/(?:home|Users)/\w")
@@ -389,7 +506,11 @@ MACHINE = re.compile(r"/(?:work|root|farm)/|/(?:home|Users)/\w")
 
 def test_no_machine_paths():
     slash = "/"  # so that this file does not find itself
-    for text, there in ((f"see {slash}work{slash}main", True), (f"{slash}home{slash}ann", True), ("homework/rooted", False)):
+    for text, there in (
+        (f"see {slash}work{slash}main", True),
+        (f"{slash}home{slash}ann", True),
+        ("homework/rooted", False),
+    ):
         assert bool(MACHINE.search(text)) is there
     for p in tree():
         try:
@@ -403,8 +524,12 @@ def test_no_data_files_and_no_giants():
     for p in tree():
         name = p.relative_to(ROOT).as_posix()
         assert p.stat().st_size <= 16 * 2**20, f"{name}: {p.stat().st_size / 2**20:.0f} MB"
-        assert p.suffix not in {".mat", ".h5", ".hdf5", ".npy", ".npz", ".pth", ".pt", ".pkl", ".zip", ".tar", ".gz"}, f"{name} is a data file"
-        assert p.suffix != ".safetensors" or name.startswith("dogdepth/weights/"), f"{name}: weights live in dogdepth/weights/"
+        assert p.suffix not in {".mat", ".h5", ".hdf5", ".npy", ".npz", ".pth", ".pt", ".pkl", ".zip", ".tar", ".gz"}, (
+            f"{name} is a data file"
+        )
+        assert p.suffix != ".safetensors" or name.startswith("dogdepth/weights/"), (
+            f"{name}: weights live in dogdepth/weights/"
+        )
 
 
 def test_no_file_of_the_data_sets_is_in_the_tree(data):
@@ -414,9 +539,13 @@ def test_no_file_of_the_data_sets_is_in_the_tree(data):
             sizes.setdefault(p.stat().st_size, []).append(p)
     for p in tree():
         for q in sizes.get(p.stat().st_size, []):
-            assert hashlib.sha256(p.read_bytes()).digest() != hashlib.sha256(q.read_bytes()).digest(), f"{p.relative_to(ROOT)} is {q.relative_to(data)}"
+            assert hashlib.sha256(p.read_bytes()).digest() != hashlib.sha256(q.read_bytes()).digest(), (
+                f"{p.relative_to(ROOT)} is {q.relative_to(data)}"
+            )
 
 
-def test_ruff():
-    r = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "-q", "tests", "tools", "setup.py"], cwd=ROOT, capture_output=True, text=True)
-    assert r.returncode == 0, r.stdout
+@pytest.mark.parametrize("words", [["check", "-q"], ["format", "--check"]], ids=" ".join)
+def test_ruff(words):
+    "Cells, tests and tools; the modules are what the cells export."
+    r = subprocess.run([sys.executable, "-m", "ruff", *words, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert r.returncode == 0, r.stdout + r.stderr

@@ -1,4 +1,5 @@
 "The site's parts one by one, then the built pages as files: links, weight, names, words for those who do not see."
+
 import ast
 import base64
 import csv
@@ -49,6 +50,7 @@ def png(w, h):
 
 # --- figures
 
+
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"])
 @pytest.mark.parametrize("shape", [(7,), (3, 4)])
 def test_arrays_come_back(dtype, shape):
@@ -62,17 +64,27 @@ def test_lists_with_holes_come_back():
 
 
 def test_the_camera_by_hand():
-    "Eye 2 in front of the middle of a unit cube, looking at it: the middle is in the middle, one unit to the side at f/2."
-    scene = dict(aspectmode="manual", aspectratio=dict(x=1, y=1, z=1), camera=dict(eye=dict(x=0, y=-2, z=0), center=dict(x=0, y=0, z=0), up=dict(x=0, y=0, z=1)),
-                 xaxis=dict(range=[-.5, .5]), yaxis=dict(range=[-.5, .5]), zaxis=dict(range=[-.5, .5]))
-    pts = np.array([[0, 0, 0], [.5, 0, 0], [0, 0, .5], [0, .5, 0], [0, -3, 0]], float)
+    """Eye 2 in front of the middle of a unit cube, looking at it: the middle is in the middle, one unit to the side at
+    f/2."""
+    scene = dict(
+        aspectmode="manual",
+        aspectratio=dict(x=1, y=1, z=1),
+        camera=dict(eye=dict(x=0, y=-2, z=0), center=dict(x=0, y=0, z=0), up=dict(x=0, y=0, z=1)),
+        xaxis=dict(range=[-0.5, 0.5]),
+        yaxis=dict(range=[-0.5, 0.5]),
+        zaxis=dict(range=[-0.5, 0.5]),
+    )
+    pts = np.array([[0, 0, 0], [0.5, 0, 0], [0, 0, 0.5], [0, 0.5, 0], [0, -3, 0]], float)
     p = S.seen(scene, pts, pts, 400, 300)
     f = 150 / np.tan(np.pi / 8)
     assert np.allclose(p[:4], [[200, 150, 2], [200 + f / 4, 150, 2], [200, 150 - f / 4, 2], [200, 150, 2.5]])
     assert np.isnan(p[4, 2])  # behind the eye
 
 
-@pytest.mark.parametrize("mode, span, want", [("cube", (1, 2, 3), (1, 1, 1)), ("auto", (1, 1, 9), (1, 1, 1)), ("data", (1, 1, 8), (.5, .5, 4))])
+@pytest.mark.parametrize(
+    "mode, span, want",
+    [("cube", (1, 2, 3), (1, 1, 1)), ("auto", (1, 1, 9), (1, 1, 1)), ("data", (1, 1, 8), (0.5, 0.5, 4))],
+)
 def test_aspect(mode, span, want):
     pts = np.array([[0, 0, 0], span], float)
     mid, scale = S._box(dict(aspectmode=mode), pts)
@@ -81,27 +93,58 @@ def test_aspect(mode, span, want):
 
 def test_near_covers_far_and_the_rest_is_clear():
     xyz = dict(x=[0, 0], y=[0, 1], z=[0, 0])
-    scene = dict(aspectmode="cube", camera=dict(eye=dict(x=0, y=-2, z=0)), xaxis=dict(range=[-1, 1]), zaxis=dict(range=[-1, 1]))
+    scene = dict(
+        aspectmode="cube", camera=dict(eye=dict(x=0, y=-2, z=0)), xaxis=dict(range=[-1, 1]), zaxis=dict(range=[-1, 1])
+    )
     for colours, near in ((["red", "blue"], "red"), (["blue", "red"], "blue")):
-        a = painted(go.Figure(go.Scatter3d(**xyz, mode="markers", marker=dict(size=20, color=colours)), dict(scene=scene)), width=300, height=200, k=1)
+        a = painted(
+            go.Figure(go.Scatter3d(**xyz, mode="markers", marker=dict(size=20, color=colours)), dict(scene=scene)),
+            width=300,
+            height=200,
+            k=1,
+        )
         assert (a[100, 150, :3] > 200).tolist() == [near == "red", False, near == "blue"] and a[100, 150, 3] == 255
         assert (a[5, 5, 3], a.shape) == (0, (200, 300, 4))
 
 
-@pytest.mark.parametrize("trace", [
-    go.Mesh3d(x=[0, 1, 0, 1], y=[0, 0, 1, 1], z=[0, 0, 0, .1], i=[0, 1], j=[1, 3], k=[2, 2], color="#00ff00"),
-    go.Surface(z=np.zeros((8, 9)) + np.arange(9), colorscale=[[0, "rgb(0,255,0)"], [1, "rgb(0,255,0)"]]),
-    go.Scatter3d(x=[0, 1, None, 0, 1], y=[0, 1, None, 1, 0], z=[0, 0, None, 0, 0], mode="lines", line=dict(color="lime", width=6)),
-    go.Scatter3d(x=np.arange(5), y=np.arange(5)[::-1], z=np.arange(5), mode="markers", marker=dict(color=np.arange(5), colorscale=[[0, "lime"], [1, "lime"]])),
-], ids=["mesh", "surface", "lines", "points"])
+@pytest.mark.parametrize(
+    "trace",
+    [
+        go.Mesh3d(x=[0, 1, 0, 1], y=[0, 0, 1, 1], z=[0, 0, 0, 0.1], i=[0, 1], j=[1, 3], k=[2, 2], color="#00ff00"),
+        go.Surface(z=np.zeros((8, 9)) + np.arange(9), colorscale=[[0, "rgb(0,255,0)"], [1, "rgb(0,255,0)"]]),
+        go.Scatter3d(
+            x=[0, 1, None, 0, 1],
+            y=[0, 1, None, 1, 0],
+            z=[0, 0, None, 0, 0],
+            mode="lines",
+            line=dict(color="lime", width=6),
+        ),
+        go.Scatter3d(
+            x=np.arange(5),
+            y=np.arange(5)[::-1],
+            z=np.arange(5),
+            mode="markers",
+            marker=dict(color=np.arange(5), colorscale=[[0, "lime"], [1, "lime"]]),
+        ),
+    ],
+    ids=["mesh", "surface", "lines", "points"],
+)
 def test_every_kind_is_painted(trace):
     a = painted(go.Figure(trace), width=300, height=220, k=1)
     green = (a[..., 1] > 180) & (a[..., 0] < 120) & (a[..., 3] > 0)
     assert green.sum() > 150
 
 
-@pytest.mark.parametrize("trace", [go.Scatter(y=[1, 3, 2]), go.Bar(x=["a", "b"], y=[1, 2]), go.Heatmap(z=np.arange(12).reshape(3, 4)),
-                                   go.Image(source="data:image/png;base64," + png(8, 6))], ids=["line", "bar", "heatmap", "image"])
+@pytest.mark.parametrize(
+    "trace",
+    [
+        go.Scatter(y=[1, 3, 2]),
+        go.Bar(x=["a", "b"], y=[1, 2]),
+        go.Heatmap(z=np.arange(12).reshape(3, 4)),
+        go.Image(source="data:image/png;base64," + png(8, 6)),
+    ],
+    ids=["line", "bar", "heatmap", "image"],
+)
 def test_flat_figures_get_a_picture_too(trace):
     a = painted(go.Figure(trace), width=300, height=220)
     assert (a[..., 3] > 0).sum() > 300
@@ -115,17 +158,27 @@ def near(img, rgb, within=14):
 def test_a_heatmap_keeps_its_colours_and_limits():
     "Two colours cut at a threshold stay two colours, in the shares that the numbers say (bright passes)."
     z = np.linspace(0, 255, 40 * 40).reshape(40, 40)
-    cut = 255 * .75
-    img = painted(go.Figure(go.Heatmap(z=z, colorscale=[[0, "#7fc4ff"], [1, "#112233"]], showscale=False, zmin=cut - .01, zmax=cut + .01)), width=400, height=400)
-    bright, dark = near(img, (0x7f, 0xc4, 0xff)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
-    assert bright + dark > 20_000 and abs(bright / (bright + dark) - .75) < .03
+    cut = 255 * 0.75
+    img = painted(
+        go.Figure(
+            go.Heatmap(
+                z=z, colorscale=[[0, "#7fc4ff"], [1, "#112233"]], showscale=False, zmin=cut - 0.01, zmax=cut + 0.01
+            )
+        ),
+        width=400,
+        height=400,
+    )
+    bright, dark = near(img, (0x7F, 0xC4, 0xFF)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
+    assert bright + dark > 20_000 and abs(bright / (bright + dark) - 0.75) < 0.03
     assert (near(img, (68, 1, 84)) | near(img, (253, 231, 37))).sum() == 0  # nothing of viridis
 
 
 def test_a_hole_in_a_heatmap_is_clear():
     z = np.ones((10, 10))
     z[:, 5:] = np.nan
-    img = painted(go.Figure(go.Heatmap(z=z, colorscale=[[0, "#ff0000"], [1, "#ff0000"]], zmin=0, zmax=1)), width=400, height=400)
+    img = painted(
+        go.Figure(go.Heatmap(z=z, colorscale=[[0, "#ff0000"], [1, "#ff0000"]], zmin=0, zmax=1)), width=400, height=400
+    )
     red = near(img, (255, 0, 0))
     assert red[:, :190].sum() > 10_000 and red[:, 215:].sum() == 0
 
@@ -133,19 +186,33 @@ def test_a_hole_in_a_heatmap_is_clear():
 def test_a_grey_picture_stays_grey():
     b = io.BytesIO()
     Image.fromarray(np.tile(np.uint8([0, 90, 180, 255]), (4, 8))).save(b, "PNG")
-    img = painted(go.Figure(go.Image(source="data:image/png;base64," + base64.b64encode(b.getvalue()).decode())), width=300, height=220)
+    img = painted(
+        go.Figure(go.Image(source="data:image/png;base64," + base64.b64encode(b.getvalue()).decode())),
+        width=300,
+        height=220,
+    )
     inked = img[img[..., 3] > 200][:, :3]
     assert len(inked) > 3000 and np.ptp(inked, axis=1).max() <= 6
 
 
-@pytest.mark.parametrize("trace", [go.Scatter(y=[1, 3, 2], line=dict(color="#00c040", width=6)), go.Bar(y=[1, 2], marker=dict(color="#00c040"))], ids=["curve", "bars"])
+@pytest.mark.parametrize(
+    "trace",
+    [go.Scatter(y=[1, 3, 2], line=dict(color="#00c040", width=6)), go.Bar(y=[1, 2], marker=dict(color="#00c040"))],
+    ids=["curve", "bars"],
+)
 def test_named_colours_are_kept(trace):
     img = painted(go.Figure(trace), width=400, height=300)
-    assert near(img, (0, 0xc0, 0x40), 20).sum() > 200
+    assert near(img, (0, 0xC0, 0x40), 20).sum() > 200
 
 
 def test_a_title_is_drawn():
-    ink = [(painted(go.Figure(go.Scatter(y=[1, 2])).update_layout(title=dict(text=t)), width=400, height=300)[:30, :, 3] > 100).sum() for t in ("", "96 % pass")]
+    ink = [
+        (
+            painted(go.Figure(go.Scatter(y=[1, 2])).update_layout(title=dict(text=t)), width=400, height=300)[:30, :, 3]
+            > 100
+        ).sum()
+        for t in ("", "96 % pass")
+    ]
     assert ink[0] == 0 < ink[1]
 
 
@@ -153,31 +220,50 @@ def test_points_coloured_by_a_number_have_their_bar():
     n = np.arange(300)
     points = dict(x=n % 20, y=n // 20, z=n * 0, mode="markers")
     marker = dict(color=n / 6, colorscale=[[0, "#ff0000"], [1, "#0000ff"]], cmin=0, cmax=50)
-    with_bar, without = (painted(go.Figure(go.Scatter3d(**points, marker=m)), width=400, height=300, k=1)[:, 355:] for m in (dict(marker, colorbar=dict(title="% off")), marker))
+    with_bar, without = (
+        painted(go.Figure(go.Scatter3d(**points, marker=m)), width=400, height=300, k=1)[:, 355:]
+        for m in (dict(marker, colorbar=dict(title="% off")), marker)
+    )
     assert near(with_bar, (255, 0, 0), 60).sum() > 10 and near(with_bar, (0, 0, 255), 60).sum() > 10
     assert (without[..., 3] > 0).sum() < (with_bar[..., 3] > 0).sum()
 
 
 def test_stored_stills_show_what_their_figures_say():
-    "Of turn.ipynb: the map of the threshold is bright where it passes, in the share of its title; coloured errors keep their bar."
-    figures = {json.dumps(o["data"][S.PLOTLY]["layout"].get("title", {}).get("text", "")): o["data"] for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb"))}
+    """Of turn.ipynb: the map of the threshold is bright where it passes, in the share of its title; coloured errors
+    keep their bar."""
+    figures = {
+        json.dumps(o["data"][S.PLOTLY]["layout"].get("title", {}).get("text", "")): o["data"]
+        for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb"))
+    }
     cut = next(d for t, d in figures.items() if "within a factor" in t)
     share = float(re.search(r"(\d+) %", cut[S.PLOTLY]["layout"]["title"]["text"])[1]) / 100
     img = np.asarray(Image.open(io.BytesIO(base64.b64decode(cut["image/png"]))).convert("RGBA")).astype(int)
-    bright, dark = near(img, (0x7f, 0xc4, 0xff)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
-    assert abs(bright / (bright + dark) - share) < .04
-    coloured = [o["data"] for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb")) if o["data"][S.PLOTLY]["data"][0].get("marker", {}).get("colorbar")]
+    bright, dark = near(img, (0x7F, 0xC4, 0xFF)).sum(), near(img, (0x11, 0x22, 0x33)).sum()
+    assert abs(bright / (bright + dark) - share) < 0.04
+    coloured = [
+        o["data"]
+        for _, o in S.stored_figures(S.read_cells(NBS / "turn.ipynb"))
+        if o["data"][S.PLOTLY]["data"][0].get("marker", {}).get("colorbar")
+    ]
     assert coloured
     for d in coloured:
-        a, b = (np.asarray(Image.open(io.BytesIO(x)).convert("RGBA")).astype(int) for x in (base64.b64decode(d["image/png"]), S.snapshot(d[S.PLOTLY])))
-        assert a.shape == b.shape and (abs(a - b).max(-1) < 40).mean() > .97
+        a, b = (
+            np.asarray(Image.open(io.BytesIO(x)).convert("RGBA")).astype(int)
+            for x in (base64.b64decode(d["image/png"]), S.snapshot(d[S.PLOTLY]))
+        )
+        assert a.shape == b.shape and (abs(a - b).max(-1) < 40).mean() > 0.97
 
 
 def test_a_description_cannot_close_its_script():
     fig = stored(go.Figure(go.Scatter(y=[1], name="</script><b>")))
     js = S.figure_script(fig)
     assert "<" not in js
-    assert json.loads(re.fullmatch(r"dogdepth\.figure\(document\.currentScript, (.*)\);\n", js, re.S)[1])["data"][0]["name"] == "</script><b>"
+    assert (
+        json.loads(re.fullmatch(r"dogdepth\.figure\(document\.currentScript, (.*)\);\n", js, re.S)[1])["data"][0][
+            "name"
+        ]
+        == "</script><b>"
+    )
 
 
 def test_figure_html_escapes_its_words():
@@ -191,27 +277,52 @@ def test_a_still_is_stored_with_its_figure():
 
 # --- words
 
-@pytest.mark.parametrize("before, want", [
-    ("One. Two, which is rather long, **is** bold:", "Two, which is rather long, is bold"), ("## Only a heading", "Only a heading: drawn by the code above"), ("See [that](x.md). The `f` is $x$.", "See that. The f is x."), ("One. Two. Three.", "Two. Three."),
-    ("", "Result of the code above"), ("Look:\n\n```python\nx\n```", "Look"),
-])
+
+@pytest.mark.parametrize(
+    "before, want",
+    [
+        ("One. Two, which is rather long, **is** bold:", "Two, which is rather long, is bold"),
+        ("## Only a heading", "Only a heading: drawn by the code above"),
+        ("See [that](x.md). The `f` is $x$.", "See that. The f is x."),
+        ("One. Two. Three.", "Two. Three."),
+        ("", "Result of the code above"),
+        ("Look:\n\n```python\nx\n```", "Look"),
+    ],
+)
 def test_alt_text(before, want):
     assert S.alt_text(before) == want
 
 
-@pytest.mark.parametrize("source, want", [
-    ("show_depth([a, b], ['photo','its depth'])", "Side by side: photo; its depth. The wall is flat, as it should be."),
-    ("fig = show_images(rows, titles=['only'])", "only. The wall is flat, as it should be."),
-    ("ax.set(xlabel='sigma (px)', ylabel='ms')", "A plot of ms against sigma (px). The wall is flat, as it should be."),
-    ("ax.set_xlabel('metres')", "A plot over metres. The wall is flat, as it should be."),
-    ("#| fig-alt: \"my words\"\nax.set(xlabel='x')", "my words"), ("f(['a','b'])", "The wall is flat, as it should be."), ("%timeit f(", "The wall is flat, as it should be."),
-])
+@pytest.mark.parametrize(
+    "source, want",
+    [
+        (
+            "show_depth([a, b], ['photo','its depth'])",
+            "Side by side: photo; its depth. The wall is flat, as it should be.",
+        ),
+        ("fig = show_images(rows, titles=['only'])", "only. The wall is flat, as it should be."),
+        (
+            "ax.set(xlabel='sigma (px)', ylabel='ms')",
+            "A plot of ms against sigma (px). The wall is flat, as it should be.",
+        ),
+        ("ax.set_xlabel('metres')", "A plot over metres. The wall is flat, as it should be."),
+        ("#| fig-alt: \"my words\"\nax.set(xlabel='x')", "my words"),
+        ("f(['a','b'])", "The wall is flat, as it should be."),
+        ("%timeit f(", "The wall is flat, as it should be."),
+    ],
+)
 def test_the_code_names_its_pictures(source, want):
     assert S.picture_words(source, "The wall is flat, as it should be.") == want
 
 
-@pytest.mark.parametrize("between", ['<p class="exported">becomes <code>dogdepth.dog</code>: <a href="x"><code>focus_points</code></a></p>',
-                                     '<div class="doors">\n\n[Start the course](a.ipynb) [Try it](b.qmd)\n\n</div>', "![](x.png)"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        '<p class="exported">becomes <code>dogdepth.dog</code>: <a href="x"><code>focus_points</code></a></p>',
+        '<div class="doors">\n\n[Start the course](a.ipynb) [Try it](b.qmd)\n\n</div>',
+        "![](x.png)",
+    ],
+)
 def test_only_prose_speaks_for_a_picture(between):
     *_, (_, before) = S.walk([md("A wall that is flat."), md(between), code("x")])
     assert before == "A wall that is flat."
@@ -227,19 +338,37 @@ def test_alt_text_stays_short():
 
 # --- steps on cells
 
+
 def page(tmp_path, **kw):
     return S.Page("03_dog", tmp_path, **kw)
 
 
 def test_hidden_cells_go(tmp_path):
-    cells = [code("#| hide\nimport os"), code("#| default_exp dog"), code("#| export\n"), code("#| hide_input\nx"), code("y = 'hide'"), md("text")]
+    cells = [
+        code("#| hide\nimport os"),
+        code("#| default_exp dog"),
+        code("#| export\n"),
+        code("#| hide_input\nx"),
+        code("y = 'hide'"),
+        md("text"),
+    ]
     assert [c["source"] for c in S.visible(cells, None)] == ["#| echo: false\n#| hide_input\nx", "y = 'hide'", "text"]
 
 
 def test_exports_are_named(tmp_path):
-    out = S.show_exports([code("#| export\ndef f(x): return x\nclass A: pass\nB,c = 1,2\n_g = 3\nD = 4"), code("#| export\n_private = 1"), code("#| exporti\ndef h(): pass")], page(tmp_path))
+    out = S.show_exports(
+        [
+            code("#| export\ndef f(x): return x\nclass A: pass\nB,c = 1,2\n_g = 3\nD = 4"),
+            code("#| export\n_private = 1"),
+            code("#| exporti\ndef h(): pass"),
+        ],
+        page(tmp_path),
+    )
     assert len(out) == 4
-    assert all(f'href="api/dog.html#{n}"' in out[0]["source"] and f'id="made-{n}"' in out[0]["source"] for n in "fAD") and "_g" not in out[0]["source"]
+    assert (
+        all(f'href="api/dog.html#{n}"' in out[0]["source"] and f'id="made-{n}"' in out[0]["source"] for n in "fAD")
+        and "_g" not in out[0]["source"]
+    )
     assert not any("#|" in c["source"] for c in out)
 
 
@@ -252,7 +381,10 @@ def test_imports_fold(tmp_path):
 
 def test_figures_turn(tmp_path):
     fig = go.Figure(go.Scatter3d(x=[1, 2], y=[1, 2], z=[1, 2]))
-    cells = [md("A room that turns:"), code("fig", dict(output_type="execute_result", data={S.PLOTLY: stored(fig), "text/html": "<div>"}))]
+    cells = [
+        md("A room that turns:"),
+        code("fig", dict(output_type="execute_result", data={S.PLOTLY: stored(fig), "text/html": "<div>"})),
+    ]
     (_, c) = S.turn_figures(cells, page(tmp_path))
     html = c["outputs"][0]["data"]["text/html"]
     assert list(c["outputs"][0]["data"]) == ["text/html"] and 'alt="A room that turns"' in html and "turn solid" in html
@@ -269,7 +401,9 @@ def test_the_stored_picture_is_used(tmp_path):
 
 @pytest.mark.parametrize("size", [(7, 5), (640, 480)])
 def test_pictures_become_files_with_size_and_words(tmp_path, size):
-    cells = S.file_pictures([md("A red field."), code("x", dict(data={"image/png": png(*size), "text/plain": "Figure"}))], page(tmp_path))
+    cells = S.file_pictures(
+        [md("A red field."), code("x", dict(data={"image/png": png(*size), "text/plain": "Figure"}))], page(tmp_path)
+    )
     html = cells[1]["outputs"][0]["data"]["text/html"]
     assert f'width="{size[0]}" height="{size[1]}"' in html and 'alt="A red field."' in html
     assert Image.open(tmp_path / re.search(r'src="([^"]+)', html)[1]).size == size
@@ -277,19 +411,27 @@ def test_pictures_become_files_with_size_and_words(tmp_path, size):
 
 def test_own_words_win_and_several_are_counted(tmp_path):
     out = dict(data={"image/png": png(4, 4)})
-    said = S.file_pictures([md("Before."), code('#| fig-alt: "my words"\nx', out)], page(tmp_path))[1]["outputs"][0]["data"]["text/html"]
+    said = S.file_pictures([md("Before."), code('#| fig-alt: "my words"\nx', out)], page(tmp_path))[1]["outputs"][0][
+        "data"
+    ]["text/html"]
     assert 'alt="my words"' in said
-    two = S.file_pictures([md("Before."), code("x", dict(data={"image/png": png(4, 4)}), dict(data={"image/png": png(4, 4)}))], page(tmp_path))[1]["outputs"]
+    two = S.file_pictures(
+        [md("Before."), code("x", dict(data={"image/png": png(4, 4)}), dict(data={"image/png": png(4, 4)}))],
+        page(tmp_path),
+    )[1]["outputs"]
     assert "(1 of 2)" in two[0]["data"]["text/html"] and "(2 of 2)" in two[1]["data"]["text/html"]
 
 
-@pytest.mark.parametrize("text, want", [
-    ("`Camera` and `Camera`", "[`Camera`](to) and `Camera`"),
-    ("# `Camera`\n\nThe `Camera()`", "# `Camera`\n\nThe [`Camera()`](to)"),
-    ("[`Camera`](own.md), `other`", "[`Camera`](own.md), `other`"),
-    ("```\n`Camera`\n```", "```\n`Camera`\n```"),
-    ("<code>`Camera`</code> ``Camera``", "<code>`Camera`</code> ``Camera``"),
-])
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("`Camera` and `Camera`", "[`Camera`](to) and `Camera`"),
+        ("# `Camera`\n\nThe `Camera()`", "# `Camera`\n\nThe [`Camera()`](to)"),
+        ("[`Camera`](own.md), `other`", "[`Camera`](own.md), `other`"),
+        ("```\n`Camera`\n```", "```\n`Camera`\n```"),
+        ("<code>`Camera`</code> ``Camera``", "<code>`Camera`</code> ``Camera``"),
+    ],
+)
 def test_names_are_linked(tmp_path, text, want):
     assert S.link_names([md(text)], page(tmp_path, symbols={"Camera": "to"}))[0]["source"] == want
 
@@ -299,7 +441,11 @@ def test_head_is_yaml_for_any_title(tmp_path):
     out = S.head(cells, page(tmp_path, facts=dict(ko="<글>", source="https://x")))
     front = yaml.safe_load(out[0]["source"].strip("-\n"))
     assert out[0]["cell_type"] == "raw" and front == dict(title='Say "no": a #title', description="It's: *this*")
-    assert "&lt;글&gt;" in out[1]["source"] and 'lang="ko"' in out[1]["source"] and "5 min with its exercises" in out[1]["source"]
+    assert (
+        "&lt;글&gt;" in out[1]["source"]
+        and 'lang="ko"' in out[1]["source"]
+        and "5 min with its exercises" in out[1]["source"]
+    )
     assert out[2]["source"] == "Text."
 
 
@@ -313,14 +459,16 @@ def test_lent_views_stand_before_the_end(tmp_path):
 
 # --- how long, and how good
 
-READ = dict(zip(CHAPTERS, (70, 150, 150, 210, 75, 65, 110, 65, 120, 150, 120, 90)))  # minutes that a careful reader needed for the first twelve
+READ = dict(
+    zip(CHAPTERS, (70, 150, 150, 210, 75, 65, 110, 65, 120, 150, 120, 90))
+)  # minutes that a careful reader needed for the first twelve
 
 
 def test_the_hours_are_a_readers():
     guess = {c: S.minutes(S.visible(S.read_cells(NBS / f"{c}.ipynb"), None)) for c in READ}
     off = [abs(guess[c] / m - 1) for c, m in READ.items()]
-    assert np.median(off) < .25 and max(off) < .6, guess
-    assert abs(sum(guess.values()) / sum(READ.values()) - 1) < .25
+    assert np.median(off) < 0.25 and max(off) < 0.6, guess
+    assert abs(sum(guess.values()) / sum(READ.values()) - 1) < 0.25
     assert [S.as_hours(m) for m in (5, 85, 90, 150, 200)] == ["5 min", "85 min", "1.5 h", "2.5 h", "3.5 h"]
 
 
@@ -336,8 +484,15 @@ def included(name):
 def test_a_page_shows_what_its_text_says(name, notebooks):
     "One text, one home: the stored output is the file as it is."
     for n in notebooks:
-        shown = [o["data"].get("text/markdown", "") for c in S.read_cells(NBS / f"{n}.ipynb") for o in c.get("outputs", []) if "data" in o]
-        assert included(name).strip() in [s.strip() for s in shown], f"{n}.ipynb was not run since nbs/included/{name}.md changed"
+        shown = [
+            o["data"].get("text/markdown", "")
+            for c in S.read_cells(NBS / f"{n}.ipynb")
+            for o in c.get("outputs", [])
+            if "data" in o
+        ]
+        assert included(name).strip() in [s.strip() for s in shown], (
+            f"{n}.ipynb was not run since nbs/included/{name}.md changed"
+        )
 
 
 def test_what_turned_out_is_what_the_files_say():
@@ -346,6 +501,7 @@ def test_what_turned_out_is_what_the_files_say():
     from dogdepth.ablation import judge
     from dogdepth.study import read_study
     from dogdepth.intervals import smallest_effect
+
     text, folder = included("turned_out"), ROOT / "results"
     rows = read_study(folder / "ablation-runs.csv")
     by = judge(rows, read_study(folder / "ablation-frames.csv"))
@@ -355,19 +511,31 @@ def test_what_turned_out_is_what_the_files_say():
     assert said[0] == round(max(abs(o["mean"]) for o in dog), 3)
     gates = [by[a] for a in ("no gates", "no channel gate", "no spatial gate")]
     grid = by["L1, global, grid"]["mean"] - by["L1, global"]["mean"]
-    small = [max(abs(o["mean"]) for o in gates), abs(by["ReLU"]["mean"]), abs(grid), abs(by["SSIM upside down"]["mean"])]
-    assert all(o["verdict"] == "not told from chance" for o in (*gates, by["ReLU"], by["L1, global, grid"], by["SSIM upside down"]))
+    small = [
+        max(abs(o["mean"]) for o in gates),
+        abs(by["ReLU"]["mean"]),
+        abs(grid),
+        abs(by["SSIM upside down"]["mean"]),
+    ]
+    assert all(
+        o["verdict"] == "not told from chance"
+        for o in (*gates, by["ReLU"], by["L1, global, grid"], by["SSIM upside down"])
+    )
     assert said[1:5] == [round(v, 3) for v in small]
     one = by["no DoG"]
     assert said[5] == round(smallest_effect(one["sd"], one["n"], one["df"]), 3)
     worse = [by[a] for a in ("no ImageNet", "constant rate", "four terms")]
     assert said[6:9] == [round(o["mean"], 3) for o in worse] and all(o["verdict"] == "worse" for o in worse)
     own = [ttest_1samp(o["per_seed"], 0).pvalue * len(by) for o in worse]  # Bonferroni's, the first step of Holm's
-    assert own[0] < .05 < min(own[1:]) and worse[0]["n"] == 3
-    printed = "\n".join(json.dumps(o, ensure_ascii=False) for c in S.read_cells(NBS / "13_evaluate.ipynb") for o in c.get("outputs", []))
+    assert own[0] < 0.05 < min(own[1:]) and worse[0]["n"] == 3
+    printed = "\n".join(
+        json.dumps(o, ensure_ascii=False) for c in S.read_cells(NBS / "13_evaluate.ipynb") for o in c.get("outputs", [])
+    )
     m, half = re.search(r"share of the depth: \+?(-?[\d.]+) ± ([\d.]+) \(95", printed).groups()
     assert said[9:11] == [float(m), float(half)] and float(m) < float(half)
-    told, untold = re.search(r"no single lens differs from that by more than (\d+)% \(not told: (\d+)%\)", printed).groups()
+    told, untold = re.search(
+        r"no single lens differs from that by more than (\d+)% \(not told: (\d+)%\)", printed
+    ).groups()
     assert f"up to {untold} %" in text and f"by {told} %" in text
 
 
@@ -375,7 +543,12 @@ def test_how_good_it_is_is_what_the_files_say():
     text = included("how_good")
     row = lambda k: [v.strip(" *m") for v in next(s for s in text.splitlines() if k in s).split("|")[2:5]]
     judged = {(r["data"], r["flip"], r["align"]): r for r in result("judged.csv")}
-    for key, name, flip in (("official", "NYU Depth V2 official test", "no"), ("`--flip`", "NYU Depth V2 official test", "yes"), ("7-Scenes", "7-Scenes redkitchen", "no"), ("f/8", "a defocus data set at f/8", "no")):
+    for key, name, flip in (
+        ("official", "NYU Depth V2 official test", "no"),
+        ("`--flip`", "NYU Depth V2 official test", "yes"),
+        ("7-Scenes", "7-Scenes redkitchen", "no"),
+        ("f/8", "a defocus data set at f/8", "no"),
+    ):
         r = judged[name, flip, "none"]
         assert row(key) == [r["abs_rel"], r["rmse"], r["delta1"]]
         assert r["date"] in text
@@ -399,7 +572,11 @@ def test_entries_are_the_modules(module):
     m = importlib.import_module(f"dogdepth.{module.stem}")
     entries = {e.name: e for e in S.entries(module)}
     for name in m.__all__:
-        if hasattr(m, name) and getattr(getattr(m, name), "__module__", None) == m.__name__ and inspect.isfunction(getattr(m, name)):
+        if (
+            hasattr(m, name)
+            and getattr(getattr(m, name), "__module__", None) == m.__name__
+            and inspect.isfunction(getattr(m, name))
+        ):
             f = inspect.unwrap(getattr(m, name))
             if ast.parse(inspect.getsource(f).lstrip()).body[0].__class__ is not ast.FunctionDef:
                 continue
@@ -410,9 +587,18 @@ def test_entries_are_the_modules(module):
 
 def test_comments_reach_the_table(tmp_path):
     f = tmp_path / "m.py"
-    f.write_text('def f(\n    a,        # (H,W) metres\n    b=1, c=2, # pixels\n    *, d="#",  # a mark\n)->int:      # how many\n    "Doc."\n\nclass A:\n    "A thing."\n    x:int = 3 # px\n    def go(self, y): # m\n        "Goes."\nN = 5 # apples\nclass B(A): "More."\n')
+    f.write_text(
+        'def f(\n    a,        # (H,W) metres\n    b=1, c=2, # pixels\n    *, d="#",  # a mark\n)->int:      # how '
+        'many\n    "Doc."\n\nclass A:\n    "A thing."\n    x:int = 3 # px\n    def go(self, y): # m\n        '
+        '"Goes."\nN = 5 # apples\nclass B(A): "More."\n'
+    )
     e = {x.name: x for x in S.entries(f)}
-    assert e["f"].rows == [("a", "", "(H,W) metres"), ("b, c", "1, 2", "pixels"), ("d", "'#'", "a mark"), ("returns", "int", "how many")]
+    assert e["f"].rows == [
+        ("a", "", "(H,W) metres"),
+        ("b, c", "1, 2", "pixels"),
+        ("d", "'#'", "a mark"),
+        ("returns", "int", "how many"),
+    ]
     assert e["A"].rows == [("x", "3", "px")] and e["A"].head == "A(x=3)" and e["A.go"].rows[0] == ("y", "", "m")
     assert (e["N"].doc, e["N"].head) == ("apples", "") and "has all of `A`" in e["B"].doc
     assert S.symbol_table([f])["B.go"].endswith("#A.go")
@@ -420,42 +606,63 @@ def test_comments_reach_the_table(tmp_path):
 
 # --- the folder for the renderer
 
-@pytest.mark.parametrize("chapters, want", [
-    (["00_a", "01_b", "05_c"], [["00_a", "01_b"], ["05_c"]]),
-    (["00_a", "05_c"], [["00_a"], ["05_c"]]),
-    (["00_a", "01_b", "02_x", "05_c", "09_y"], [["00_a", "01_b", "02_x"], ["05_c", "09_y"]]),
-])
+
+@pytest.mark.parametrize(
+    "chapters, want",
+    [
+        (["00_a", "01_b", "05_c"], [["00_a", "01_b"], ["05_c"]]),
+        (["00_a", "05_c"], [["00_a"], ["05_c"]]),
+        (["00_a", "01_b", "02_x", "05_c", "09_y"], [["00_a", "01_b", "02_x"], ["05_c", "09_y"]]),
+    ],
+)
 def test_sidebar_follows_what_is_there(chapters, want):
-    given = [dict(text="Start", href="index.ipynb"), dict(section="A", contents=["00_a.ipynb", dict(text="B", href="01_b.ipynb")]), dict(section="C", contents=["05_c.ipynb"])]
+    given = [
+        dict(text="Start", href="index.ipynb"),
+        dict(section="A", contents=["00_a.ipynb", dict(text="B", href="01_b.ipynb")]),
+        dict(section="C", contents=["05_c.ipynb"]),
+    ]
     out = S.sidebar(json.loads(json.dumps(given)), chapters)
     name = lambda e: (e if isinstance(e, str) else e["href"]).removesuffix(".ipynb")
     assert out[0] == given[0] and [[name(e) for e in p["contents"]] for p in out[1:]] == want
 
 
 def test_sidebar_lists_the_whole_workshop():
-    given = [dict(section="A", contents=["00_a.ipynb"]), dict(section="Workshop", contents=[dict(text="The command", href="workshop/cli.ipynb"), "workshop/gone.ipynb"])]
+    given = [
+        dict(section="A", contents=["00_a.ipynb"]),
+        dict(section="Workshop", contents=[dict(text="The command", href="workshop/cli.ipynb"), "workshop/gone.ipynb"]),
+    ]
     out = S.sidebar(json.loads(json.dumps(given)), ["00_a"], ["cli", "files"])
     assert out[1]["contents"] == [dict(text="The command", href="cli.ipynb"), "files.ipynb"]
 
 
-@pytest.mark.parametrize("link, want", [
-    ("[a](workshop/cli.ipynb)", "[a](cli.ipynb)"), ("[a](../00_depth.ipynb#rays)", "[a](00_depth.ipynb#rays)"), ("[a](nbs/workshop/cli.ipynb)", "[a](cli.ipynb)"),
-    ("![a](../images/demo.jpg)", "![a](images/demo.jpg)"), ("[a](00_depth.ipynb)", "[a](00_depth.ipynb)"),
-    ("[a](https://example.org/x.ipynb)", "[a](https://example.org/x.ipynb)"), ("[a](../dogdepth/weights/default/README.md)", "[a](../dogdepth/weights/default/README.md)"),
-])
+@pytest.mark.parametrize(
+    "link, want",
+    [
+        ("[a](workshop/cli.ipynb)", "[a](cli.ipynb)"),
+        ("[a](../00_depth.ipynb#rays)", "[a](00_depth.ipynb#rays)"),
+        ("[a](nbs/workshop/cli.ipynb)", "[a](cli.ipynb)"),
+        ("![a](../images/demo.jpg)", "![a](images/demo.jpg)"),
+        ("[a](00_depth.ipynb)", "[a](00_depth.ipynb)"),
+        ("[a](https://example.org/x.ipynb)", "[a](https://example.org/x.ipynb)"),
+        ("[a](../dogdepth/weights/default/README.md)", "[a](../dogdepth/weights/default/README.md)"),
+    ],
+)
 def test_links_between_notebooks_hold_on_the_site(link, want):
     assert S.flat(link) == want
 
 
 def test_config_holds_nothing_smalldocs_does_not_know():
     from smalldocs.config import load
+
     assert load(ROOT).warnings == []
 
 
 def test_summaries_are_korean_and_for_every_chapter():
     facts = json.loads((S.ASSETS / "chapters.json").read_text(encoding="utf-8"))
     for c in CHAPTERS:
-        assert len(re.findall("[가-힣]", facts[c]["ko"])) > 60, f"{c} needs a Korean summary in assets/site/chapters.json"
+        assert len(re.findall("[가-힣]", facts[c]["ko"])) > 60, (
+            f"{c} needs a Korean summary in assets/site/chapters.json"
+        )
 
 
 def test_quarto_is_used_where_it_is_installed(tmp_path, monkeypatch):
@@ -478,6 +685,7 @@ def test_needs_the_repository(tmp_path):
 
 # --- from npm
 
+
 def test_a_wrong_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(S.shutil, "which", lambda name: None)
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: io.BytesIO(b"not what was asked for"))
@@ -489,6 +697,7 @@ def test_a_wrong_file_is_refused(tmp_path, monkeypatch):
 def test_without_network_the_site_goes_on(tmp_path, monkeypatch, capsys):
     def fail(*args, **kw):
         raise OSError("network is unreachable")
+
     monkeypatch.setattr(S.shutil, "which", lambda name: None)
     monkeypatch.setattr("urllib.request.urlopen", fail)
     assert S.unpack_npm("katex", tmp_path / "to", tmp_path) is False and not (tmp_path / "to").exists()
@@ -497,21 +706,37 @@ def test_without_network_the_site_goes_on(tmp_path, monkeypatch, capsys):
 
 # --- one file of weights for several graphs
 
+
 def test_shared_weights_answer_the_same(tmp_path):
     onnx = pytest.importorskip("onnx")
     ort = pytest.importorskip("onnxruntime")
     from onnx import helper, numpy_helper
+
     w = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
     data, known = bytearray(b"x"), {}
     for n in (3, 5):
-        graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, [n, 64])], [helper.make_tensor_value_info("y", 1, [n, 32])], [numpy_helper.from_array(w, "w")])
-        (tmp_path / f"{n}.onnx").write_bytes(S.share_weights(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), data, known))
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", 1, [n, 64])],
+            [helper.make_tensor_value_info("y", 1, [n, 32])],
+            [numpy_helper.from_array(w, "w")],
+        )
+        (tmp_path / f"{n}.onnx").write_bytes(
+            S.share_weights(
+                helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), data, known
+            )
+        )
     (tmp_path / "weights.bin").write_bytes(data)
     assert len(known) == 1 and len(data) == 64 + w.nbytes
     for n in (3, 5):
         onnx.checker.check_model(str(tmp_path / f"{n}.onnx"))
         x = np.ones((n, 64), np.float32)
-        assert np.allclose(ort.InferenceSession(tmp_path / f"{n}.onnx", providers=["CPUExecutionProvider"]).run(None, {"x": x})[0], x @ w, atol=1e-4)
+        assert np.allclose(
+            ort.InferenceSession(tmp_path / f"{n}.onnx", providers=["CPUExecutionProvider"]).run(None, {"x": x})[0],
+            x @ w,
+            atol=1e-4,
+        )
 
 
 # --- the last pass
@@ -525,18 +750,29 @@ QUARTO = """<html><head><link rel="canonical" href="https://dogdepth.github.io/x
 
 def test_what_quarto_fetches_goes_and_what_people_need_comes():
     from bs4 import BeautifulSoup
+
     soup = BeautifulSoup(QUARTO, "html.parser")
     S.keep_home(soup, "../")
     S.mend(soup)
     scripts = [t.get("src") or t.string for t in soup.find_all("script")]
     assert scripts == ["site_libs/quarto.js", "../site/site.js"]
-    assert [t["href"] for t in soup.find_all("link")] == ["https://dogdepth.github.io/x.html", "../site/icon.svg", "../site/site.css", "../site/katex/katex.min.css"]
+    assert [t["href"] for t in soup.find_all("link")] == [
+        "https://dogdepth.github.io/x.html",
+        "../site/icon.svg",
+        "../site/site.css",
+        "../site/katex/katex.min.css",
+    ]
     assert soup.find("img")["alt"] == "" and soup.find("h2").text == "Jump" and soup.find("pre")["tabindex"] == "0"
-    assert soup.find("table").parent["role"] == "region" and soup.find("a", class_="skip")["href"] == "#text" and soup.find("main")["id"] == "text"
+    assert (
+        soup.find("table").parent["role"] == "region"
+        and soup.find("a", class_="skip")["href"] == "#text"
+        and soup.find("main")["id"] == "text"
+    )
     assert soup.find("a", class_="quarto-color-scheme-toggle")["aria-label"] and soup.find("i")["aria-hidden"] == "true"
 
 
 # --- the built pages
+
 
 def pages(folder):
     found = sorted(folder.rglob("*.html"))
@@ -547,7 +783,17 @@ def pages(folder):
 def test_every_page_is_there(site):
     names = {p.relative_to(site).as_posix() for p in pages(site)}
     assert {f"{c}.html" for c in CHAPTERS} <= names
-    assert {"index.html", "try.html", "turn.html", "results.html", "report.html", "experiments.html", "glossary.html", "changelog.html", "api/index.html"} <= names
+    assert {
+        "index.html",
+        "try.html",
+        "turn.html",
+        "results.html",
+        "report.html",
+        "experiments.html",
+        "glossary.html",
+        "changelog.html",
+        "api/index.html",
+    } <= names
     assert {f"api/{c[3:]}.html" for c in CHAPTERS} <= names
 
 
@@ -569,7 +815,9 @@ def test_links_and_anchors_lead_somewhere(site):
 def test_nothing_is_asked_of_other_servers(site):
     for p in pages(site):
         for what, address in targets(p):
-            if what in ("script src", "img src", "link href", "iframe src", "source src") and re.match(r"(https?:)?//", address):
+            if what in ("script src", "img src", "link href", "iframe src", "source src") and re.match(
+                r"(https?:)?//", address
+            ):
                 assert 'rel="canonical"' in p.read_text() and what == "link href", f"{p.name}: {what} {address}"
     for f in [*site.rglob("*.css")]:
         assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", f.read_text(encoding="utf-8")), f.name
@@ -577,7 +825,14 @@ def test_nothing_is_asked_of_other_servers(site):
 
 def test_pages_are_light(site):
     for p in pages(site):
-        own = {f for _, a in targets(p) if (to := local(p, a, site)) and (f := to[0]).is_file() and not {"site", "site_libs"} & set(f.relative_to(site).parts) and f.suffix != ".html"}
+        own = {
+            f
+            for _, a in targets(p)
+            if (to := local(p, a, site))
+            and (f := to[0]).is_file()
+            and not {"site", "site_libs"} & set(f.relative_to(site).parts)
+            and f.suffix != ".html"
+        }
         assert (size := p.stat().st_size + sum(f.stat().st_size for f in own)) < 1.5e6, f"{p.name}: {size / 1e6:.2f} MB"
 
 
@@ -592,7 +847,11 @@ def test_every_stored_figure_turns(site):
 
 def test_pictures_say_what_they_show(site):
     for p in pages(site):
-        buttons = {" ".join(t[2].split()) for t in tags(p).all("a", "p", "div") if t[0] == "a" or t[1].get("class") in ("exported", "doors")}
+        buttons = {
+            " ".join(t[2].split())
+            for t in tags(p).all("a", "p", "div")
+            if t[0] == "a" or t[1].get("class") in ("exported", "doors")
+        }
         for _, a, _, _ in tags(p).all("img"):
             assert len(a.get("alt", "")) > 3, f"{p.name}: {a}"
             assert not re.match(r"becomes dogdepth", a["alt"]) and a["alt"] not in buttons, f"{p.name}: {a['alt']}"
@@ -605,7 +864,9 @@ def test_chapters_begin_with_korean_and_minutes(site):
         (ko,) = [x for x in t if x[1].get("lang") == "ko"]
         assert len(re.findall("[가-힣]", ko[2])) > 60
         assert any("with its exercises" in x[2] for x in t if x[1].get("class") == "facts")
-        assert len([x for x in t if x[1].get("class") == "time"]) == len(CHAPTERS + WORKSHOP)  # in the sidebar, for every notebook
+        assert len([x for x in t if x[1].get("class") == "time"]) == len(
+            CHAPTERS + WORKSHOP
+        )  # in the sidebar, for every notebook
 
 
 def test_chapters_lead_on_and_into_the_reference(site):
@@ -613,10 +874,24 @@ def test_chapters_lead_on_and_into_the_reference(site):
         t = tags(site / f"{c}.html")
         assert len([x for x in t.all("a") if "pagination-link" in x[1].get("class", "")]) == 2
         assert any(x[1].get("href", "").startswith(f"api/{c[3:]}.html#") for x in t.all("a")), f"{c} exports nothing?"
-        assert any(x[1].get("href", "").startswith(f"../{c}.html#made-") for x in tags(site / f"api/{c[3:]}.html").all("a"))
+        assert any(
+            x[1].get("href", "").startswith(f"../{c}.html#made-") for x in tags(site / f"api/{c[3:]}.html").all("a")
+        )
 
 
-@pytest.mark.parametrize("rule", ["one h1", "headings in order", "no id twice", "language", "title", "controls have names", "fields have labels", "skip link"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "one h1",
+        "headings in order",
+        "no id twice",
+        "language",
+        "title",
+        "controls have names",
+        "fields have labels",
+        "skip link",
+    ],
+)
 def test_pages_speak_to_screen_readers(site, rule):
     for p in pages(site):
         t = tags(p)
@@ -631,7 +906,9 @@ def test_pages_speak_to_screen_readers(site, rule):
             "language": t.tags[0][1].get("lang") == "en",
             "title": bool(t.all("title")[0][2].strip()),
             "controls have names": all(named(x) for x in t.all("a", "button")),
-            "fields have labels": all(x[1].get("aria-label") or x[1].get("id") in labels for x in t.all("input", "select", "textarea")),
+            "fields have labels": all(
+                x[1].get("aria-label") or x[1].get("id") in labels for x in t.all("input", "select", "textarea")
+            ),
             "skip link": "skip" in t.all("a")[0][1].get("class", "") and t.all("a")[0][1]["href"][1:] in ids,
         }
         assert ok[rule], f"{p.name}: {rule}; {[i for i in ids if ids.count(i) > 1][:3]} {heads[:9]}"
@@ -640,25 +917,36 @@ def test_pages_speak_to_screen_readers(site, rule):
 def luminance(hex_):
     hex_ = hex_.lstrip("#")
     hex_ = "".join(c * 2 for c in hex_) if len(hex_) == 3 else hex_
-    c = np.array([int(hex_[k:k + 2], 16) for k in (0, 2, 4)]) / 255
-    return np.where(c <= .03928, c / 12.92, ((c + .055) / 1.055) ** 2.4) @ [.2126, .7152, .0722]
+    c = np.array([int(hex_[k : k + 2], 16) for k in (0, 2, 4)]) / 255
+    return np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_text_is_readable(mode):
     css = (S.ASSETS / "page/site.css").read_text()
-    block = re.search(r":root \{(.*?)\}" if mode == "light" else r"\.quarto-dark, \.quarto-dark body \{(.*?)\}", css, re.S)[1]
+    block = re.search(
+        r":root \{(.*?)\}" if mode == "light" else r"\.quarto-dark, \.quarto-dark body \{(.*?)\}", css, re.S
+    )[1]
     v = dict(re.findall(r"--(\w+):(#\w+)", block))
     for ink in ("ink", "soft", "accent"):
         for ground in ("bg", "card", "tint", "code"):
             a, b = sorted((luminance(v[ink]), luminance(v[ground])))
-            assert (b + .05) / (a + .05) >= 4.5, f"{ink} on {ground}: {(b + .05) / (a + .05):.2f}"
+            assert (b + 0.05) / (a + 0.05) >= 4.5, f"{ink} on {ground}: {(b + 0.05) / (a + 0.05):.2f}"
 
 
 def test_search_knows_both_languages(site):
     entries = json.loads((site / "search.json").read_text(encoding="utf-8"))
-    for word, where in (("backproject", "00_depth"), ("초점", "glossary"), ("단안", "glossary"), ("focus_sigma", "api/dog"), ("Korean", "report")):
-        assert any(word in e["text"] + e["section"] + e["title"] for e in entries if e["href"].startswith(where)) or word == "Korean", (word, where)
+    for word, where in (
+        ("backproject", "00_depth"),
+        ("초점", "glossary"),
+        ("단안", "glossary"),
+        ("focus_sigma", "api/dog"),
+        ("Korean", "report"),
+    ):
+        assert (
+            any(word in e["text"] + e["section"] + e["title"] for e in entries if e["href"].startswith(where))
+            or word == "Korean"
+        ), (word, where)
 
 
 def test_maths_has_its_renderer(site):
@@ -669,8 +957,22 @@ def test_maths_has_its_renderer(site):
 
 def test_building_is_quiet_and_runs_no_cell(tmp_path):
     "A notebook whose code cannot run is rendered all the same, and nothing in it happens."
-    nb = dict(nbformat=4, nbformat_minor=5, metadata={}, cells=[dict(cell_type="markdown", id="a", metadata={}, source="# T\n\n> S"),
-              dict(cell_type="code", id="b", metadata={}, execution_count=None, source=f"open({str(tmp_path / 'ran')!r}, 'w')", outputs=[])])
+    nb = dict(
+        nbformat=4,
+        nbformat_minor=5,
+        metadata={},
+        cells=[
+            dict(cell_type="markdown", id="a", metadata={}, source="# T\n\n> S"),
+            dict(
+                cell_type="code",
+                id="b",
+                metadata={},
+                execution_count=None,
+                source=f"open({str(tmp_path / 'ran')!r}, 'w')",
+                outputs=[],
+            ),
+        ],
+    )
     (tmp_path / "x.ipynb").write_text(json.dumps(nb))
     out = S.page_cells(tmp_path / "x.ipynb", S.Page("x", tmp_path))
     assert not (tmp_path / "ran").exists() and [c["cell_type"] for c in out["cells"]] == ["raw", "code"]
@@ -679,11 +981,14 @@ def test_building_is_quiet_and_runs_no_cell(tmp_path):
 def test_samples_bring_their_lens_and_a_truth_that_holds():
     "The room comes first, the motorcycle last, each with its own camera; the motorcycle is as long as its maker says."
     from dogdepth.depth import MOTORCYCLE_CAMERA, motorcycle
+
     photos = S.sample_photos()
     assert [p[0] for p in photos] == ["room", "motorcycle"]
     name, img, depth, cam = photos[-1]
     assert cam == MOTORCYCLE_CAMERA and img.shape[:2] == depth.shape == (cam.height, cam.width)
-    assert S.wheelbase_share(depth, cam) == pytest.approx(1, abs=1e-5) and S.wheelbase_share(motorcycle()[1], cam) == pytest.approx(.637, abs=.001)
+    assert S.wheelbase_share(depth, cam) == pytest.approx(1, abs=1e-5) and S.wheelbase_share(
+        motorcycle()[1], cam
+    ) == pytest.approx(0.637, abs=0.001)
     assert ((depth > 0) == (motorcycle()[1] > 0)).all()
 
 
@@ -692,19 +997,32 @@ def test_written_samples_carry_lens_and_depth(tmp_path):
     S.write_samples(tmp_path, about)
     assert json.loads((tmp_path / "model.json").read_text()) == about
     for (name, img, depth, cam), s in zip(S.sample_photos(), about["samples"]):
-        assert s["name"] == name and s["camera"]["fx"] == cam.fx and (s["camera"]["width"], s["camera"]["height"]) == img.shape[1::-1]
+        assert (
+            s["name"] == name
+            and s["camera"]["fx"] == cam.fx
+            and (s["camera"]["width"], s["camera"]["height"]) == img.shape[1::-1]
+        )
         mm = np.fromfile(tmp_path / s["truth"]["file"], "<u2").reshape(s["truth"]["height"], s["truth"]["width"])
-        assert abs(mm / 1000 - depth[::2, ::2].clip(0, 65.535)).max() < .001
+        assert abs(mm / 1000 - depth[::2, ::2].clip(0, 65.535)).max() < 0.001
 
 
 def test_import_is_light():
-    r = subprocess.run([sys.executable, "-c", "import dogdepth.site, sys; print({'torch','plotly','matplotlib','nbdev','smalldocs','bs4'} & set(sys.modules))"], capture_output=True, text=True)
+    r = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import dogdepth.site, sys; print({'torch','plotly','matplotlib','nbdev','smalldocs','bs4'} & "
+            "set(sys.modules))",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert r.stdout.strip() == "set()", r.stdout + r.stderr
 
 
 def test_a_flat_picture_stands_upright():
     z = np.zeros((20, 30))
-    z[0] = 1                                                 # Plotly draws row 0 at the bottom
+    z[0] = 1  # Plotly draws row 0 at the bottom
     img = painted(go.Figure(go.Heatmap(z=z)).update_layout(yaxis=dict(scaleanchor="x")))
     rows = np.where((abs(img[..., :3] - [253, 231, 36]) < 12).all(-1).any(1))[0]
     assert len(rows) and rows.min() > img.shape[0] / 2
@@ -715,6 +1033,7 @@ def test_a_reversed_axis_stays_reversed():
         img = painted(go.Figure(go.Scatter(y=[0, 0, 0, 5, 5, 5], mode="lines")).update_layout(yaxis=how))
         at = np.where((abs(img[..., :3] - [31, 119, 180]) < 40).all(-1))
         return at[0][at[1].argmax()] < at[0][at[1].argmin()]
+
     assert top() and not top(autorange="reversed")
 
 

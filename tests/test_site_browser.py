@@ -1,4 +1,5 @@
 "The site in a real browser: rooms drawn and turned, sliders, search, dark mode, the network in the page; no complaint, and nothing asked of anybody else."
+
 import io
 import json
 import re
@@ -9,8 +10,23 @@ import pytest
 from PIL import Image
 from sites import CHROME, FLAGS, ROOT, serve
 
-WIDTHS = {"desktop": dict(viewport=dict(width=1280, height=900)), "phone": dict(viewport=dict(width=390, height=800), has_touch=True, is_mobile=True, device_scale_factor=1)}
-PAGES = sorted([p.stem + ".html" for p in (ROOT / "nbs").glob("*.ipynb")] + [p.stem + ".html" for p in (ROOT / "nbs" / "workshop").glob("*.ipynb")] + ["try.html", "glossary.html", "experiments.html", "changelog.html", "api/index.html", "api/dog.html", "api/cloud.html"])
+WIDTHS = {
+    "desktop": dict(viewport=dict(width=1280, height=900)),
+    "phone": dict(viewport=dict(width=390, height=800), has_touch=True, is_mobile=True, device_scale_factor=1),
+}
+PAGES = sorted(
+    [p.stem + ".html" for p in (ROOT / "nbs").glob("*.ipynb")]
+    + [p.stem + ".html" for p in (ROOT / "nbs" / "workshop").glob("*.ipynb")]
+    + [
+        "try.html",
+        "glossary.html",
+        "experiments.html",
+        "changelog.html",
+        "api/index.html",
+        "api/dog.html",
+        "api/cloud.html",
+    ]
+)
 
 
 class Visit:
@@ -23,7 +39,15 @@ class Visit:
         c = self.chrome.new_context(reduced_motion="reduce", **{**WIDTHS[width], **more})
         p = c.new_page()
         p.set_default_timeout(90_000)
-        p.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") and not re.search("GPU stall|willReadFrequently|WebGL.*(fallback|deprecated)", m.text) else None)
+        p.on(
+            "console",
+            lambda m: (
+                self.said.append(m.text)
+                if m.type in ("error", "warning")
+                and not re.search("GPU stall|willReadFrequently|WebGL.*(fallback|deprecated)", m.text)
+                else None
+            ),
+        )
         p.on("pageerror", lambda e: self.said.append(str(e)))
         p.on("requestfailed", lambda r: self.said.append(f"failed: {r.url}") if "search.json" not in r.url else None)
         p.on("request", lambda r: self.asked.append(r.url))
@@ -34,7 +58,9 @@ class Visit:
 
     def done(self):
         assert not self.said, self.said
-        assert self.asked and all(u.startswith((self.address, "blob:", "data:")) for u in self.asked), [u for u in self.asked if not u.startswith(self.address)][:5]
+        assert self.asked and all(u.startswith((self.address, "blob:", "data:")) for u in self.asked), [
+            u for u in self.asked if not u.startswith(self.address)
+        ][:5]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +77,7 @@ def engine():
         yield Visit(chromium, address)
         chromium.close()
         server.shutdown()
+
     with sync_playwright() as p:
         yield start
 
@@ -86,7 +113,12 @@ def drawn(page, k=0):
 
 def turns(page):
     "The first 3D view: many colours, other pixels after a drag and after a key, and back again by 0."
-    box = drawn(page, page.evaluate("[...document.querySelectorAll('.turn[data-figure]')].findIndex(b => b.classList.contains('solid'))"))
+    box = drawn(
+        page,
+        page.evaluate(
+            "[...document.querySelectorAll('.turn[data-figure]')].findIndex(b => b.classList.contains('solid'))"
+        ),
+    )
     shot = lambda: np.asarray(Image.open(io.BytesIO(box.locator(".plot").screenshot())).convert("RGB")).astype(int)
     first = shot()
     assert len(np.unique(first.reshape(-1, 3) // 16, axis=0)) > 20, "the view is empty"
@@ -100,25 +132,32 @@ def turns(page):
     page.mouse.up()
     page.wait_for_timeout(600)
     second = shot()
-    assert (np.abs(second - first).sum(2) > 60).mean() > .05, "a drag changes nothing"
+    assert (np.abs(second - first).sum(2) > 60).mean() > 0.05, "a drag changes nothing"
     box.locator(".plot").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(400)
-    assert (np.abs(shot() - second).sum(2) > 60).mean() > .02, "a key changes nothing"
+    assert (np.abs(shot() - second).sum(2) > 60).mean() > 0.02, "a key changes nothing"
     page.keyboard.press("0")
     page.wait_for_timeout(600)
-    assert page.evaluate("(f => JSON.stringify(f.plotBox.layout.scene.camera.eye) === JSON.stringify(f.home.eye))(dogdepth.figures.find(f => f.solid))"), "0 does not lead back"
+    assert page.evaluate(
+        "(f => JSON.stringify(f.plotBox.layout.scene.camera.eye) === JSON.stringify(f.home.eye))(dogdepth.figures.find(f => f.solid))"
+    ), "0 does not lead back"
 
 
 # --- make test: one page of each kind
 
+
 def test_first_page_turns_and_paints_before_plotly(visit):
     held = []
     p = visit.go("index.html", before=lambda p: p.route("**/plotly.min.js", lambda r: held.append(r)))
-    p.wait_for_function("document.querySelector('.turn img').complete && document.querySelector('.turn img').naturalWidth > 0")
+    p.wait_for_function(
+        "document.querySelector('.turn img').complete && document.querySelector('.turn img').naturalWidth > 0"
+    )
     a = pixels(p, ".turn[data-figure]")
-    assert len(np.unique(a.reshape(-1, 3) // 16, axis=0)) > 50 and not p.query_selector(".turn canvas")  # the still, and nothing else yet
-    assert p.locator(".turn").first.bounding_box()["y"] < 900                                            # begins in the first screen
+    assert len(np.unique(a.reshape(-1, 3) // 16, axis=0)) > 50 and not p.query_selector(
+        ".turn canvas"
+    )  # the still, and nothing else yet
+    assert p.locator(".turn").first.bounding_box()["y"] < 900  # begins in the first screen
     p.wait_for_timeout(200)
     for r in held:
         r.continue_()
@@ -143,15 +182,20 @@ def test_the_chapters_can_be_read_and_reached_on_a_phone(visit, scheme):
     p.locator(".quarto-btn-toggle").click()
     p.wait_for_function("document.getElementById('quarto-sidebar').classList.contains('show')")
     p.wait_for_timeout(500)
-    box, head, back, screen = p.evaluate("""() => { const e = document.getElementById('quarto-sidebar'), r = e.getBoundingClientRect();
+    box, head, back, screen = (
+        p.evaluate("""() => { const e = document.getElementById('quarto-sidebar'), r = e.getBoundingClientRect();
         return [[r.top, r.bottom], document.getElementById('quarto-header').getBoundingClientRect().bottom, getComputedStyle(e).backgroundColor, innerHeight]; }""")
+    )
     assert re.fullmatch(r"rgb\(\d+, \d+, \d+\)", back), f"the panel lets the text through: {back}"
     assert head - 1 <= box[0] <= head + 2 and box[1] <= screen + 1
     last = p.locator("#quarto-sidebar a.sidebar-link").last
     last.scroll_into_view_if_needed()
     r = last.bounding_box()
     assert head <= r["y"] and r["y"] + r["height"] <= screen + 2
-    assert p.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('#quarto-sidebar') !== null", [r["x"] + 10, r["y"] + r["height"] / 2])
+    assert p.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('#quarto-sidebar') !== null",
+        [r["x"] + 10, r["y"] + r["height"] / 2],
+    )
 
 
 def test_sliders_move(visit):
@@ -163,10 +207,15 @@ def test_sliders_move(visit):
         box = drawn(p, k)
         slider = box.locator("input[type=range]")
         assert slider.count() == 1 and p.locator(f"label[for='{slider.get_attribute('id')}']").inner_text()
-        before, words = np.asarray(Image.open(io.BytesIO(box.locator(".plot").screenshot())).convert("RGB")).astype(int), box.locator("output").inner_text()
+        before, words = (
+            np.asarray(Image.open(io.BytesIO(box.locator(".plot").screenshot())).convert("RGB")).astype(int),
+            box.locator("output").inner_text(),
+        )
         slider.focus()
         for _ in range(3):
-            p.keyboard.press("ArrowRight" if int(slider.input_value()) < int(slider.get_attribute("max")) - 2 or _ else "ArrowLeft")
+            p.keyboard.press(
+                "ArrowRight" if int(slider.input_value()) < int(slider.get_attribute("max")) - 2 or _ else "ArrowLeft"
+            )
         p.keyboard.press("Home")
         p.wait_for_timeout(400)
         after = np.asarray(Image.open(io.BytesIO(box.locator(".plot").screenshot())).convert("RGB")).astype(int)
@@ -174,7 +223,9 @@ def test_sliders_move(visit):
             p.keyboard.press("End")
             p.wait_for_timeout(400)
             after = np.asarray(Image.open(io.BytesIO(box.locator(".plot").screenshot())).convert("RGB")).astype(int)
-        assert words != box.locator("output").inner_text() and (np.abs(after - before).sum(2) > 40).mean() > .002, f"slider {k} moves nothing"
+        assert words != box.locator("output").inner_text() and (np.abs(after - before).sum(2) > 40).mean() > 0.002, (
+            f"slider {k} moves nothing"
+        )
 
 
 def test_search_and_dark_mode_and_maths(visit):
@@ -201,7 +252,9 @@ def test_keyboard_alone_reaches_everything(visit):
     assert p.evaluate("document.activeElement.className") == "skip"
     p.keyboard.press("Enter")
     assert p.evaluate("document.activeElement.tagName") == "MAIN"
-    seen = p.evaluate("""() => [...document.querySelectorAll('a, button, input, summary, select')].filter(e => e.checkVisibility() && e.tabIndex < 0).map(e => e.outerHTML.slice(0, 80))""")
+    seen = p.evaluate(
+        """() => [...document.querySelectorAll('a, button, input, summary, select')].filter(e => e.checkVisibility() && e.tabIndex < 0).map(e => e.outerHTML.slice(0, 80))"""
+    )
     assert not seen, seen
     fold = p.locator("#quarto-sidebar a[data-bs-toggle=collapse]").first
     fold.focus()
@@ -215,25 +268,41 @@ def test_keyboard_alone_reaches_everything(visit):
 def test_the_filter_in_the_page_is_pythons(visit, kind):
     from dogdepth.dog import focus_scores, modified_dog, to_grey
     from dogdepth.rooms import render_room
-    img = render_room(5, 208, 368)["image"] if kind == "room" else np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+
+    img = (
+        render_room(5, 208, 368)["image"]
+        if kind == "room"
+        else np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    )
     p = visit.go("try.html")
-    out = p.evaluate("""async ([rgb, h, w, sigmas]) => { const d = await import(dogdepth.root + 'site/depth.js'), g = d.toGrey(Uint8Array.from(rgb));
+    out = p.evaluate(
+        """async ([rgb, h, w, sigmas]) => { const d = await import(dogdepth.root + 'site/depth.js'), g = d.toGrey(Uint8Array.from(rgb));
         return {grey: [...g], scores: d.focusScores(g, h, w), dog: [...d.modifiedDog(g, h, w)], fixed: sigmas.map(s => [...d.modifiedDog(g, h, w, s)])}; }""",
-        [img.ravel().tolist(), *img.shape[:2], [2, 9.5, 40]])
+        [img.ravel().tolist(), *img.shape[:2], [2, 9.5, 40]],
+    )
     assert out["grey"] == to_grey(img).ravel().tolist()
     assert np.allclose(out["scores"], focus_scores(img), rtol=1e-9)
-    for js, py in [(out["dog"], modified_dog(img)), *zip(out["fixed"], (modified_dog(img, sigma=s) for s in (2, 9.5, 40)))]:
+    for js, py in [
+        (out["dog"], modified_dog(img)),
+        *zip(out["fixed"], (modified_dog(img, sigma=s) for s in (2, 9.5, 40))),
+    ]:
         off = np.abs(np.array(js) - py.ravel().astype(int))
-        assert off.max() <= 2 and (off > 1).mean() < .001 and (off > 0).mean() < .05  # each of Python's two blurs may be off by one
+        assert (
+            off.max() <= 2 and (off > 1).mean() < 0.001 and (off > 0).mean() < 0.05
+        )  # each of Python's two blurs may be off by one
 
 
 @pytest.mark.parametrize("size", [(100, 77), (48, 64), (31, 200)])
 def test_resizing_in_the_page_is_opencvs(visit, size):
     import cv2
+
     a = np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)
     area = size[0] <= 97 and size[1] <= 131
     p = visit.go("try.html")
-    js = p.evaluate("async ([a, h, w, area]) => [...(await import(dogdepth.root + 'site/depth.js')).resize(Uint8Array.from(a), 97, 131, h, w, 3, area)]", [a.ravel().tolist(), *size, area])
+    js = p.evaluate(
+        "async ([a, h, w, area]) => [...(await import(dogdepth.root + 'site/depth.js')).resize(Uint8Array.from(a), 97, 131, h, w, 3, area)]",
+        [a.ravel().tolist(), *size, area],
+    )
     py = cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     assert np.abs(np.array(js).reshape(*size, 3) - py).max() <= 1
 
@@ -247,6 +316,7 @@ def test_without_the_network_the_try_page_says_so(chrome):
 
 # --- make test-all: every page, both widths; what is rare; the network
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("page", PAGES)
@@ -256,13 +326,17 @@ def test_every_page(visit, page, width, tmp_path):
     for k in range(p.locator(".turn[data-figure]").count()):
         drawn(p, k)
     assert p.evaluate("document.documentElement.scrollWidth <= innerWidth + 1"), "the page scrolls sideways"
-    broken = p.evaluate("""async () => { const bad = []; for (const i of document.images) { i.loading = 'eager'; try { await i.decode(); } catch { bad.push(i.src); } } return bad; }""")
+    broken = p.evaluate(
+        """async () => { const bad = []; for (const i of document.images) { i.loading = 'eager'; try { await i.decode(); } catch { bad.push(i.src); } } return bad; }"""
+    )
     assert not broken
     p.screenshot(path=tmp_path / f"{page.replace('/', '_')[:-5]}-{width}.png", full_page=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["index.html", "01_rooms.html", "02_nyu.html", "12_predict.html", "13_evaluate.html", "14_cloud.html"])
+@pytest.mark.parametrize(
+    "page", ["index.html", "01_rooms.html", "02_nyu.html", "12_predict.html", "13_evaluate.html", "14_cloud.html"]
+)
 def test_views_turn_on_their_pages(visit, page):
     turns(visit.go(page))
 
@@ -289,7 +363,9 @@ def test_without_webgl_there_is_the_picture(engine, site):
     with engine(site, "--disable-gpu", "--disable-3d-apis") as visit:
         p = visit.go("index.html")
         p.wait_for_selector(".turn .note")
-        assert p.locator(".turn img").first.is_visible() and "still picture" in p.locator(".turn .note").first.inner_text()
+        assert (
+            p.locator(".turn img").first.is_visible() and "still picture" in p.locator(".turn .note").first.inner_text()
+        )
 
 
 @pytest.mark.slow
@@ -316,6 +392,7 @@ def test_the_network_in_the_page_answers_as_python(engine, whole_site, name):
     from dogdepth.depth import Camera
     from dogdepth.files import read_image
     from dogdepth.predict import Predictor
+
     about = json.loads((whole_site / "site/model/model.json").read_text())
     cam = next(s["camera"] for s in about["samples"] if s["name"] == name)
     img = read_image(whole_site / f"site/model/{name}.jpg")
@@ -327,10 +404,14 @@ def test_the_network_in_the_page_answers_as_python(engine, whole_site, name):
         p.wait_for_function("/looked at/.test(document.getElementById('try-say').textContent)", timeout=180_000)
         got = np.array(p.evaluate("[...dogdepthTry.now.metres]"), np.float32).reshape(want.shape)
         off = np.abs(got / want - 1)
-        assert off.max() < .02 and np.median(off) < .005, (off.max(), np.median(off))
-        ends = [float(p.inner_text(f"#try-{e}").split()[0]) for e in ("lo", "hi")]  # one range everywhere: 2nd to 98th percentile of the prediction, through its own lens
-        assert ends == pytest.approx(np.percentile(want, (2, 98)), rel=.03)
-        assert "known" in p.inner_text("#try-lens") and p.input_value("#try-fov") == str(round(np.degrees(2 * np.arctan(cam["width"] / 2 / cam["fx"]))))
+        assert off.max() < 0.02 and np.median(off) < 0.005, (off.max(), np.median(off))
+        ends = [
+            float(p.inner_text(f"#try-{e}").split()[0]) for e in ("lo", "hi")
+        ]  # one range everywhere: 2nd to 98th percentile of the prediction, through its own lens
+        assert ends == pytest.approx(np.percentile(want, (2, 98)), rel=0.03)
+        assert "known" in p.inner_text("#try-lens") and p.input_value("#try-fov") == str(
+            round(np.degrees(2 * np.arctan(cam["width"] / 2 / cam["fx"])))
+        )
         assert "AbsRel" in p.inner_text("#try-truth") and p.locator("#try-room").is_visible()
         room = pixels(p, "#try-room")
         assert len(np.unique(room.reshape(-1, 3) // 16, axis=0)) > 30
@@ -338,20 +419,23 @@ def test_the_network_in_the_page_answers_as_python(engine, whole_site, name):
         for _ in range(4):
             p.keyboard.press("ArrowRight")
         p.wait_for_timeout(500)
-        assert (np.abs(pixels(p, "#try-room") - room).sum(2) > 60).mean() > .05
+        assert (np.abs(pixels(p, "#try-room") - room).sum(2) > 60).mean() > 0.05
         p.locator("#try .probe").nth(1).focus()
         p.keyboard.press("ArrowRight")
         assert re.fullmatch(r"\d+\.\d\d m(, measured \d+\.\d\d m)?", p.inner_text("#try-reading"))
-        p.fill("#try-fov", "90") if False else p.locator("#try-fov").evaluate("e => { e.value = 90; e.dispatchEvent(new Event('input')); }")
+        p.fill("#try-fov", "90") if False else p.locator("#try-fov").evaluate(
+            "e => { e.value = 90; e.dispatchEvent(new Event('input')); }"
+        )
         fx = want.shape[1] / 2 / np.tan(np.pi / 4)
         got = np.array(p.evaluate("[...dogdepthTry.now.metres]"), np.float32).reshape(want.shape)
-        assert np.abs(got / want / (fx / cam["fx"]) - 1).max() < .012  # another lens: depth goes with the focal length
+        assert np.abs(got / want / (fx / cam["fx"]) - 1).max() < 0.012  # another lens: depth goes with the focal length
         visit.done()
 
 
 @pytest.mark.slow
 def test_a_visitors_own_files(engine, whole_site, tmp_path):
     from skimage import data
+
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 28
     Image.fromarray(data.coffee()).save(tmp_path / "coffee.jpg", exif=exif)
@@ -361,14 +445,23 @@ def test_a_visitors_own_files(engine, whole_site, tmp_path):
     with engine(whole_site) as visit:
         p = visit.go("try.html", "phone")
         p.wait_for_function("!document.querySelector('#try-file').disabled")
-        for name, says in (("coffee.jpg", "looked at"), ("upright.png", "looked at"), ("words.txt", "not a picture"), ("torn.jpg", "cannot be read")):
+        for name, says in (
+            ("coffee.jpg", "looked at"),
+            ("upright.png", "looked at"),
+            ("words.txt", "not a picture"),
+            ("torn.jpg", "cannot be read"),
+        ):
             p.evaluate("document.getElementById('try-say').textContent = ''")
             p.set_input_files("#try-file", tmp_path / name)
-            p.wait_for_function("s => document.getElementById('try-say').textContent.includes(s)", arg=says, timeout=180_000)
+            p.wait_for_function(
+                "s => document.getElementById('try-say').textContent.includes(s)", arg=says, timeout=180_000
+            )
             if name == "coffee.jpg":
                 w, h = p.evaluate("[dogdepthTry.now.width, dogdepthTry.now.height]")
                 assert np.isclose(p.evaluate("dogdepthTry.now.camera.fx"), 28 / 43.267 * np.hypot(w, h), rtol=1e-6)
-                assert p.evaluate("dogdepthTry.now.size") == [224, 336] and "noted its lens" in p.inner_text("#try-lens")
+                assert p.evaluate("dogdepthTry.now.size") == [224, 336] and "noted its lens" in p.inner_text(
+                    "#try-lens"
+                )
             if name == "upright.png":
                 assert p.evaluate("dogdepthTry.now.size") == [336, 224] and "does not say" in p.inner_text("#try-lens")
         assert p.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")

@@ -1,4 +1,5 @@
 "The clock, the checks before it, the ladder's rungs and the results file."
+
 import importlib.util
 import json
 import subprocess
@@ -14,7 +15,17 @@ from dogdepth import jobs, timing
 from dogdepth.dog import focus_scores, modified_dog, to_grey
 from dogdepth.jobs import JOBS, STATES, bench_dog, format_rows, fresh
 from dogdepth.timing import (
-    LADDER, Timing, bench, environment, machine_slug, patch_scores, python_dog, python_scores, race, read_results, write_results,
+    LADDER,
+    Timing,
+    bench,
+    environment,
+    machine_slug,
+    patch_scores,
+    python_dog,
+    python_scores,
+    race,
+    read_results,
+    write_results,
 )
 
 
@@ -24,6 +35,7 @@ def photo(h=160, w=200, seed=0):
 
 
 # --- the clock
+
 
 def test_bench_measures_a_known_length():
     t = bench(time.sleep, 0.02, repeats=(4, 4))
@@ -47,7 +59,7 @@ def test_bench_synchronises_inside_the_timed_region(monkeypatch):
     t = bench(lambda: log.append("run"), warmup=0, repeats=(3, 3))
     assert log == ["sync", "run", "sync"] * 3 and 10 <= min(t.ms) < 20
     log.clear()
-    t, = race({"a": lambda x: log.append("run") or 0}, [0, 0], rounds=1)
+    (t,) = race({"a": lambda x: log.append("run") or 0}, [0, 0], rounds=1)
     assert log == ["run"] * 2 + ["sync", "run", "sync"] * 2 and 10 <= min(t.ms) < 20
 
 
@@ -55,11 +67,14 @@ def test_timing_statistics():
     t = Timing("x", tuple(float(v) for v in range(101)))
     row = t.row()
     assert (t.median, t.at(25), t.at(75)) == (50, 25, 75)
-    assert row == dict(name="x", runs=101, mean_ms=50, min_ms=0, q25_ms=25, median_ms=50, q75_ms=75, p99_ms=99, max_ms=100)
+    assert row == dict(
+        name="x", runs=101, mean_ms=50, min_ms=0, q25_ms=25, median_ms=50, q75_ms=75, p99_ms=99, max_ms=100
+    )
     assert "middle half 25 to 75 (101 runs)" in repr(t)
 
 
 # --- equal first
+
 
 def test_race_refuses_different_answers():
     with pytest.raises(ValueError, match="'off' differs from 'ref' by up to 2, more than 1: not timed"):
@@ -111,7 +126,7 @@ def test_rungs_of_the_ladder(rung):
 @pytest.mark.parametrize("size", [(1, 7), (2, 2), (20, 31), (48, 40)])
 @pytest.mark.parametrize("sigma", [0.7, 3, 9.5])
 def test_plain_python_filter(size, sigma):
-    g = to_grey(photo(56, 64))[:size[0], :size[1]]
+    g = to_grey(photo(56, 64))[: size[0], : size[1]]
     off = abs(python_dog(g, sigma) - modified_dog(g, sigma=sigma, saturate=False))
     assert off.max() <= 1
 
@@ -126,15 +141,25 @@ def test_every_rung_of_the_ladder_is_the_filter():
 
 # --- the machine
 
+
 def test_environment_and_slug():
     env = environment()
     assert env["cores"] >= 1 and env["numpy"] == np.__version__ and env["torch"]
     slug = machine_slug(env)
-    assert slug == machine_slug() and set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") and "cores-torch-" in slug
+    assert (
+        slug == machine_slug() and set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") and "cores-torch-" in slug
+    )
     import platform
+
     assert not platform.node() or len(platform.node()) < 4 or platform.node().lower() not in slug
-    assert machine_slug(dict(cpu="AMD Ryzen 7 5800X 8-Core Processor", gpu="", cores=16, torch="2.4.1+cu121")) == "amd-ryzen-7-5800x-8-core-16-cores-torch-2.4.1"
-    assert machine_slug(dict(cpu="Apple M1", gpu="Tesla V100", cores=8, torch="2.4")) == "apple-m1-tesla-v100-8-cores-torch-2.4"
+    assert (
+        machine_slug(dict(cpu="AMD Ryzen 7 5800X 8-Core Processor", gpu="", cores=16, torch="2.4.1+cu121"))
+        == "amd-ryzen-7-5800x-8-core-16-cores-torch-2.4.1"
+    )
+    assert (
+        machine_slug(dict(cpu="Apple M1", gpu="Tesla V100", cores=8, torch="2.4"))
+        == "apple-m1-tesla-v100-8-cores-torch-2.4"
+    )
 
 
 def test_import_is_light():
@@ -143,6 +168,7 @@ def test_import_is_light():
 
 
 # --- jobs in fresh processes
+
 
 def test_every_job_runs_in_both_states(tmp_path):
     rows = bench_dog(frames=[photo(seed=s) for s in range(2)], out=tmp_path, jobs=("scores", "filter"), clock="cpu")
@@ -154,7 +180,7 @@ def test_every_job_runs_in_both_states(tmp_path):
         assert r["size"] == "160x200" and r["cv2_threads"] == 1 and r["clock"] == "cpu" and r["photos"] == "your own"
     text = format_rows(rows)
     assert rows[0]["cpu"] in text and len(text.splitlines()) == 4 + len(rows)
-    path, = tmp_path.glob("*.csv")
+    (path,) = tmp_path.glob("*.csv")
     assert path.name == f"timing-{machine_slug()}.csv" and len(read_results(path)) == len(rows)
 
 
@@ -168,8 +194,10 @@ def test_batch_and_peers_agree_and_are_timed():
 
 
 def test_kornia_joins_where_it_is_installed(monkeypatch):
-    "A stand-in for kornia: it is looked for by name, called with its own signature, and its answer is checked like the others'."
+    """A stand-in for kornia: it is looked for by name, called with its own signature, and its answer is checked like
+    the others'."""
     import torch
+
     calls = []
 
     def gaussian_blur2d(x, kernel, sigma):
@@ -181,7 +209,7 @@ def test_kornia_joins_where_it_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia.filters", filters)
     monkeypatch.setitem(sys.modules, "kornia", types.SimpleNamespace(filters=filters))
     monkeypatch.setattr(jobs, "find_spec", lambda name: name == "kornia")
-    (_, sigma, ts), = jobs._dog_job([photo(96, 128)], "cpu", sigmas=(4,))
+    ((_, sigma, ts),) = jobs._dog_job([photo(96, 128)], "cpu", sigmas=(4,))
     assert ts[-1].name == "kornia, float32" and calls[0] == ((37, 37), (4, 4))
 
 
@@ -191,7 +219,11 @@ def test_ladder_and_floor_jobs():
     assert (crop, sigma, name) == ("crop of 60x80", 5, "ladder") and [t.name for t in rungs] == list(LADDER)
     assert low[0].median > 20 * low[1].median
     ((table, _, floor),) = jobs._floor_job(frames, "cpu")
-    assert table == "floor" and [t.name for t in floor] == ["grey conversion", "copy of the photo"] and all(len(t.ms) == 2 for t in floor)
+    assert (
+        table == "floor"
+        and [t.name for t in floor] == ["grey conversion", "copy of the photo"]
+        and all(len(t.ms) == 2 for t in floor)
+    )
 
 
 def test_photos_are_spread_over_the_set(data):
@@ -213,6 +245,7 @@ def test_one_state_only(tmp_path):
 
 def test_a_wrong_batch_is_not_timed(monkeypatch):
     from dogdepth import dog
+
     right = dog.modified_dog_batch
     monkeypatch.setattr(dog, "modified_dog_batch", lambda x: right(x) + 2 / 255)
     with pytest.raises(ValueError, match="differs from modified_dog by .* levels: not timed"):
@@ -235,6 +268,7 @@ def test_wrong_arguments():
 
 # --- the file
 
+
 def test_results_replace_their_own_tables(tmp_path):
     row = lambda table, name, ms, state="warm": dict(table=table, sigma="", state=state, name=name, median_ms=ms)
     write_results([row("filter", "a", 1.0), row("filter", "a", 7.0, "cold"), row("scores", "b", 2.0)], tmp_path)
@@ -252,9 +286,12 @@ def test_results_replace_their_own_tables(tmp_path):
 def test_stored_results_name_no_computer():
     import platform
     from pathlib import Path
+
     for p in (Path(__file__).parents[1] / "results").glob("timing-*.csv"):
         rows = read_results(p)
-        assert {"filter", "scores", "dog", "ladder", "floor", "batch"} <= {r["table"] for r in rows} and p.name == f"timing-{machine_slug(rows[0])}.csv"
+        assert {"filter", "scores", "dog", "ladder", "floor", "batch"} <= {
+            r["table"] for r in rows
+        } and p.name == f"timing-{machine_slug(rows[0])}.csv"
         assert len(platform.node()) < 4 or platform.node() not in p.read_text()
 
 
@@ -263,8 +300,24 @@ def test_jobs_and_states_are_json(tmp_path):
 
 
 def test_the_head_of_a_table_speaks_for_all_its_rows():
-    e = dict(environment(), table="scores", sigma="", state="warm", clock="cpu", size="8x8", runs=1, median_ms=1.0, q25_ms=1.0, q75_ms=1.0)
-    head = format_rows([e | dict(name="a", commit="abc", load=1.5, photos=""), e | dict(name="b", commit="def", load=4.0, photos="mine")]).splitlines()[0]
+    e = dict(
+        environment(),
+        table="scores",
+        sigma="",
+        state="warm",
+        clock="cpu",
+        size="8x8",
+        runs=1,
+        median_ms=1.0,
+        q25_ms=1.0,
+        q75_ms=1.0,
+    )
+    head = format_rows(
+        [
+            e | dict(name="a", commit="abc", load=1.5, photos=""),
+            e | dict(name="b", commit="def", load=4.0, photos="mine"),
+        ]
+    ).splitlines()[0]
     assert "commit abc, def" in head and "load 1.5 to 4" in head and "mine" in head
     with pytest.raises(ValueError, match="at least one row"):
         format_rows([])

@@ -1,4 +1,5 @@
 "05_unet: sizes, counts, footprints and floors of the U-Net."
+
 import copy
 
 import pytest
@@ -32,15 +33,30 @@ def test_depth_sets_the_levels(depth):
     skips, x = net.encode(torch.rand(1, 3, 2 * m + 1, 3 * m + 1))
     assert x.shape == (1, 2 * m, 2, 3)
     assert [tuple(s.shape[1:]) for s in skips] == [(2 * 2**i, (2 * m + 1) >> i, (3 * m + 1) >> i) for i in range(depth)]
-    with pytest.raises(ValueError, match=rf"depth {depth} needs at least {m}x{m} pixels, got \({m - 1}, 99\).*smaller depth"):
+    with pytest.raises(
+        ValueError, match=rf"depth {depth} needs at least {m}x{m} pixels, got \({m - 1}, 99\).*smaller depth"
+    ):
         net(torch.rand(1, 3, m - 1, 99))
 
 
-@pytest.mark.parametrize("bad, match", [
-    (dict(depth=0), "depth should be a whole number, 1 or more, got 0"), (dict(width=0), "width should be .*got 0"), (dict(width=-4), "got -4"), (dict(ni=0), "ni should be"), (dict(ni=-1), "got -1"),
-    (dict(no=0), "no should be"), (dict(depth=2.5), "depth should be a whole number.*got 2.5"), (dict(width="8"), "width should be .*got '8'"),
-    (dict(act="swish"), r"act should be one of \('selu', 'relu', 'gelu'\), or a class such as nn.SELU, got 'swish'"),
-], ids=str)
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (dict(depth=0), "depth should be a whole number, 1 or more, got 0"),
+        (dict(width=0), "width should be .*got 0"),
+        (dict(width=-4), "got -4"),
+        (dict(ni=0), "ni should be"),
+        (dict(ni=-1), "got -1"),
+        (dict(no=0), "no should be"),
+        (dict(depth=2.5), "depth should be a whole number.*got 2.5"),
+        (dict(width="8"), "width should be .*got '8'"),
+        (
+            dict(act="swish"),
+            r"act should be one of \('selu', 'relu', 'gelu'\), or a class such as nn.SELU, got 'swish'",
+        ),
+    ],
+    ids=str,
+)
 def test_networks_that_cannot_be(bad, match):
     with pytest.raises(ValueError, match=match):
         UNet(**bad)
@@ -55,10 +71,17 @@ def test_an_activation_by_name_or_by_class(name):
     assert isinstance(a.enc1[2], ACTS[name]) and torch.equal(a(torch.ones(1, 3, 8, 8)), b(torch.ones(1, 3, 8, 8)))
 
 
-@pytest.mark.parametrize("x, got", [
-    (torch.rand(1, 6, 32, 32), r"\(1, 6, 32, 32\) torch.float32"), (torch.rand(3, 32, 32), r"\(3, 32, 32\) torch.float32"), (torch.rand(1, 32, 32, 3), r"\(1, 32, 32, 3\)"),
-    (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"\(1, 3, 32, 32\) torch.uint8"), (torch.zeros(1, 3, 32, 32).numpy(), "ndarray"),
-], ids=["channels", "no batch", "channels last", "bytes", "numpy"])
+@pytest.mark.parametrize(
+    "x, got",
+    [
+        (torch.rand(1, 6, 32, 32), r"\(1, 6, 32, 32\) torch.float32"),
+        (torch.rand(3, 32, 32), r"\(3, 32, 32\) torch.float32"),
+        (torch.rand(1, 32, 32, 3), r"\(1, 32, 32, 3\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"\(1, 3, 32, 32\) torch.uint8"),
+        (torch.zeros(1, 3, 32, 32).numpy(), "ndarray"),
+    ],
+    ids=["channels", "no batch", "channels last", "bytes", "numpy"],
+)
 def test_input_is_a_batch_of_floats(x, got):
     net = UNet(3, width=2)
     for call in (net, net.features):
@@ -103,7 +126,8 @@ def test_a_flat_network_draws_with_few_numbers():
 
 
 def test_counts_of_the_report():
-    "31.39 M parameters; 190.7 GFLOP at 480x640 where the decoder stays flat, about 520 where it climbs (a multiply-add counts 2)."
+    """31.39 M parameters; 190.7 GFLOP at 480x640 where the decoder stays flat, about 520 where it climbs (a
+    multiply-add counts 2)."""
     net, flat = UNet().to("meta"), UNet(climb=False).to("meta")
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in flat.parameters()) == 31_392_449
     assert gflop(flat, 6, 480, 640) == pytest.approx(190.749, abs=1e-3)
@@ -111,7 +135,14 @@ def test_counts_of_the_report():
 
 
 def test_block_is_the_reports():
-    assert [type(m) for m in conv_block(3, 4)] == [nn.Conv2d, nn.BatchNorm2d, nn.SELU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(m) for m in conv_block(3, 4)] == [
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.SELU,
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.ReLU,
+    ]
     for name, act in ACTS.items():
         assert isinstance(conv_block(3, 4, act)[2], act), name
     x = torch.rand(2, 3, 9, 7)
@@ -120,7 +151,8 @@ def test_block_is_the_reports():
 
 @pytest.mark.parametrize("depth, wide", [(1, 14), (2, 32), (3, 68), (4, 140)])
 def test_the_middle_sees_so_many_pixels(depth, wide):
-    "The theoretical field of view, by which input pixels have a gradient (all weights positive, averages instead of maxima)."
+    """The theoretical field of view, by which input pixels have a gradient (all weights positive, averages instead of
+    maxima)."""
     torch.manual_seed(0)
     net = UNet(1, width=1, depth=depth, act=nn.Identity).double().eval()
     for m in net.modules():
@@ -184,7 +216,10 @@ def test_one_by_one_is_as_a_batch():
 # --- what a network costs
 
 
-@pytest.mark.parametrize("net, size", [(UNet(width=4), (6, 48, 64)), (UNet(width=4, climb=False), (6, 48, 64)), (UNet(3, width=2, depth=2), (3, 17, 23))])
+@pytest.mark.parametrize(
+    "net, size",
+    [(UNet(width=4), (6, 48, 64)), (UNet(width=4, climb=False), (6, 48, 64)), (UNet(3, width=2, depth=2), (3, 17, 23))],
+)
 def test_operations_are_torchs_own_count(net, size):
     cost = network_cost(net, *size)
     assert cost["flop"] == pytest.approx(1e9 * gflop(copy.deepcopy(net), *size), rel=1e-12)
@@ -236,7 +271,8 @@ def test_kept_is_what_the_real_network_keeps():
 
 
 def test_the_reports_batch_fills_its_card():
-    "28 of the 31 GB that the report measured at batch 30 are what training keeps of thirty pictures; a climbing decoder would not fit its 32."
+    """28 of the 31 GB that the report measured at batch 30 are what training keeps of thirty pictures; a climbing
+    decoder would not fit its 32."""
     flat, climbing = (30 * network_cost(UNet(climb=c), 6, 480, 640)["kept"] / 1e9 for c in (False, True))
     assert 27 < flat < 29 and climbing > 60
 

@@ -1,4 +1,5 @@
 "The renderer against slow oracles and against true views; the film, decoded again."
+
 import io
 import subprocess
 import sys
@@ -33,7 +34,9 @@ def smooth(h, w):
 
 
 def item(h=48, w=64, depth=2.0, image=None):
-    return dict(depth=np.full((h, w), depth, np.float32), camera=camera(h, w), image=smooth(h, w) if image is None else image)
+    return dict(
+        depth=np.full((h, w), depth, np.float32), camera=camera(h, w), image=smooth(h, w) if image is None else image
+    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,9 @@ def test_of_two_points_in_a_pixel_the_nearer_is_seen_and_none_from_behind():
 def test_all_points_of_the_photo_are_drawn(room):
     v = Viewer(room, size=(240, 320))
     assert v.xyz.shape == (3, 240 * 320)
-    assert Viewer(dict(room, camera=NYU_CAMERA, depth=np.ones((480, 640), np.float32), image=colourful(480, 640)), size=(480, 640)).xyz.shape == (3, 307_200)
+    assert Viewer(
+        dict(room, camera=NYU_CAMERA, depth=np.ones((480, 640), np.float32), image=colourful(480, 640)), size=(480, 640)
+    ).xyz.shape == (3, 307_200)
 
 
 # ---------------------------------------------------------------- views
@@ -192,7 +197,7 @@ def test_mixed_colours_at_an_outline_leave_no_ghost():
     v = Viewer(it)
     pose = np.eye(4)
     pose[0, 3] = 0.6  # 12 pixels of disparity uncover the wall to the right
-    grey = (np.abs(v.view(pose).astype(int) - 120).max(-1) < 40)
+    grey = np.abs(v.view(pose).astype(int) - 120).max(-1) < 40
     black = v.view(pose).max(-1) < 40
     near_black = cv2.dilate(black.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     assert black.sum() > 1000
@@ -210,7 +215,11 @@ def test_cracks_are_closed_and_the_behind_is_not_trusted():
     wide[:, 4:7] = 0
     assert not surfaces(wide, np.zeros((9, 9), bool))[1][:, 4:7].any()  # but a hole stays a hole
     slope = np.tile(np.linspace(1, 1.2, 9, dtype=np.float32), (9, 1))
-    np.testing.assert_allclose(surfaces(np.where(np.arange(9) % 4 == 2, 0, slope).astype(np.float32), np.zeros((9, 9), bool))[0][1:-1, 1:-1], slope[1:-1, 1:-1], rtol=0.03)
+    np.testing.assert_allclose(
+        surfaces(np.where(np.arange(9) % 4 == 2, 0, slope).astype(np.float32), np.zeros((9, 9), bool))[0][1:-1, 1:-1],
+        slope[1:-1, 1:-1],
+        rtol=0.03,
+    )
     _, ok = surfaces(near, near < 0.5)
     assert ok[4, 2]  # it stood beside something nearer in the photo, and does so still
     _, ok = surfaces(np.ones((9, 9), np.float32), np.ones((9, 9), bool))
@@ -242,7 +251,10 @@ def test_known_pixels_stay_and_holes_continue_what_is_around():
         assert abs((fill_holes(plain, ok, near * ok).astype(float) - plain)[~ok].mean()) < 0.25
     img = colourful(41, 59)
     np.testing.assert_array_equal(fill_holes(img, np.ones((41, 59), bool), np.ones((41, 59), np.float32)), img)
-    np.testing.assert_array_equal(fill_holes(img, (k := np.arange(59) % 3 > 0) & np.ones((41, 1), bool), np.ones((41, 59), np.float32))[:, k], img[:, k])
+    np.testing.assert_array_equal(
+        fill_holes(img, (k := np.arange(59) % 3 > 0) & np.ones((41, 1), bool), np.ones((41, 59), np.float32))[:, k],
+        img[:, k],
+    )
 
 
 def test_a_hole_between_near_and_far_takes_the_far_colour():
@@ -286,8 +298,17 @@ def read(path):
         for f in box.decode(s):
             frames.append(f.to_ndarray(format="rgb24"))
             times.append(float(f.pts * s.time_base))
-        return SimpleNamespace(frames=frames, times=np.array(times), codec=s.codec_context.name, pixels=s.pix_fmt, rate=float(s.average_rate),
-                               format=box.format.name, streams=len(box.streams), matrix=s.codec_context.colorspace, limited=s.codec_context.color_range == 1)
+        return SimpleNamespace(
+            frames=frames,
+            times=np.array(times),
+            codec=s.codec_context.name,
+            pixels=s.pix_fmt,
+            rate=float(s.average_rate),
+            format=box.format.name,
+            streams=len(box.streams),
+            matrix=s.codec_context.colorspace,
+            limited=s.codec_context.color_range == 1,
+        )
 
 
 def atoms(raw):
@@ -302,7 +323,9 @@ def atoms(raw):
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-@pytest.mark.parametrize("frames,size,fps", [(1, (48, 64), 30), (2, (47, 63), 12.5), (25, (64, 48), 29.97), (9, (17, 640), 60)])
+@pytest.mark.parametrize(
+    "frames,size,fps", [(1, (48, 64), 30), (2, (47, 63), 12.5), (25, (64, 48), 29.97), (9, (17, 640), 60)]
+)
 def test_a_film_reads_back(tmp_path, motion, frames, size, fps):
     it = item()
     orbit_video(it, tmp_path / "a.mp4", frames=frames, size=size, fps=fps, motion=motion)
@@ -312,7 +335,9 @@ def test_a_film_reads_back(tmp_path, motion, frames, size, fps):
     assert v.rate == pytest.approx(fps, rel=1e-3) and (v.matrix, v.limited) == (6, True)
     np.testing.assert_allclose(v.times, np.arange(frames) / fps, atol=1.5e-3)
     names = atoms((tmp_path / "a.mp4").read_bytes())
-    assert names[:2] == ["ftyp", "moov"] and names.index("moov") < names.index("mdat")  # starts before all of it has come
+    assert names[:2] == ["ftyp", "moov"] and names.index("moov") < names.index(
+        "mdat"
+    )  # starts before all of it has come
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -329,9 +354,12 @@ def test_the_first_frame_is_the_photo_and_the_loop_closes(tmp_path, room):
 
 
 def seam(it, motion, n=120):
-    "The step from the last frame to the first, as a share of the step after it; in what is drawn, before a coder changes it."
+    """The step from the last frame to the first, as a share of the step after it; in what is drawn, before a coder
+    changes it."""
     v = Viewer(it)
-    last, first, second = (v.view(orbit_pose(*MOTIONS[motion](k / n, v.swing), v.pivot)).astype(float) for k in (n - 1, 0, 1))
+    last, first, second = (
+        v.view(orbit_pose(*MOTIONS[motion](k / n, v.swing), v.pivot)).astype(float) for k in (n - 1, 0, 1)
+    )
     np.testing.assert_array_equal(first, it["image"])
     return np.abs(last - first).mean() / np.abs(second - first).mean()
 
@@ -344,6 +372,7 @@ def test_the_movement_closes_in_any_room(seed, motion):
 
 def test_the_movement_closes_on_data(data):
     from dogdepth.nyu import sample_frames
+
     for it in sample_frames(3):
         assert seam(it, "sway") == pytest.approx(1, abs=0.15)
 
@@ -367,9 +396,20 @@ def odd_depth():
 
 
 ODD = dict(
-    a_pixel=lambda: item(1, 1), a_row=lambda: item(1, 300), tiny=lambda: item(8, 8), portrait=lambda: item(96, 40), half_holes=lambda: holes(item(), 0.5),
-    one_reading=lambda: holes(item(), 0.9995), odd_depth=odd_depth, far=lambda: item(depth=5000.0), near=lambda: item(depth=0.01), large=lambda: item(900, 1200),
-    near_and_far=lambda: (lambda it: (it["depth"].__setitem__((slice(None), slice(0, 9)), 0.05), it)[1])(item(depth=8.0)))
+    a_pixel=lambda: item(1, 1),
+    a_row=lambda: item(1, 300),
+    tiny=lambda: item(8, 8),
+    portrait=lambda: item(96, 40),
+    half_holes=lambda: holes(item(), 0.5),
+    one_reading=lambda: holes(item(), 0.9995),
+    odd_depth=odd_depth,
+    far=lambda: item(depth=5000.0),
+    near=lambda: item(depth=0.01),
+    large=lambda: item(900, 1200),
+    near_and_far=lambda: (lambda it: (it["depth"].__setitem__((slice(None), slice(0, 9)), 0.05), it)[1])(
+        item(depth=8.0)
+    ),
+)
 
 
 @pytest.mark.filterwarnings("error")
@@ -390,7 +430,16 @@ def test_a_photo_of_another_shape_is_not_distorted():
     assert abs(np.ptp(x) - np.ptp(y)) <= 1 and abs(x.mean() - 160.5) < 1 and np.ptp(x) == pytest.approx(80, abs=2)
 
 
-@pytest.mark.parametrize("shape,size", [((480, 640), (480, 640)), ((3000, 4000), (480, 640)), ((64, 48), (640, 480)), ((50, 50), (554, 554)), ((1, 400), (28, 4096))])
+@pytest.mark.parametrize(
+    "shape,size",
+    [
+        ((480, 640), (480, 640)),
+        ((3000, 4000), (480, 640)),
+        ((64, 48), (640, 480)),
+        ((50, 50), (554, 554)),
+        ((1, 400), (28, 4096)),
+    ],
+)
 def test_size_none_takes_the_photos_shape(tmp_path, shape, size):
     assert film._size_like(shape) == size
     if max(shape) < 100:
@@ -404,7 +453,9 @@ def test_enlarged_depth_has_nothing_between_front_and_back():
     big = viewer._canvas(d, camera(24, 32), colourful(24, 32), (240, 320))[0]
     assert set(np.unique(big)) == {1, 3}
     ramp = np.tile(np.linspace(2, 2.4, 32, dtype=np.float32), (24, 1))
-    assert len(np.unique(viewer._canvas(ramp, camera(24, 32), colourful(24, 32), (240, 320))[0][5])) > 200  # and slopes are no stairs
+    assert (
+        len(np.unique(viewer._canvas(ramp, camera(24, 32), colourful(24, 32), (240, 320))[0][5])) > 200
+    )  # and slopes are no stairs
 
 
 def test_near_things_move_a_tenth_of_the_picture_at_most():
@@ -437,7 +488,11 @@ def test_films_made_side_by_side_are_the_same_film(tmp_path, room):
 
 def test_prediction_item_and_bare_depth_make_the_same_film(tmp_path):
     it = item()
-    forms = [((SimpleNamespace(depth_m=it["depth"], camera=it["camera"], image=it["image"], std_m=None),), {}), ((it,), {}), ((it["depth"],), dict(camera=it["camera"], image=it["image"]))]
+    forms = [
+        ((SimpleNamespace(depth_m=it["depth"], camera=it["camera"], image=it["image"], std_m=None),), {}),
+        ((it,), {}),
+        ((it["depth"],), dict(camera=it["camera"], image=it["image"])),
+    ]
     for k, (args, kw) in enumerate(forms):
         orbit_video(*args, str(tmp_path / f"{k}.mp4"), frames=3, size=(48, 64), **kw)
     first, *others = [np.stack(read(p).frames) for p in sorted(tmp_path.iterdir())]
@@ -562,7 +617,8 @@ def test_a_folder_that_refuses_writing(tmp_path, monkeypatch):
 
 
 def test_a_whole_film_costs_two_cores_two_seconds(tmp_path):
-    "120 frames of 480x640 from 307 200 points, in a fresh process: 4 s of processor time are 2 s on two cores; the clock would count the neighbours' work too."
+    """120 frames of 480x640 from 307 200 points, in a fresh process: 4 s of processor time are 2 s on two cores; the
+    clock would count the neighbours' work too."""
     code = """if 1:
         import sys, time, numpy as np, cv2
         from dogdepth.cloud import orbit_video
@@ -590,7 +646,11 @@ def test_bench_video_keeps_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(film, "_scatter_s", lambda it: 5.0)
     rows = film.bench_video(1, tmp_path)
     (f,) = tmp_path.glob("*.csv")
-    assert [r["name"] for r in read_results(f)] == [r["name"] for r in rows] == ["imports", "orbit_video, sway, 120 frames", "orbit_video, turn, 120 frames", "scatter, 1 view of the 24"]
+    assert (
+        [r["name"] for r in read_results(f)]
+        == [r["name"] for r in rows]
+        == ["imports", "orbit_video, sway, 120 frames", "orbit_video, turn, 120 frames", "scatter, 1 view of the 24"]
+    )
     assert rows[0]["runs"] == 2 and all(r["median_ms"] > 0 for r in rows)
     text = film.format_video_rows(rows)
     assert "about 120 s (one view, times 24)" in text and "480x640" in text
@@ -600,7 +660,8 @@ def test_bench_video_keeps_its_rows(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_film_is_quicker_than_one_scatter(tmp_path):
-    "The report's way: Matplotlib scatters all points. One of its 24 views costs more than our 120 frames (of one processor each, side by side)."
+    """The report's way: Matplotlib scatters all points. One of its 24 views costs more than our 120 frames (of one
+    processor each, side by side)."""
     import matplotlib
 
     matplotlib.use("agg")

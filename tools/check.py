@@ -1,9 +1,10 @@
 """Run every notebook and every test, whatever fails on the way, and say at the end what failed and how to run just that.
 
-    python tools/check.py            # notebooks, then the tests that are quick
-    python tools/check.py --data     # with DOGDEPTH_DATA: the notebooks, and the tests that real data changes
-    python tools/check.py --all      # slow cells and slow tests too
+python tools/check.py            # notebooks, then the tests that are quick
+python tools/check.py --data     # with DOGDEPTH_DATA: the notebooks, and the tests that real data changes
+python tools/check.py --all      # slow cells and slow tests too
 """
+
 import argparse
 import os
 import re
@@ -20,20 +21,31 @@ TAIL = 40  # lines of a failing notebook's output that are shown
 
 def notebooks():
     "Every notebook of the course, in order."
-    return sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if not any(s.startswith((".", "_")) for s in p.relative_to(TOP).parts))
+    return sorted(
+        p for p in (TOP / "nbs").rglob("*.ipynb") if not any(s.startswith((".", "_")) for s in p.relative_to(TOP).parts)
+    )
 
 
 def how(notebook, slow):
     "The command that runs one notebook."
-    return f".venv/bin/nbdev_test --n_workers 0 --path {notebook.relative_to(TOP)}" + (' --flags "slow"' if slow else "")
+    return f".venv/bin/nbdev_test --n_workers 0 --path {notebook.relative_to(TOP)}" + (
+        ' --flags "slow"' if slow else ""
+    )
 
 
 def run_notebook(notebook, slow):
     "Run it in a process of its own (nbdev_test reuses its workers, and what a notebook sets leaks into the next)."
     start = time.time()
     cmd = [BIN / "nbdev_test", "--n_workers", "0", "--flags", "slow" if slow else "", "--path", notebook]
-    done = subprocess.run(cmd, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace")
+    done = subprocess.run(
+        cmd,
+        cwd=TOP,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     ok = done.returncode == 0
     seconds = time.time() - start
     print(f"  {notebook.relative_to(TOP)} {'passed' if ok else 'FAILED'} in {seconds:.0f} s", flush=True)
@@ -56,8 +68,15 @@ def run_notebooks(jobs, slow):
 def run_tests(jobs, args):
     "Run pytest, showing what it says; returns its exit status and the ids of the tests that failed."
     cmd = [sys.executable, "-m", "pytest", "-q", "-n", str(jobs), *args]
-    child = subprocess.Popen(cmd, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             text=True, errors="replace")
+    child = subprocess.Popen(
+        cmd,
+        cwd=TOP,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     failed = []
     for line in child.stdout:
         print(line, end="", flush=True)

@@ -3,6 +3,7 @@
 The coarse map's filters: what a 3x3 filter says of an enlarged map, averaged over the 2x2 pixels of each coarse one, is a 3x3 filter of the
 coarse map itself; that one is taken. The finest block: of 24 channels those 16 stay which weigh most in what reads them, over 30 photos.
 The result is no good answer yet (AbsRel 0.24 where the weights it comes from have 0.16); after four epochs of training it has 0.159."""
+
 import sys
 
 import torch
@@ -11,14 +12,18 @@ from dogdepth.attention import DepthUNet
 from dogdepth.nyu import NYUDepth
 from dogdepth.train import Frames, TrainConfig
 
-COARSE = torch.tensor([[0.5, 0.125, 0], [0.5, 0.75, 0.5], [0, 0.125, 0.5]])  # a filter's three taps -> those of its mean over two fine pixels, bilinear between coarse ones
+COARSE = torch.tensor(
+    [[0.5, 0.125, 0], [0.5, 0.75, 0.5], [0, 0.125, 0.5]]
+)  # a filter's three taps -> those of its mean over two fine pixels, bilinear between coarse ones
 
 
 def loudest(old, n=16):
     "The channels to keep: of the finest block's first convolution, and of its second."
     loud, weights = {3: [], None: []}, old.state_dict()
-    hooks = [old.unet.dec1[2].register_forward_hook(lambda m, i, out: loud[3].append(out.std((0, 2, 3)))),
-             old.unet.dec1.register_forward_hook(lambda m, i, out: loud[None].append(out.std((0, 2, 3))))]
+    hooks = [
+        old.unet.dec1[2].register_forward_hook(lambda m, i, out: loud[3].append(out.std((0, 2, 3)))),
+        old.unet.dec1.register_forward_hook(lambda m, i, out: loud[None].append(out.std((0, 2, 3)))),
+    ]
     photos = NYUDepth(split="train")
     with torch.inference_mode():
         for i in range(0, 600, 20):

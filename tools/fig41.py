@@ -4,6 +4,7 @@ Three networks see the same training rooms for the same number of epochs. After 
 same validation rooms; so do the weights in the package, as they are. results/fig41.png holds the answers (grey levels, 255 = 10 m; a row for
 each network and epoch, a column for each of ROOMS, named in the file), results/fig41.csv one row for each network, epoch and image.
 """
+
 import argparse
 import csv
 import io
@@ -34,7 +35,17 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 def recipes(epochs, bs, width, size):
     "The report's program, the report's text, and this course's own way, at a size that a laptop can train."
     # a late decoder and no softening: as the networks of results/fig41.csv were
-    small = dict(early=False, epochs=epochs, bs=bs, height=size[0], width_px=size[1], split_by="scene", limit=0, valid_every=epochs, save_minutes=1e9)
+    small = dict(
+        early=False,
+        epochs=epochs,
+        bs=bs,
+        height=size[0],
+        width_px=size[1],
+        split_by="scene",
+        limit=0,
+        valid_every=epochs,
+        save_minutes=1e9,
+    )
     return dict(
         published=TrainConfig.report(width=width, amp="auto", **small),
         report=TrainConfig.report(arch="report", loss="report", width=width, amp="auto", **small),
@@ -55,7 +66,9 @@ def judge(model, item, cfg):
     terms = DepthLoss(published=True)(pred * 25.5, true * 25.5)[1]
     structure = DepthLoss()(pred, true, valid_mask(true))[1]["ssim"]
     scores = depth_metrics(pred[0, 0].numpy(), item["depth"])
-    return {k: f"{float(v):.5f}" for k, v in {**terms, "our_ssim": structure, **{k: scores[k] for k in METRICS}}.items()}
+    return {
+        k: f"{float(v):.5f}" for k, v in {**terms, "our_ssim": structure, **{k: scores[k] for k in METRICS}}.items()
+    }
 
 
 class Table:
@@ -72,8 +85,23 @@ class Table:
         self.rows += new
         if not isinstance(model, float):
             self.rooms = [valid[i]["name"] for i in ROOMS]
-            self.tiles[f"{who} {epoch}".strip()] = np.hstack([nyu_levels(cv2.resize(answer(model, valid[i], cfg)[0, 0].numpy(), a.size[::-1], interpolation=cv2.INTER_AREA)) for i in ROOMS])
-        print(who, epoch, {k: round(float(np.mean([float(r[k]) for r in new])), 4) for k in list(new[0])[3:]}, f"{time.time() - began:.0f} s", flush=True)
+            self.tiles[f"{who} {epoch}".strip()] = np.hstack(
+                [
+                    nyu_levels(
+                        cv2.resize(
+                            answer(model, valid[i], cfg)[0, 0].numpy(), a.size[::-1], interpolation=cv2.INTER_AREA
+                        )
+                    )
+                    for i in ROOMS
+                ]
+            )
+        print(
+            who,
+            epoch,
+            {k: round(float(np.mean([float(r[k]) for r in new])), 4) for k in list(new[0])[3:]},
+            f"{time.time() - began:.0f} s",
+            flush=True,
+        )
 
     def load(self, folder):
         "All but the answers of the package's weights, from files written before."
@@ -99,7 +127,11 @@ def main():
     p.add_argument("--size", type=int, nargs=2, default=(120, 160), metavar=("H", "W"))
     p.add_argument("--runs", type=Path, default=Path("runs/fig41"), help="where the checkpoints go")
     p.add_argument("--out", type=Path, default=RESULTS)
-    p.add_argument("--shipped", action="store_true", help="train nothing; ask the twin of the weights in the package again and keep the rest")
+    p.add_argument(
+        "--shipped",
+        action="store_true",
+        help="train nothing; ask the twin of the weights in the package again and keep the rest",
+    )
     a = p.parse_args()
     if a.epochs < 2 or a.images < 1:
         p.error("epochs should be at least 2, images at least 1")
@@ -111,14 +143,18 @@ def main():
         cfg = replace(cfg, out=str(a.runs / name))
         train, valid = make_datasets(cfg)
         if not table.rows:
-            for who, metres in dict(nothing=0.0, mean=float(np.mean([train[i]["depth"].mean() for i in range(0, len(train), 5)]))).items():
+            for who, metres in dict(
+                nothing=0.0, mean=float(np.mean([train[i]["depth"].mean() for i in range(0, len(train), 5)]))
+            ).items():
                 table.add(who, "", metres, valid, cfg)
         for epoch in (1, a.epochs):
             run = fit(cfg, train, None, resume=epoch > 1, progress=False, stop_after=epoch * (len(train) // cfg.bs))
             table.add(name, epoch, run.averaged() if epoch > 1 else run.model.eval(), valid, cfg)
     valid = valid or make_datasets(TrainConfig())[1]
     model = DepthUNet.from_pretrained("twin")
-    table.add("shipped", "", model, valid, TrainConfig(height=model.config["height"], width_px=model.config["width_px"]))
+    table.add(
+        "shipped", "", model, valid, TrainConfig(height=model.config["height"], width_px=model.config["width_px"])
+    )
     table.write(a.out)
 
 

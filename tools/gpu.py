@@ -67,9 +67,29 @@ class Scale:
     factor: float = 1  # of the time limits
 
 
-TINY = Scale(height=64, width_px=96, bs=2, width=16, seconds=0.02, warmup=0, repeats=2, batches=(1, 2), matrix=256,
-             megabytes=8, rooms=8, render_seconds=20, valid=2, train_size=(64, 96), train_bs=2, train_seconds=4,
-             epochs=2, steps=(1, 3), backend="eager", recipes=2, factor=5)
+TINY = Scale(
+    height=64,
+    width_px=96,
+    bs=2,
+    width=16,
+    seconds=0.02,
+    warmup=0,
+    repeats=2,
+    batches=(1, 2),
+    matrix=256,
+    megabytes=8,
+    rooms=8,
+    render_seconds=20,
+    valid=2,
+    train_size=(64, 96),
+    train_bs=2,
+    train_seconds=4,
+    epochs=2,
+    steps=(1, 3),
+    backend="eager",
+    recipes=2,
+    factor=5,
+)
 
 
 # --- rows and files
@@ -79,12 +99,21 @@ def machine():
     "What every row says about where it was measured, and a file name for this kind of machine."
     import torch
     from dogdepth.timing import environment, machine_slug
+
     env = environment()
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    return dict(card=env["gpu"] or env["cpu"], card_gb=round(gpu.total_memory / 1e9, 1) if gpu else "",
-                cores=env["cores"], torch=torch.__version__, cuda=torch.version.cuda or "",
-                cudnn=torch.backends.cudnn.version() or "", python=env["python"], date=env["date"],
-                commit=os.environ.get("COMMIT") or env["commit"], slug=machine_slug(env))
+    return dict(
+        card=env["gpu"] or env["cpu"],
+        card_gb=round(gpu.total_memory / 1e9, 1) if gpu else "",
+        cores=env["cores"],
+        torch=torch.__version__,
+        cuda=torch.version.cuda or "",
+        cudnn=torch.backends.cudnn.version() or "",
+        python=env["python"],
+        date=env["date"],
+        commit=os.environ.get("COMMIT") or env["commit"],
+        slug=machine_slug(env),
+    )
 
 
 def csv_path(out, kind, who):
@@ -109,6 +138,7 @@ class Table:
 
     def add(self, name, reason="", **row):
         from dogdepth.train import write_log
+
         row = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append({"part": self.part, "name": name, **row, "reason": reason, **self.who})
         write_log(self.path, [r for r in read_rows(self.path) if r["part"] != self.part] + self.rows)
@@ -126,6 +156,7 @@ class Table:
 def free():
     "Give memory back between rows."
     import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -134,6 +165,7 @@ def free():
 def timed(fn, *args, scale, images, **kw):
     "Columns of a timing: milliseconds a call and images a second."
     from dogdepth.timing import bench
+
     t = bench(fn, *args, warmup=scale.warmup, seconds=scale.seconds, repeats=(scale.repeats, 200), **kw)
     return dict(
         runs=len(t.ms), median_ms=t.median, q25_ms=t.at(25), q75_ms=t.at(75), images_per_s=1e3 * images / t.median
@@ -143,6 +175,7 @@ def timed(fn, *args, scale, images, **kw):
 def set_tf32(on):
     "Let fp32 products and convolutions use the tensor cores' shorter numbers, or not."
     import torch
+
     torch.backends.cudnn.allow_tf32 = on
     torch.set_float32_matmul_precision("high" if on else "highest")
 
@@ -153,6 +186,7 @@ def set_tf32(on):
 @lru_cache(None)
 def sheets():
     from dogdepth.v100 import CARDS
+
     return CARDS | dict(H200=replace(CARDS["H100"], name="H200", bytes=4.8e12, gb=141))
 
 
@@ -162,6 +196,7 @@ def ceiling(name, tf32, tiny):
     import torch
     from dogdepth.cost import machine_rates
     from dogdepth.v100 import Card
+
     known = next((c for k, c in sheets().items() if k in name), None)
     if known:
         return replace(known, fp32=TF32.get(known.name, known.fp32)) if tf32 else known
@@ -175,6 +210,7 @@ def ceiling(name, tf32, tiny):
 def device():
     "cuda where there is a card, else cpu."
     import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -195,8 +231,12 @@ def part_card(table, scale, who, work):
         y = torch.empty_like(x, device=device())
         return dict(gb_s=x.nbytes / bench(lambda: y.copy_(x, non_blocking=True), seconds=0.25).at(0) / 1e6)
 
-    for name, dtype, tf32 in (("fp32", torch.float32, False), ("fp32, TF32", torch.float32, True),
-                              ("fp16", torch.float16, False), ("bf16", torch.bfloat16, False)):
+    for name, dtype, tf32 in (
+        ("fp32", torch.float32, False),
+        ("fp32, TF32", torch.float32, True),
+        ("fp16", torch.float16, False),
+        ("bf16", torch.bfloat16, False),
+    ):
         table.measure(f"matrix product, {name}", lambda: product(dtype, tf32), size=f"{scale.matrix}x{scale.matrix}")
     table.measure("copy from the computer's memory", link)
 
@@ -220,8 +260,16 @@ RECIPES = {  # name -> changes of TrainConfig, and what else is switched on
 def config(arch, scale, **changes):
     "The report's recipe for `published`, `TrainConfig.v100` for `light`; a small rate: the pictures are random."
     from dogdepth.train import TrainConfig
-    common = dict(height=scale.height, width_px=scale.width_px, bs=scale.bs, lr=1e-5, epochs=1000, small_first=0.0,
-                  pretrained=False)
+
+    common = dict(
+        height=scale.height,
+        width_px=scale.width_px,
+        bs=scale.bs,
+        lr=1e-5,
+        epochs=1000,
+        small_first=0.0,
+        pretrained=False,
+    )
     if arch == "published":
         return TrainConfig.report(**common | dict(width=scale.width) | changes)
     return TrainConfig.v100(**common | dict(channels_last=False, augment_on="loader", workers=0) | changes)
@@ -230,6 +278,7 @@ def config(arch, scale, **changes):
 def report_minutes(images_per_s):
     "How long the report's run takes at this rate: 50 epochs of 16,000 frames."
     from dogdepth.train import TrainConfig
+
     cfg = TrainConfig.report()
     return cfg.epochs * cfg.limit / images_per_s / 60
 
@@ -237,10 +286,15 @@ def report_minutes(images_per_s):
 def random_batch(cfg):
     "Pictures and depths that lie on the device."
     import torch
+
     size = cfg.height, cfg.width_px
     with torch.device(device()):
-        return (torch.rand(cfg.bs, 6, *size), torch.rand(cfg.bs, 1, *size) * 5 + 1,
-                torch.full((cfg.bs, 1, 1, 1), 500.0), ("random",))
+        return (
+            torch.rand(cfg.bs, 6, *size),
+            torch.rand(cfg.bs, 1, *size) * 5 + 1,
+            torch.full((cfg.bs, 1, 1, 1), 500.0),
+            ("random",),
+        )
 
 
 def peak_gb(run, batch, tape):
@@ -248,6 +302,7 @@ def peak_gb(run, batch, tape):
     import torch
     from dogdepth.train import train_step
     from dogdepth.v100 import measured_peak, memory
+
     if run.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         train_step(run, *batch)
@@ -260,6 +315,7 @@ def one_step(cfg, switches, scale, who):
     import torch
     from dogdepth.train import Run, train_step
     from dogdepth.v100 import memory, step_seconds, tape
+
     set_tf32("tf32" in switches)
     torch.backends.cudnn.benchmark = "benchmark" in switches
     run, batch = Run(cfg, cfg.bs), random_batch(cfg)
@@ -271,9 +327,14 @@ def one_step(cfg, switches, scale, who):
     row = timed(train_step, run, *batch, scale=scale, images=cfg.bs)
     T = tape(cfg)
     least_ms = 1e3 * step_seconds(T, ceiling(who["card"], "tf32" in switches, scale == TINY))
-    row |= dict(ceiling_ms=least_ms, reached=least_ms / row["median_ms"],
-                predicted_per_s=GOOD_SHARE * 1e3 * cfg.bs / least_ms, peak_gb=peak_gb(run, batch, T),
-                predicted_gb=memory(cfg, T)["total"], first_step_s=first_s)
+    row |= dict(
+        ceiling_ms=least_ms,
+        reached=least_ms / row["median_ms"],
+        predicted_per_s=GOOD_SHARE * 1e3 * cfg.bs / least_ms,
+        peak_gb=peak_gb(run, batch, T),
+        predicted_gb=memory(cfg, T)["total"],
+        first_step_s=first_s,
+    )
     return row | (dict(report_minutes=report_minutes(row["images_per_s"])) if cfg.arch == "published" else {})
 
 
@@ -309,6 +370,7 @@ def part_compiled(table, scale, who, work):
 def photos(n, scale):
     "Rendered rooms, uint8: a few, over and over."
     from dogdepth.rooms import render_room
+
     few = [render_room(seed, scale.height, scale.width_px)["image"] for seed in range(min(n, 4))]
     return [few[i % len(few)] for i in range(n)]
 
@@ -319,29 +381,44 @@ def part_rates(table, scale, who, work):
     from dogdepth.attention import network_input
     from dogdepth.dog import modified_dog_batch
     from dogdepth.predict import Predictor
+
     imgs, size = photos(max(scale.batches), scale), (scale.height, scale.width_px)
     x = torch.stack([torch.from_numpy(i) for i in imgs]).permute(0, 3, 1, 2).to(device()) / 255
     for b in scale.batches:
-        table.measure("modified_dog_batch", lambda: timed(modified_dog_batch, x[:b], scale=scale, images=b), batch=b,
-                      size=f"{size[0]}x{size[1]}")
-    table.measure("augment_batch with its filter",
-                  lambda: timed(*augmentation(imgs, scale), scale=scale, images=scale.bs), batch=scale.bs,
-                  size=f"{size[0]}x{size[1]}")
+        table.measure(
+            "modified_dog_batch",
+            lambda: timed(modified_dog_batch, x[:b], scale=scale, images=b),
+            batch=b,
+            size=f"{size[0]}x{size[1]}",
+        )
+    table.measure(
+        "augment_batch with its filter",
+        lambda: timed(*augmentation(imgs, scale), scale=scale, images=scale.bs),
+        batch=scale.bs,
+        size=f"{size[0]}x{size[1]}",
+    )
     small = (size[0] // 2, size[1] // 2)
     for bf16 in (False, True):
         ask, dtype = Predictor(device=device(), size=small, bf16=bf16), "bf16" if bf16 else "fp32"
         for b in scale.batches:
-            table.measure(f"photo to depth, {dtype}",
-                          lambda: timed(lambda: ask.predict_batch(imgs[:b], bs=b), scale=scale, images=b), batch=b,
-                          size=f"{small[0]}x{small[1]}")
+            table.measure(
+                f"photo to depth, {dtype}",
+                lambda: timed(lambda: ask.predict_batch(imgs[:b], bs=b), scale=scale, images=b),
+                batch=b,
+                size=f"{small[0]}x{small[1]}",
+            )
         inputs = torch.stack([network_input(np.ascontiguousarray(i[::2, ::2])) for i in imgs]).to(
             device(), next(ask.model.parameters()).dtype
         )
         inputs = inputs.to(memory_format=torch.channels_last)
         forward = torch.inference_mode()(lambda part: ask.model(part, spread=True))
         for b in scale.batches:
-            table.measure(f"the network alone, {dtype}", lambda: timed(forward, inputs[:b], scale=scale, images=b),
-                          batch=b, size=f"{small[0]}x{small[1]}")
+            table.measure(
+                f"the network alone, {dtype}",
+                lambda: timed(forward, inputs[:b], scale=scale, images=b),
+                batch=b,
+                size=f"{small[0]}x{small[1]}",
+            )
 
 
 def augmentation(imgs, scale):
@@ -349,6 +426,7 @@ def augmentation(imgs, scale):
     import torch
     from dogdepth.rooms import render_room
     from dogdepth.train import Frames, TrainConfig, augment_batch
+
     cfg = TrainConfig(height=scale.height, width_px=scale.width_px, augment_on="device", small_first=0.0)
     frames = Frames([render_room(seed, scale.height, scale.width_px) for seed in range(2)], cfg, 0)
     raw = torch.utils.data.default_collate([frames[i % 2] for i in range(scale.bs)])[:3]
@@ -358,16 +436,27 @@ def augmentation(imgs, scale):
 
 def part_feeding(table, scale, who, work):
     "The report's run in 16 bits with its loader at work: packed frames, varied and filtered on the device."
-    cfg = config("published", scale, amp="bf16", channels_last=True, augment_on="device", workers=workers(),
-                 out=str(work / "feeding"))
+    cfg = config(
+        "published",
+        scale,
+        amp="bf16",
+        channels_last=True,
+        augment_on="device",
+        workers=workers(),
+        out=str(work / "feeding"),
+    )
     set_tf32(True)
 
     def whole():
         rate = fit_rate(cfg, rooms(work)[0], scale, work)
         return dict(images_per_s=rate, report_minutes=report_minutes(rate))
 
-    table.measure("published, bf16, channels_last, with its loader", whole, batch=scale.bs,
-                  size=f"{scale.height}x{scale.width_px}")
+    table.measure(
+        "published, bf16, channels_last, with its loader",
+        whole,
+        batch=scale.bs,
+        size=f"{scale.height}x{scale.width_px}",
+    )
 
 
 def workers():
@@ -378,12 +467,18 @@ def workers():
 def fit_rate(cfg, frames, scale, work):
     "Images a second of `fit`, its loader's start not counted: a longer trial less a shorter one, after one to warm up."
     from dogdepth.train import Subset, fit
+
     few, many = scale.steps
     frames, took = Subset(frames, np.arange(many * cfg.bs) % len(frames)), []
     for k, n in enumerate((few, few, many)):
         start = time.perf_counter()
-        fit(replace(cfg, out=str(work / f"{Path(cfg.out).name}-{k}"), epochs=1), frames, None, progress=False,
-            stop_after=n)
+        fit(
+            replace(cfg, out=str(work / f"{Path(cfg.out).name}-{k}"), epochs=1),
+            frames,
+            None,
+            progress=False,
+            stop_after=n,
+        )
         took.append(time.perf_counter() - start)
     more = took[2] - took[1]
     return cfg.bs * (many - few) / more if more > 0 else cfg.bs * many / took[2]
@@ -398,6 +493,7 @@ def part_answers(table, scale, who, work):
     from dogdepth.attention import DepthUNet
     from dogdepth.depth import default_camera
     from dogdepth.predict import predict_maps
+
     imgs = photos(4 if scale != TINY else 2, scale)
     cams, small = [default_camera(*i.shape[:2]) for i in imgs], (scale.height // 2, scale.width_px // 2)
     net = DepthUNet.from_pretrained("default").to(device()).eval()
@@ -413,8 +509,12 @@ def part_answers(table, scale, who, work):
         if not np.isfinite(got).all():
             raise FloatingPointError(f"{(~np.isfinite(got)).sum()} of {got.size} answers are no numbers")
         off = abs(got - true) / true
-        return dict(largest=float(off.max()), p999=float(np.percentile(off, 99.9)), median=float(np.median(off)),
-                    pixels=off.size)
+        return dict(
+            largest=float(off.max()),
+            p999=float(np.percentile(off, 99.9)),
+            median=float(np.median(off)),
+            pixels=off.size,
+        )
 
     half, brain = torch.float16, torch.bfloat16
     for name, how in {
@@ -440,8 +540,12 @@ def part_rooms(table, scale, who, work):
 
     def render():
         start, items = time.perf_counter(), []
-        loader = torch.utils.data.DataLoader(Rooms(scale.rooms, scale.height, scale.width_px), batch_size=1,
-                                             collate_fn=itemgetter(0), num_workers=workers())
+        loader = torch.utils.data.DataLoader(
+            Rooms(scale.rooms, scale.height, scale.width_px),
+            batch_size=1,
+            collate_fn=itemgetter(0),
+            num_workers=workers(),
+        )
         for item in loader:
             items.append(item)
             if len(items) > 2 * scale.valid and time.perf_counter() - start > scale.render_seconds:
@@ -457,6 +561,7 @@ def part_rooms(table, scale, who, work):
 def rooms(work):
     "What `part_rooms` left: rooms to train on, rooms to judge by."
     from dogdepth.archive import PackedDepth
+
     if not (work / "train.h5").exists():
         raise FileNotFoundError("no rooms: the part 'rooms' failed or was left out")
     return PackedDepth(work / "train.h5"), PackedDepth(work / "valid.h5")
@@ -466,6 +571,7 @@ def median_row(train, valid):
     "What the per-pixel median of the training rooms scores: what a network must beat."
     import cv2
     from dogdepth.metrics import baseline_maps, depth_metrics
+
     guess = baseline_maps(train)["per-pixel median"]
     scores = [
         depth_metrics(cv2.resize(guess, it["depth"].shape[::-1]), it["depth"])
@@ -477,9 +583,20 @@ def median_row(train, valid):
 def part_train(table, scale, who, work):
     "`light` from random weights on rendered rooms for two minutes: its curve, beside the per-pixel median."
     from dogdepth.train import Subset, TrainConfig, fit
+
     h, w = scale.train_size
-    cfg = TrainConfig(pretrained=False, height=h, width_px=w, bs=scale.train_bs, epochs=scale.epochs, small_first=0.0,
-                      valid_every=1, augment_on="device", workers=workers(), out=str(work / "train"))
+    cfg = TrainConfig(
+        pretrained=False,
+        height=h,
+        width_px=w,
+        bs=scale.train_bs,
+        epochs=scale.epochs,
+        small_first=0.0,
+        valid_every=1,
+        augment_on="device",
+        workers=workers(),
+        out=str(work / "train"),
+    )
     set_tf32(True)
     known = dict(size=f"{h}x{w}", bs=cfg.bs)
     table.measure("per-pixel median", lambda: dict(epoch=0, **median_row(*rooms(work))), **known)
@@ -505,6 +622,7 @@ def part_train(table, scale, who, work):
 def paper_recipes():
     "The report's run and what makes it shorter: name -> settings, and does it use TF32."
     from dogdepth.train import TrainConfig
+
     r = TrainConfig.report()
     half = replace(r, amp="bf16", channels_last=True)
     return {
@@ -527,9 +645,17 @@ def part_paper(table, scale, who, work):
     def row(cfg, card):
         p = plan(cfg, card, 0.0)
         minutes = 60 * p["hours"]
-        return dict(exaflop=p["exaflop"], gb=p["gb"], fits=p["gb"] < card.gb, images_per_s=p["images_per_s"],
-                    minutes_at_ceiling=minutes, minutes_at_share=minutes / GOOD_SHARE, share=GOOD_SHARE,
-                    share_for_goal=minutes / GOAL_MINUTES, below_goal=minutes / GOOD_SHARE < GOAL_MINUTES)
+        return dict(
+            exaflop=p["exaflop"],
+            gb=p["gb"],
+            fits=p["gb"] < card.gb,
+            images_per_s=p["images_per_s"],
+            minutes_at_ceiling=minutes,
+            minutes_at_share=minutes / GOOD_SHARE,
+            share=GOOD_SHARE,
+            share_for_goal=minutes / GOAL_MINUTES,
+            below_goal=minutes / GOOD_SHARE < GOAL_MINUTES,
+        )
 
     for name, (cfg, tf32) in list(paper_recipes().items())[: scale.recipes]:
         for card in sheets().values():
@@ -654,8 +780,10 @@ class Runner:
         took = time.monotonic() - start
         with self.lock:
             self.reasons[part.name] = failed
-            print(f"\n== {part.name}: {part.run.__doc__} ({took:.0f} s)\n\n{markdown(self.rows(part), part.kind)}",
-                  flush=True)
+            print(
+                f"\n== {part.name}: {part.run.__doc__} ({took:.0f} s)\n\n{markdown(self.rows(part), part.kind)}",
+                flush=True,
+            )
             with open(self.out / "log.txt", "ab") as f:
                 f.write(
                     f"== {part.name}, {took:.0f} s\n".encode()
@@ -693,6 +821,7 @@ class Runner:
     def summary(self, parts):
         "summary.md: every table of this run under a line that names the machine."
         from dogdepth.atomic import atomic_write
+
         w = self.who
         head = f"{w['card']}, {w['cores']} cores; torch {w['torch']}, CUDA {w['cuda'] or 'none'}; "
         head += f"commit {w['commit'] or 'unknown'}, {w['date']}"
@@ -737,13 +866,22 @@ def environ(tiny):
 
 def arguments(argv):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("out", nargs="?", default=os.environ.get("OUT") or "out/gpu",
-                   help="folder for the CSVs (default: $OUT, else out/gpu)")
+    p.add_argument(
+        "out",
+        nargs="?",
+        default=os.environ.get("OUT") or "out/gpu",
+        help="folder for the CSVs (default: $OUT, else out/gpu)",
+    )
     p.add_argument("--tiny", action="store_true", help="small pictures and networks on the processor")
     p.add_argument("--only", metavar="NAME,NAME", help="these parts alone, and what they need")
     p.add_argument("--minutes", type=float, default=8, help="no part goes on after so many (8)")
-    p.add_argument("--limit", action="append", default=[], metavar="NAME=SECONDS",
-                   help="another time limit for a part; may be given again")
+    p.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=SECONDS",
+        help="another time limit for a part; may be given again",
+    )
     p.add_argument("--list", action="store_true", help="say what the parts measure")
     p.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # what a child process runs
     p.add_argument("--work", type=Path, help=argparse.SUPPRESS)

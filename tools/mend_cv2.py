@@ -3,6 +3,7 @@
 `opencv-python` can open windows and so needs libraries that servers and containers lack. `opencv-python-headless` is the
 same library without the windows: the same version of it, laid over the first, needs nothing from the system.
 """
+
 import subprocess
 import sys
 from importlib.metadata import version
@@ -25,9 +26,16 @@ def main():
     pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", headless])
     reason = why_not()
     if pip.returncode == 0 and not reason:
-        print(f"Mended: {headless} was laid over it in {sys.prefix}; it needs no system library. Nothing outside was changed.")
+        print(
+            f"Mended: {headless} was laid over it in {sys.prefix}; it needs no system library. Nothing outside was "
+            "changed."
+        )
         return 0
-    print(f"Could not mend it with {headless} ({reason or 'pip failed'}).\nInstall the libraries by hand, then run make again:\n  {SYSTEM}", file=sys.stderr)
+    print(
+        f"Could not mend it with {headless} ({reason or 'pip failed'}).\nInstall the libraries by hand, then run make "
+        f"again:\n  {SYSTEM}",
+        file=sys.stderr,
+    )
     return 1
 
 
