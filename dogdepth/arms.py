@@ -8,6 +8,7 @@ __all__ = ['METRES', 'MAIN', 'REPORT', 'LENSES', 'ARMS', 'FAMILIES', 'StudyConfi
 
 # %% ../nbs/workshop/arms.ipynb #w002
 from dataclasses import dataclass, field, replace
+import torch
 from torch import nn
 from .losses import DepthLoss, ssim_loss
 from .train import make_loss
@@ -36,6 +37,20 @@ class StudyConfig(TrainConfig):
     frames: str = 'nyu'  # what is trained and scored on, see `study_frames`
     terms: str = 'depth grad_global grad_grid ssim'  # loss='report': the terms that count
     ssim_sign: int = 1  # -1: reward a bad match, as the report's program does
+    dog_stem: str = 'zero'  # the first weights of the DoG channels, or 'random': as large as ImageNet's for colour
+    share: float = 1.0  # of the training frames, drawn by the seed
+
+    def make(self, pretrained=None):
+        "The network, freshly initialised."
+        if self.dog_stem not in ('zero', 'random'):
+            raise ValueError(f"dog_stem should be 'zero' or 'random', got {self.dog_stem!r}")
+        model = super().make(pretrained)
+        if self.dog_stem == 'random':
+            weight = model.unet.encoder._conv_stem.weight
+            dice = torch.Generator().manual_seed(self.seed)
+            with torch.no_grad():
+                weight[:, 3:] = torch.randn(weight[:, 3:].shape, generator=dice) * weight[:, :3].std()
+        return model
 
 # %% ../nbs/workshop/arms.ipynb #c016
 @dataclass(frozen=True)
@@ -44,9 +59,8 @@ class Arm:
 
     says: str  # what is different, in words
     control: str = ''  # the arm it is compared with; '': it is a control itself
-    change: dict = field(
-        default_factory=dict
-    )  # the settings that differ from the control's (from `StudyConfig` where it is one)
+    # the settings that differ from the control's (from `StudyConfig` where it is one)
+    change: dict = field(default_factory=dict)
 
 
 METRES = dict(loss='report')  # the report's loss, in metres
@@ -67,6 +81,8 @@ MAIN = {
     'constant rate': Arm(
         'Adam at 0.009 throughout, no decay', 'base', dict(optimizer='adam', schedule='constant', lr=0.009, wd=0.0)
     ),
+    'DoG from noise': Arm('the DoG\'s first weights random instead of zero', 'base', dict(dog_stem='random')),
+    'half the photos': Arm('half the training photos, as many steps', 'base', dict(share=0.5, epochs=8)),
     'rooms shared': Arm(
         'half of each validation room\'s stills are trained on', 'base', dict(frames='nyu, rooms shared')
     ),

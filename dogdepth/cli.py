@@ -15,6 +15,7 @@ __all__ = ['BAD_INPUT', 'RESULT_ENDS', 'LENS', 'NO_USE_TO_GO_ON', 'ROOM', 'ROOMS
            'main']
 
 # %% ../nbs/workshop/cli.ipynb #c002
+import json
 import argparse
 import errno
 import os

@@ -115,6 +115,9 @@ def study_frames(
         fold = np.random.default_rng(0).permutation(len(items)) % 3 == cfg.seed % 3
         return _small([i for i, f in zip(items, fold) if not f], h, w), items, fold.tolist()
     train, valid = _frames(kind, h, w, limit)
+    if cfg.share < 1:
+        chosen = np.random.default_rng(cfg.seed).permutation(len(train))[: round(cfg.share * len(train))]
+        train = [train[i] for i in sorted(chosen)]
     if not shared:
         return train, valid, [True] * len(valid)
     train, scored = share_rooms(train, valid, cfg.seed)

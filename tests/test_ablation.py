@@ -49,8 +49,10 @@ def test_no_two_arms_are_the_same_and_budgets_are_equal():
     assert len({str(c) for c in cfgs.values()}) == len(cfgs)
     for a, arm in arms.ARMS.items():
         if arm.control:
-            for k in ("epochs", "bs", "height", "width_px", "flip", "colour", "zoom", "ema"):
+            for k in ("bs", "height", "width_px", "flip", "colour", "zoom", "ema"):
                 assert cfgs[a][k] == cfgs[arm.control][k], f"{a} has another {k}"
+                looks = [cfgs[n]["epochs"] * cfgs[n]["share"] for n in (a, arm.control)]
+                assert looks[0] == looks[1], f"{a} takes another number of steps"
     assert (
         arms.study_config("base").dog
         and arms.study_config("base").arch == "light"
