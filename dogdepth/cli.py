@@ -651,7 +651,7 @@ def do_evaluate(a):
 
 # %% ../nbs/workshop/cli.ipynb #c036
 def field_notes(cls) -> dict:  # field name -> its comment
-    "The comments beside a dataclass's fields, its bases' included."
+    "The comments beside or above a dataclass's fields, its bases' included."
     import inspect
 
     notes = {}
@@ -660,9 +660,15 @@ def field_notes(cls) -> dict:  # field name -> its comment
             source = inspect.getsource(c)
         except (OSError, TypeError):
             continue  # made in a shell or a notebook: there is no file to read
+        above = []  # comment lines that stand over the field
         for line in source.splitlines():
-            if m := re.match(r"\s+(\w+)\s*:[^#]*#\s*(.+)$", line):
-                notes[m[1]] = m[2].strip()
+            if m := re.match(r"\s+#\s*(.+)$", line):
+                above.append(m[1].strip())
+                continue
+            if m := re.match(r"\s+(\w+)\s*:[^#]*(?:#\s*(.+))?$", line):
+                if note := m[2] or ' '.join(above):
+                    notes[m[1]] = note.strip()
+            above = []
     return notes
 
 # %% ../nbs/workshop/cli.ipynb #c036_1

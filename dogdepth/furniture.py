@@ -43,7 +43,7 @@ def _leaf(r):
 def _white(r):
     return _mat(r, sat=(0, 0.08), val=(0.8, 0.97), contrast=0.1, gloss=0.1)
 
-
+# %% ../nbs/workshop/furniture.ipynb #c048_1
 def _cloth(r):
     return _mat(
         r,
@@ -110,7 +110,7 @@ def lamp(r, x, y, z, h):
 def _legs(w, d, h, t, m):
     return [box(sx * (w / 2 - t), 0, z, t, h, t, m) for sx in (-1, 1) for z in (t, d - t)]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c049_1
 def _moved(parts, x, z, turn):
     "The same bodies, turned about the vertical and then shifted along the floor."
     c, s = round(math.cos(turn), 9), round(math.sin(turn), 9)
@@ -162,7 +162,7 @@ def bed(r):
         box(0, 0.1 + h * 0.35, l * 0.62, w + 0.05, h * 0.62, l * 0.75, _cloth(r)),
     ] + [ball(s * w / 4, h + 0.02, 0.35, w / 5, 0.09, 0.2, r.pick((_white, _cloth))(r)) for s in (-1, 1)]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c050_1
 def table(r):
     w, d, h = r(0.8, 1.9), r(0.6, 1.0), r(0.66, 0.78)
     m = _timber(r, 0.2)
@@ -219,7 +219,9 @@ def desk(r):
         + _chair(r, x, d + r(0.1, 0.4), math.pi + r(-0.6, 0.6))
     )
 
-
+# %% ../nbs/workshop/furniture.ipynb #c051_1
+#| code-fold: true
+#| code-summary: more furniture
 def shelf(r):
     w, d, h, m = r(0.6, 1.9), r(0.26, 0.38), r(1.0, 2.15), _timber(r)
     n = int(r(3, 6))
@@ -249,7 +251,9 @@ def cupboard(r):
         + (clutter(r, h + 0.06, w, d, int(r(1, 7))) if h < 1.5 else [])
     )
 
-
+# %% ../nbs/workshop/furniture.ipynb #c051_2
+#| code-fold: true
+#| code-summary: more furniture
 def tv(r):
     w, m, s = r(1.0, 1.9), _drawers(r), r(0.8, 1.3)
     return [
@@ -301,7 +305,9 @@ def counter(r):
         + ([box(x, 1.4, 0.2, 0.6, 0.12, 0.45, _white(r))] if r() < 0.5 else [])
     )
 
-
+# %% ../nbs/workshop/furniture.ipynb #c052_1
+#| code-fold: true
+#| code-summary: more furniture
 def fridge(r):
     m, h = r.pick((_white, _white, _dark))(r), r(1.5, 1.9)
     k = h * r(0.55, 0.7)
@@ -312,7 +318,9 @@ def fridge(r):
         box(-0.28, k + 0.1, 0.66, 0.025, 0.25, 0.03, _dark(r)),
     ] + clutter(r, h + 0.05, 0.6, 0.6, int(r(0, 4)))
 
-
+# %% ../nbs/workshop/furniture.ipynb #c052_2
+#| code-fold: true
+#| code-summary: more furniture
 def bath(r):
     m = _white(r)
     w = r(1.4, 1.7)
@@ -346,7 +354,9 @@ def toilet(r):
         cyl(0, 0.38, 0.42, 0.19, 0.04, m),
     ]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c052_3
+#| code-fold: true
+#| code-summary: more furniture
 def basin(r):
     m = _drawers(r)
     return [
@@ -374,7 +384,9 @@ def plant(r):
         for _ in range(6)
     ]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c053_1
+#| code-fold: true
+#| code-summary: more furniture
 def boxes(r):
     first = box(r(-0.2, 0.2), 0, 0.3, r(0.3, 0.6), r(0.2, 0.5), r(0.3, 0.5), _mat(r, val=(0.4, 0.8)), r(-0.4, 0.4))
     out = [
@@ -398,7 +410,9 @@ def boxes(r):
 def bin_(r):
     return [cyl(0, 0, 0.2, r(0.12, 0.2), r(0.25, 0.65), r.pick((_white, _dark, _mat))(r))]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c053_2
+#| code-fold: true
+#| code-summary: more furniture
 def toy(r):
     s = r(0.08, 0.3)
     return [
@@ -435,7 +449,9 @@ def picture(r):
         )
     ]
 
-
+# %% ../nbs/workshop/furniture.ipynb #c054_1
+#| code-fold: true
+#| code-summary: more furniture
 def window(r):
     w, h, y = r(0.7, 1.9), r(0.9, 1.5), r(0.7, 1.0)
     c = Material('window', (0.15, 0.15, 0.15), r.pick(((0.75, 0.88, 1.0), (1.0, 0.97, 0.9))), 0.5, r(), r(0.5, 1.3))
@@ -461,7 +477,9 @@ def window(r):
         ]
     return out
 
-
+# %% ../nbs/workshop/furniture.ipynb #c054_2
+#| code-fold: true
+#| code-summary: more furniture
 def door(r):
     m = r.pick((_timber, _white))(r)
     w = r(0.75, 0.95)
