@@ -23,8 +23,6 @@ from dogdepth.blur import LEAST, gaussian_blur, gaussian_taps
 from dogdepth.files import read_image
 from dogdepth.dog import (
     MEASURES,
-    _blur_matrix,
-    _reflect,
     disc,
     focus_points,
     focus_scores,
@@ -53,6 +51,7 @@ from dogdepth.focus import (
     study_rooms,
     write_focus_study,
 )
+from dogdepth.windows import _blur_matrix, _reflect
 
 KINDS = ("noise", "smooth", "flat", "black", "white", "dot", "stripes")
 

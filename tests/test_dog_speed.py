@@ -15,7 +15,7 @@ from dogdepth.blur import _reach, _rounded_blur, gaussian_blur
 from dogdepth.files import read_image
 from dogdepth.dog import (
     MEASURES,
-    _batch_dog,
+    _lattice,
     focus_scores,
     focus_sigma,
     literal_scores,
@@ -24,6 +24,7 @@ from dogdepth.dog import (
     stack_dog,
     to_grey,
 )
+from dogdepth.windows import batch_dog, batch_sigma
 
 H, W = 240, 321  # one even side, one odd: their mirrors differ in a halved picture
 SIGMAS = [
@@ -340,7 +341,7 @@ def test_the_matrix_form_gives_the_same_picture(measure):
     "What a GPU runs, here on the processor: at most one level from the form in numpy (two, at a few pixels in ten thousand, where both of its blurs are quick ones)."
     imgs = [colour(k) for k in PICTURES] + [np.roll(colour("noise"), 40, 0) // 2]
     c = torch.from_numpy(np.stack(imgs)).permute(0, 3, 1, 2).int()
-    got = _batch_dog(c, measure, 2.0).int().numpy()
+    got = batch_dog(c, _lattice(*c.shape[2:], 6), measure, 2.0).int().numpy()
     for a, i in zip(got, imgs):
         off = abs(a - modified_dog(i, measure, saturate=False))
         assert off.max() <= 1 or focus_sigma(i, measure)[2] > 28 and off.max() <= 2 and (off > 1).mean() < 5e-4
@@ -353,7 +354,7 @@ def test_batch_sigma_is_focus_sigma():
         c = torch.from_numpy(np.stack([to_grey(i) for i in group])).int()
         for measure in MEASURES:
             want = [focus_sigma(i, measure)[2] for i in group]
-            np.testing.assert_allclose(dog._batch_sigma(c, measure, 2.0).numpy(), want, rtol=1e-6)
+            np.testing.assert_allclose(batch_sigma(c, _lattice(*c.shape[1:], 6), measure, 2.0).numpy(), want, rtol=1e-6)
 
 
 # --- real frames
