@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_ASPECT', 'FILM_DIAGONAL_MM', 'UNIT_MM', 'EXIF_TAGS', 'PANORAMA_APPLE', 'CAMERAS_360',
-           'PHOTO_SUFFIXES', 'FILM_SUFFIXES', 'as_rgb', 'photo_notes', 'exif_focal', 'load_photo', 'photos_in',
-           'LeftOut']
+           'PHOTO_SUFFIXES', 'FILM_SUFFIXES', 'as_rgb', 'photo_notes', 'exif_focal', 'load_photo', 'photo_and_camera',
+           'photos_in', 'LeftOut']
 
 # %% ../nbs/workshop/photos.ipynb #w002
 import re
@@ -22,11 +22,8 @@ from .files import know_format, read_image
 MIN_SIDE = 8  # pixels: below this there is nothing to look at
 MAX_ASPECT = 20  # beyond this a strip, not a room
 
-# %% ../nbs/workshop/photos.ipynb #c008_1
-def as_rgb(
-    img,  # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
-) -> np.ndarray:  # (H,W,3) uint8 RGB, an array of its own
-    "The picture as the rest of the library knows pictures; transparent parts become white."
+# %% ../nbs/workshop/photos.ipynb #c008_0
+def _refuse_what_is_no_picture(img):
     if isinstance(img, (str, Path)):
         raise ValueError(
             f"predict takes a picture, got the path {str(img)!r}: read it with `img,camera = load_photo(path)`"
@@ -35,32 +32,32 @@ def as_rgb(
         raise ValueError(
             f"a picture should be an array or a PIL image, got {type(img).__name__}: `load_photo` reads files"
         )
+
+
+def _array(img) -> np.ndarray:
+    "A torch tensor, a PIL image (upright, as `load_photo` reads it) or what numpy takes, as an array."
     if hasattr(img, 'detach'):
         img = img.detach().cpu()
-        img = img.float() if img.is_floating_point() else img  # a torch tensor; numpy knows no bfloat16
+        img = img.float() if img.is_floating_point() else img  # numpy knows no bfloat16
     if isinstance(img, Image.Image):
         if img.mode[0] in 'IF':
             raise ValueError(
                 f"a picture should have 8 bits a channel, got one of mode {img.mode!r}: scale it to 0..255 first"
             )
         img = ImageOps.exif_transpose(img)
-        img = img.convert(
-            'RGBA' if img.mode in ('P', 'LA', 'PA', 'RGBA') or 'transparency' in img.info else 'RGB'
-        )  # upright, as `load_photo` reads it
-    x = np.asarray(img)
-    if x.ndim == 2:
-        x = x[..., None]
+        see_through = img.mode in ('P', 'LA', 'PA', 'RGBA') or 'transparency' in img.info
+        img = img.convert('RGBA' if see_through else 'RGB')
+    return np.asarray(img)
+
+# %% ../nbs/workshop/photos.ipynb #c008_1
+def _check_shape(x):
     if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}"
-            + (
-                ": `.permute(1,2,0)` of a tensor, `.transpose(1,2,0)` of an array"
-                if x.ndim == 3 and x.shape[0] in (1, 3, 4)
-                else ": pass one picture at a time, or a list of them to `predict_batch`"
-                if x.ndim == 4
-                else ''
-            )
-        )
+        what = ''
+        if x.ndim == 3 and x.shape[0] in (1, 3, 4):
+            what = ": `.permute(1,2,0)` of a tensor, `.transpose(1,2,0)` of an array"
+        if x.ndim == 4:
+            what = ": pass one picture at a time, or a list of them to `predict_batch`"
+        raise ValueError(f"an image should be (H,W), (H,W,3) or (H,W,4), channels last, got {x.shape}{what}")
     if min(x.shape[:2]) < MIN_SIDE:
         raise ValueError(f"an image should be at least {MIN_SIDE} pixels each way, got {x.shape[0]}x{x.shape[1]}")
     if max(x.shape[:2]) > MAX_ASPECT * min(x.shape[:2]):
@@ -68,13 +65,30 @@ def as_rgb(
             f"an image should be at most {MAX_ASPECT} times as long as it is wide, got {x.shape[0]}x{x.shape[1]}: cut "
             "it into pieces"
         )
-    if x.dtype != np.uint8:
-        if x.dtype.kind != 'f' or not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(
-                f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}: divide by "
-                "what stands for white, for instance 255 or 65535"
-            )
-        x = np.rint(x * 255).astype(np.uint8)
+
+
+def _bytes(x):
+    "uint8: as it is, or from floats in [0,1]."
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind != 'f' or not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(
+            f"an image should be uint8, or float in [0,1], got {x.dtype} from {x.min()} to {x.max()}: divide by "
+            "what stands for white, for instance 255 or 65535"
+        )
+    return np.rint(x * 255).astype(np.uint8)
+
+
+def as_rgb(
+    img,  # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
+) -> np.ndarray:  # (H,W,3) uint8 RGB, an array of its own
+    "The picture as the rest of the library knows pictures; transparent parts become white."
+    _refuse_what_is_no_picture(img)
+    x = _array(img)
+    if x.ndim == 2:
+        x = x[..., None]
+    _check_shape(x)
+    x = _bytes(x)
     if x.shape[2] == 4:
         a = x[..., 3:] / 255
         x = np.rint(x[..., :3] * a + 255 * (1 - a)).astype(np.uint8)
@@ -255,7 +269,8 @@ def load_photo(
     return img, Camera(f, f, (w - 1) / 2, (h - 1) / 2, h, w, source='given' if fx else 'exif')
 
 # %% ../nbs/workshop/photos.ipynb #c033t
-def _taken(img):  # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, or None
+def photo_and_camera(img):  # -> (H,W,3) uint8 of its own, and the Camera of a PIL image, or None
+    "A picture as `predict` takes it; a PIL image is read as `load_photo` reads it."
     return load_photo(img) if isinstance(img, Image.Image) else (as_rgb(img), None)
 
 # %% ../nbs/workshop/photos.ipynb #c035
@@ -314,7 +329,7 @@ def _read(k, s):  # number and photo -> name, photo, its Camera or None
     if isinstance(s, (str, Path)):
         return Path(s).stem, *load_photo(s)
     try:
-        return f'{k:05d}', *_taken(s)  # copied now: a camera may write its next frame into the same memory
+        return f'{k:05d}', *photo_and_camera(s)  # copied now: a camera may write its next frame into the same memory
     except ValueError as e:
         raise ValueError(f"photo {k}: {e}") from None
 

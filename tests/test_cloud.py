@@ -477,7 +477,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch, room):
         with monkeypatch.context() as m:
             m.setattr(dogdepth.atomic.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
             if name == "a.html":
-                m.setattr("dogdepth.cloud.plotly_js", lambda folder=None: "")
+                m.setattr("dogdepth.turntable.plotly_js", lambda folder=None: "")
             with pytest.raises(OSError, match="disk full"):
                 write(tmp_path / name, room)
         assert (tmp_path / name).read_bytes() == b"old"
