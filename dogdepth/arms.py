@@ -10,7 +10,7 @@ __all__ = ['METRES', 'MAIN', 'REPORT', 'LENSES', 'ARMS', 'FAMILIES', 'StudyConfi
 from dataclasses import dataclass, field, replace
 from torch import nn
 from .losses import DepthLoss, ssim_loss
-from .train import make_loss
+from .learning import make_loss
 from .recipe import TrainConfig
 
 # %% ../nbs/workshop/arms.ipynb #c014
