@@ -182,10 +182,10 @@ def share_over_processes(run: 'Run', shares) -> float:  # 0 to 1
     share = torch.tensor(
         float(np.mean(shares)), dtype=torch.float64, device=run.device if run.device == 'cuda' else 'cpu'
     )
-    if run.team == 1 or not dist.is_initialized():
+    if run.world_size == 1 or not dist.is_initialized():
         return share.item()
     dist.all_reduce(share)
-    return share.item() / run.team
+    return share.item() / run.world_size
 
 
 def optimizer_step(run: 'Run', share: float):
