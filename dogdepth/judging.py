@@ -44,7 +44,7 @@ def validate(model: DepthUNet, ds, cfg: TrainConfig, device: str = 'cpu') -> dic
     for i in range(len(ds)):
         item, pred, _ = answer_at(model, ds, i, cfg, device)
         if valid_mask(item['depth']).any() and (row := depth_metrics(pred, item['depth']))['n']:
-            rows.append(row)  # a frame without a pixel to score has no say
+            rows.append(row)  # a frame without a pixel to score counts for nothing
     if not rows:
         check_truth(ds)
         raise ValueError(f"none of {len(ds)} frames to validate on has a pixel to score inside the Eigen crop")

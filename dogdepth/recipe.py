@@ -102,6 +102,8 @@ REPORT = dict(
     split_by='frame',
     limit=16_000,
 )  # the settings of `TrainConfig.report`
+
+# %% ../nbs/workshop/recipe.ipynb #w017
 V100 = dict(
     out='runs/v100',
     arch='light',

@@ -23,7 +23,7 @@ from dogdepth.judging import answer_at, end_epoch
 from dogdepth.train import fit
 from dogdepth.learning import fitting_focal, laplace_nll, loss_of
 from dogdepth.runs import load_checkpoint
-from dogdepth.recipe import lr_at
+from dogdepth.recipe import check_settings, lr_at
 from dogdepth.mixtures import make_datasets
 from dogdepth.train import make_optimizer, train_step
 from dogdepth.distributed import recompute_blocks
@@ -798,6 +798,12 @@ def test_only_a_run_that_does_not_ask_how_long_may_be_made_longer(tmp_path, room
         fit(replace(other, out=out, epochs=1), rooms, None, progress=False)
         with pytest.raises(ValueError, match="epochs was 1, is 3"):
             fit(replace(other, out=out, epochs=3), rooms, None, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("preset", [TrainConfig.report, TrainConfig.v100, TrainConfig.small])
+def test_presets_make_sense_and_take_changes(preset):
+    check_settings(preset())
+    assert preset(bs=4, out="x") == replace(preset(), bs=4, out="x")
 
 
 def test_a_kill_between_the_last_step_and_the_validation_loses_no_epoch(tmp_path, rooms):
