@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 from .losses import DepthLoss, ssim_loss
-from .train import make_loss
+from .learning import make_loss
 from .recipe import TrainConfig
 
 # %% ../nbs/workshop/arms.ipynb #c014

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOFTEST', 'zoom_matrix', 'zoom_camera', 'zoom_item', 'recolour', 'soft_kernel', 'soften', 'answer_box', 'show_answer',
-           'draw', 'augment', 'size_at', 'another', 'numbers', 'augment_batch', 'Frames']
+           'draw', 'augment', 'size_at', 'shuffled_index', 'sample_params', 'augment_batch', 'Frames']
 
 # %% ../nbs/workshop/augment.ipynb #w002
 import math
@@ -167,12 +167,12 @@ def size_at(cfg: TrainConfig, epoch: int | None) -> tuple:  # (h,w)
     return h, round(cfg.width_px * h / cfg.height)
 
 # %% ../nbs/workshop/augment.ipynb #c054
-def another(i: int, n: int, *seed) -> int:
+def shuffled_index(i: int, n: int, *seed) -> int:
     "Some frame other than `i`, of `n`: the same one for the same seed."
     return int((i + np.random.default_rng((*seed, i)).integers(1, n)) % n)
 
 # %% ../nbs/workshop/augment.ipynb #c055
-def numbers(item: dict, cfg: TrainConfig, rng, size) -> torch.Tensor:  # (18,)
+def sample_params(item: dict, cfg: TrainConfig, rng, size) -> torch.Tensor:  # (18,)
     """The variant that `augment` would make, for `augment_batch`: where each pixel comes from (6), the answer's box and
     levels a metre (5), gains, contrast, saturation (5), focal length in px (0: unknown), blur in px."""
     d, (h0, w0) = draw(cfg, rng), item['depth'].shape
@@ -199,7 +199,7 @@ def numbers(item: dict, cfg: TrainConfig, rng, size) -> torch.Tensor:  # (18,)
 def augment_batch(
     img,
     depth,  # (B,3,h0,w0) uint8, (B,1,h0,w0) metres
-    how,  # (B,18), see `numbers`
+    how,  # (B,18), see `sample_params`
     size,
     cfg,  # (h,w) of the result
 ):  # (B,6,h,w) in [0,1], (B,1,h,w) metres, (B,1,1,1) focal length in px
@@ -270,7 +270,7 @@ class Frames(torch.utils.data.Dataset):
         return (
             torch.from_numpy(item['image'].transpose(2, 0, 1).copy()),
             torch.from_numpy(item['depth'])[None],
-            numbers(item, self.cfg, self.dice(i), self.size),
+            sample_params(item, self.cfg, self.dice(i), self.size),
             item['name'],
         )
 
@@ -280,7 +280,7 @@ class Frames(torch.utils.data.Dataset):
         cfg, item = self.cfg, self.variant(i)
         x = network_input(item['image'], cfg.dog, bgr=cfg.arch == 'published')
         if cfg.shuffle_dog:
-            x[3:] = network_input(self.variant(another(i, len(self), cfg.seed, self.epoch or 0))['image'])[3:]
+            x[3:] = network_input(self.variant(shuffled_index(i, len(self), cfg.seed, self.epoch or 0))['image'])[3:]
         focal = item['camera'].focal if item.get('camera_known', True) else 0.0
         return (
             x,

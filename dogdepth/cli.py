@@ -708,9 +708,11 @@ def train_flags(p):
     )
     p.add_argument(
         '--recipe',
-        choices=('ours', 'report'),
-        help="defaults to start from: ours, or the report's (its network, loss, Adam, 50 epochs at 480x640)",
+        choices=('ours', 'report', 'small'),
+        help="defaults to start from: ours, the report's (its network, loss, Adam, 50 epochs at 480x640), or a small "
+        "training of about two minutes (240 rendered rooms of 96x128 where there is no --data)",
     )
+    p.add_argument('--small', action='store_const', const='small', dest='recipe', help='the same as --recipe small')
     from dogdepth.recipe import TrainConfig
 
     add_fields(p.add_argument_group('settings, one for each field of TrainConfig'), TrainConfig)
@@ -725,7 +727,7 @@ def train_config(a) -> 'TrainConfig':
     if a.resume and a.recipe:
         raise ValueError("--resume takes the settings of the run that lies there: leave --recipe out")
     if not a.resume:
-        return TrainConfig.report(**said) if a.recipe == 'report' else TrainConfig(**said)
+        return {'report': TrainConfig.report, 'small': TrainConfig.small}.get(a.recipe, TrainConfig)(**said)
     file = Path(said.get('out', TrainConfig.out)) / 'config.json'
     if not file.is_file():
         raise FileNotFoundError(
@@ -740,10 +742,10 @@ def train_config(a) -> 'TrainConfig':
 def do_train(a):
     from dogdepth.recipe import check_settings
     from dogdepth.train import fit
-    from dogdepth.distributed import leave, team
+    from dogdepth.distributed import leave, rank_and_world_size
     from dogdepth.mixtures import make_datasets
 
-    say = print if team()[0] == 0 else lambda *_, **__: None  # several processes speak with one voice
+    say = print if rank_and_world_size()[0] == 0 else lambda *_, **__: None  # several processes speak with one voice
     cfg = train_config(a)
     check_settings(cfg)
     out = Path(cfg.out)

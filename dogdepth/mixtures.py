@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['EXTRA', 'WithoutCamera', 'Lenses', 'defocus_rooms', 'with_extra', 'Subset', 'split_packed', 'make_datasets',
-           'mix_weights']
+           'check_truth', 'chosen_frames', 'mix_weights']
 
 # %% ../nbs/workshop/mixtures.ipynb #w002
 from dataclasses import replace
 import numpy as np
 import torch
-from .depth import Camera
+from .depth import Camera, valid_mask
 from .files import data_root
 from .attention import DepthUNet
 from .recipe import ModelConfig, TrainConfig
@@ -127,6 +127,30 @@ def make_datasets(cfg: TrainConfig):  # -> train, valid
     from dogdepth.nyu import NYUDepth
 
     return tuple(NYUDepth(root, split=s, split_by=cfg.split_by, seed=cfg.seed) for s in ('train', 'val'))
+
+# %% ../nbs/workshop/mixtures.ipynb #w016
+def check_truth(ds):
+    "`ValueError` unless some frame has a pixel to be judged by."
+    if not any(valid_mask(ds[i]['depth']).any() for i in range(len(ds))):
+        raise ValueError(
+            f"none of {len(ds)} frames to validate on has a pixel between 0.001 and 10 m: is the depth in metres?"
+        )
+
+
+def chosen_frames(cfg: TrainConfig, train, valid) -> tuple:  # train, valid
+    "What `fit` learns from and is judged by: `limit` and `extra` obeyed; None: what the configuration names."
+    if train is None:
+        train, valid = make_datasets(cfg)
+    if valid is not None:
+        check_truth(valid)
+    if 0 < cfg.limit < len(train):
+        train = Subset(train, np.random.default_rng(cfg.seed).permutation(len(train))[: cfg.limit])
+    train = with_extra(train, cfg)
+    if len(train) and not any(valid_mask(train[i]['depth']).any() for i in range(len(train))):
+        raise ValueError(
+            f"no pixel of the {len(train)} frames to train on lies between 0.001 and 10 m: is the depth in metres?"
+        )
+    return train, valid
 
 # %% ../nbs/workshop/mixtures.ipynb #c123
 def mix_weights(

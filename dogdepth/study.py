@@ -31,7 +31,9 @@ from .timing import environment, race
 from .attention import network_input
 from .metrics import image_metrics
 from .augment import Frames
-from .train import Run, amp_dtype, answer_at, epoch_batches, train_step
+from .train import Run, epoch_batches, train_step
+from .devices import amp_dtype
+from .judging import answer_at
 from .mixtures import WithoutCamera
 from .runs import write_log
 from .arms import ARMS, LENSES, MAIN, REPORT, StudyConfig, study_config, study_loss

@@ -24,7 +24,8 @@ from torch.utils.module_tracker import ModuleTracker
 from .timing import CLOCKS, Timing, environment, write_results
 from .cost import machine_rates
 from .augment import size_at
-from .train import Run, loss_of, make_loss, make_optimizer, train_step
+from .train import Run, make_optimizer, train_step
+from .learning import loss_of, make_loss
 from .recipe import TrainConfig
 from .distributed import recompute_blocks
 

@@ -17,7 +17,10 @@ from scipy import stats
 from dogdepth import ablation as A, arms, intervals, study
 from dogdepth.depth import Camera
 from dogdepth.metrics import METRICS
-from dogdepth.train import Frames, TrainConfig, make_loss, write_log
+from dogdepth.augment import Frames
+from dogdepth.train import TrainConfig
+from dogdepth.learning import make_loss
+from dogdepth.runs import write_log
 
 TINY = dict(limit=8, epochs=1, height=32, width_px=48, pretrained=False)
 ROOMS = ("pinhole", "pinhole, no DoG")  # arms on rendered rooms: no data needed

@@ -992,6 +992,15 @@ def test_recipe_report():
     assert train_config(make_parser(["train"]).parse_args(["train"])) == TrainConfig()
 
 
+@pytest.mark.parametrize("words", [["train", "--small"], ["train", "--recipe", "small"]], ids=" ".join)
+def test_recipe_small(words):
+    from dogdepth.cli import make_parser, train_config
+    from dogdepth.train import TrainConfig
+
+    words = [*words, "--epochs", "2"]
+    assert train_config(make_parser(words).parse_args(words)) == TrainConfig.small(epochs=2)
+
+
 # --- bench
 
 

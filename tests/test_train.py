@@ -15,12 +15,25 @@ from dogdepth.depth import Camera
 from dogdepth.rooms import Rooms, render_room
 from dogdepth.weights import CANONICAL_FOCAL
 from dogdepth.attention import DepthUNet
-from dogdepth.train import EMA, Frames, Run, Subset, TrainConfig, amp_dtype, answer_at, end_epoch, epoch_batches
-from dogdepth.train import fit, fitting_focal, laplace_nll, load_checkpoint, loss_of, lr_at, make_datasets
-from dogdepth.train import make_optimizer, recompute_blocks, save_checkpoint, size_at, train_step, validate
-from dogdepth.train import with_extra, write_log
+from dogdepth.train import EMA, Run, TrainConfig, epoch_batches
+from dogdepth.augment import Frames
+from dogdepth.mixtures import Subset
+from dogdepth.devices import amp_dtype
+from dogdepth.judging import answer_at, end_epoch
+from dogdepth.train import fit
+from dogdepth.learning import fitting_focal, laplace_nll, loss_of
+from dogdepth.runs import load_checkpoint
+from dogdepth.recipe import check_settings, lr_at
+from dogdepth.mixtures import make_datasets
+from dogdepth.train import make_optimizer, train_step
+from dogdepth.distributed import recompute_blocks
+from dogdepth.runs import save_checkpoint
+from dogdepth.augment import size_at
+from dogdepth.judging import validate
+from dogdepth.mixtures import with_extra
+from dogdepth.runs import write_log
 from dogdepth.mixtures import WithoutCamera, mix_weights
-from dogdepth.augment import another, augment, draw, recolour, show_answer, soften, soft_kernel, zoom_item
+from dogdepth.augment import shuffled_index, augment, draw, recolour, show_answer, soften, soft_kernel, zoom_item
 
 TINY = TrainConfig(
     arch="report", width=4, pretrained=False, height=32, width_px=48, bs=2, epochs=2, amp="off", valid_every=1
@@ -689,7 +702,7 @@ def test_parts_and_processes_throw_their_own_dice(rooms, monkeypatch):
     for _ in range(2):
         train_step(run, *parts)
     other = Run(cfg, 4)
-    other.rank, other.team = 1, 2
+    other.rank, other.world_size = 1, 2
     monkeypatch.setattr(other.net, "no_sync", lambda: __import__("contextlib").nullcontext(), raising=False)
     train_step(other, *parts)
     assert len(seeds) == 6 and len(set(seeds[:4])) == 4  # two parts of two steps
@@ -785,6 +798,12 @@ def test_only_a_run_that_does_not_ask_how_long_may_be_made_longer(tmp_path, room
         fit(replace(other, out=out, epochs=1), rooms, None, progress=False)
         with pytest.raises(ValueError, match="epochs was 1, is 3"):
             fit(replace(other, out=out, epochs=3), rooms, None, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("preset", [TrainConfig.report, TrainConfig.v100, TrainConfig.small])
+def test_presets_make_sense_and_take_changes(preset):
+    check_settings(preset())
+    assert preset(bs=4, out="x") == replace(preset(), bs=4, out="x")
 
 
 def test_a_kill_between_the_last_step_and_the_validation_loses_no_epoch(tmp_path, rooms):
@@ -913,15 +932,17 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
 
 
 def test_another_frame_is_another_and_always_the_same_one():
-    got = [another(i, 5, 0, 1) for i in range(5)]
-    assert all(g != i and 0 <= g < 5 for i, g in enumerate(got)) and got == [another(i, 5, 0, 1) for i in range(5)]
+    got = [shuffled_index(i, 5, 0, 1) for i in range(5)]
+    assert all(g != i and 0 <= g < 5 for i, g in enumerate(got)) and got == [
+        shuffled_index(i, 5, 0, 1) for i in range(5)
+    ]
 
 
 def test_shuffled_dog_keeps_the_photo_and_takes_the_dog_of_another(rooms):
     cfg = replace(TINY, flip=False, zoom=1.0, rotate_deg=0.0, colour=0.0, grey=0.0)
     plain, mixed = (Frames(rooms, replace(cfg, shuffle_dog=s), 0) for s in (False, True))
     for i in range(3):
-        j = another(i, len(rooms), cfg.seed, 0)
+        j = shuffled_index(i, len(rooms), cfg.seed, 0)
         assert torch.equal(mixed[i][0][:3], plain[i][0][:3]) and torch.equal(mixed[i][0][3:], plain[j][0][3:])
 
 
@@ -1141,12 +1162,12 @@ def test_a_run_without_any_reading_is_refused(tmp_path, rooms):
 
 
 def test_a_process_without_readings_learns_nothing_and_leaves_the_averages_alone(rooms):
-    from dogdepth.train import nothing_learned
+    from dogdepth.learning import zero_loss
 
     run = Run(TINY, 6)
     run.model.train()
     before = {k: v.clone() for k, v in state(run).items()}
-    nothing_learned(run, one_batch(rooms[:2], TINY)[0]).backward()
+    zero_loss(run, one_batch(rooms[:2], TINY)[0]).backward()
     assert all(p.grad is None or not p.grad.any() for p in run.model.parameters()) and any(
         p.grad is not None for p in run.model.parameters()
     )

@@ -12,8 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dogdepth.attention import DepthUNet
 from dogdepth.rooms import render_room
 from dogdepth.timing import write_results
-from dogdepth.train import Frames, Run, TrainConfig, augment_batch, loss_of
-from dogdepth.augment import augment, numbers
+from dogdepth.augment import Frames, augment_batch
+from dogdepth.train import Run, TrainConfig
+from dogdepth.learning import loss_of
+from dogdepth.augment import augment, sample_params
 from dogdepth.cost import Kept
 from dogdepth.v100 import CARDS, Card, Op, Tape, format_training, measured_peak, memory, op_seconds, plan
 from dogdepth.v100 import step_seconds, tape
@@ -214,11 +216,11 @@ def test_same_dice_same_variant(kw):
 
 
 def test_numbers_say_where_each_pixel_comes_from():
-    "The map of `numbers` is the camera's: a ray through the new camera meets the pixel that the map names."
+    "The map of `sample_params` is the camera's: a ray through the new camera meets the pixel that the map names."
     cfg, u, v = TrainConfig(zoom=2.0, rotate_deg=0.0, colour=0.0, grey=0.0, cut_depth=0.0), 7.0, 21.0
     mirrored = set()
     for seed in range(6):
-        n = numbers(ROOMS[0], cfg, np.random.default_rng(seed), (30, 40)).numpy()
+        n = sample_params(ROOMS[0], cfg, np.random.default_rng(seed), (30, 40)).numpy()
         cam = augment(ROOMS[0], cfg, np.random.default_rng(seed), (30, 40))["camera"]
         mirrored.add(bool(n[0] < 0))
         old = ROOMS[0]["camera"].flip() if n[0] < 0 else ROOMS[0]["camera"]
@@ -228,7 +230,7 @@ def test_numbers_say_where_each_pixel_comes_from():
 
 
 def test_unknown_camera_stays_unknown_on_the_device():
-    n = numbers({**ROOMS[0], "camera_known": False}, TrainConfig(), np.random.default_rng(0), (60, 80))
+    n = sample_params({**ROOMS[0], "camera_known": False}, TrainConfig(), np.random.default_rng(0), (60, 80))
     assert n[16] == 0 and n.shape == (18,)
 
 

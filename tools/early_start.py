@@ -10,7 +10,8 @@ import torch
 
 from dogdepth.attention import DepthUNet
 from dogdepth.nyu import NYUDepth
-from dogdepth.train import Frames, TrainConfig
+from dogdepth.augment import Frames
+from dogdepth.train import TrainConfig
 
 COARSE = torch.tensor(
     [[0.5, 0.125, 0], [0.5, 0.75, 0.5], [0, 0.125, 0.5]]

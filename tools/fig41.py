@@ -25,7 +25,10 @@ from dogdepth.depth import valid_mask
 from dogdepth.losses import DepthLoss
 from dogdepth.metrics import depth_metrics
 from dogdepth.layout import nyu_levels
-from dogdepth.train import TrainConfig, answer_at, fit, make_datasets, write_log
+from dogdepth.train import TrainConfig, fit
+from dogdepth.judging import answer_at
+from dogdepth.mixtures import make_datasets
+from dogdepth.runs import write_log
 
 ROOMS = (3, 24, 32, 101)  # validation frames whose answers are kept as pictures
 METRICS = ("abs_rel", "rmse", "delta1")

@@ -137,7 +137,7 @@ class Table:
         self.who = {k: v for k, v in who.items() if k != "slug"}
 
     def add(self, name, reason="", **row):
-        from dogdepth.train import write_log
+        from dogdepth.runs import write_log
 
         row = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append({"part": self.part, "name": name, **row, "reason": reason, **self.who})
@@ -425,7 +425,8 @@ def augmentation(imgs, scale):
     "`augment_batch` and a batch for it that lies on the device."
     import torch
     from dogdepth.rooms import render_room
-    from dogdepth.train import Frames, TrainConfig, augment_batch
+    from dogdepth.augment import Frames, augment_batch
+    from dogdepth.train import TrainConfig
 
     cfg = TrainConfig(height=scale.height, width_px=scale.width_px, augment_on="device", small_first=0.0)
     frames = Frames([render_room(seed, scale.height, scale.width_px) for seed in range(2)], cfg, 0)
@@ -466,7 +467,8 @@ def workers():
 
 def fit_rate(cfg, frames, scale, work):
     "Images a second of `fit`, its loader's start not counted: a longer trial less a shorter one, after one to warm up."
-    from dogdepth.train import Subset, fit
+    from dogdepth.mixtures import Subset
+    from dogdepth.train import fit
 
     few, many = scale.steps
     frames, took = Subset(frames, np.arange(many * cfg.bs) % len(frames)), []
@@ -536,7 +538,7 @@ def part_rooms(table, scale, who, work):
     import torch
     from dogdepth.archive import pack
     from dogdepth.rooms import Rooms
-    from dogdepth.train import Subset
+    from dogdepth.mixtures import Subset
 
     def render():
         start, items = time.perf_counter(), []
@@ -582,7 +584,8 @@ def median_row(train, valid):
 
 def part_train(table, scale, who, work):
     "`light` from random weights on rendered rooms for two minutes: its curve, beside the per-pixel median."
-    from dogdepth.train import Subset, TrainConfig, fit
+    from dogdepth.mixtures import Subset
+    from dogdepth.train import TrainConfig, fit
 
     h, w = scale.train_size
     cfg = TrainConfig(
