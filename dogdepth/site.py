@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PLOTLY', 'DIRECTIVE', 'STEPS', 'ASSETS', 'NPM', 'CACHE', 'OUTSIDE', 'NAMES', 'SHAPES', 'read_cells', 'stored_figures',
            'unpack', 'seen', 'snapshot', 'Still', 'figure_script', 'figure_html', 'plain', 'alt_text', 'drawn_words',
-           'picture_words', 'Page', 'tells', 'walk', 'visible', 'exports', 'show_exports', 'turn_figures',
-           'file_pictures', 'shared_views', 'add_views', 'flat', 'flat_links', 'link_names', 'minutes', 'as_hours',
-           'head', 'page_cells', 'Entry', 'entries', 'reference_page', 'symbol_table', 'sidebar', 'find_root',
-           'workshop', 'prepare', 'prose_page', 'reference_index', 'render', 'npm_package', 'unpack_npm', 'keep_home',
-           'mend_tag', 'mend', 'finish', 'share_weights', 'browser_model', 'wheelbase_share', 'sample_photos',
-           'write_samples', 'try_files', 'build_site']
+           'picture_words', 'Page', 'tells', 'walk', 'visible', 'exports', 'only_imports', 'show_exports',
+           'turn_figures', 'file_pictures', 'shared_views', 'add_views', 'flat', 'flat_links', 'link_names', 'minutes',
+           'as_hours', 'head', 'page_cells', 'Entry', 'entries', 'reference_page', 'symbol_table', 'sidebar',
+           'find_root', 'workshop', 'prepare', 'prose_page', 'reference_index', 'render', 'npm_package', 'unpack_npm',
+           'keep_home', 'mend_tag', 'mend', 'finish', 'share_weights', 'browser_model', 'wheelbase_share',
+           'sample_photos', 'write_samples', 'try_files', 'build_site']
 
 # %% ../nbs/workshop/site.ipynb #c002
 import ast
@@ -498,6 +498,15 @@ def exports(source: str) -> list:
     ]
 
 # %% ../nbs/workshop/site.ipynb #c042_1
+def only_imports(source: str) -> bool:
+    "Whether a cell does nothing but import."
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
+
 def show_exports(cells, page):
     "Over each exported cell a line that names its module and what it adds to it; the words for nbdev go."
     out, module = [], re.sub(r'^\d+_', '', page.name)
@@ -514,7 +523,7 @@ def show_exports(cells, page):
                     )
                 )
             c['source'] = DIRECTIVE.sub('', c['source'])
-            if re.fullmatch(r'((from|import) .*\s*|#.*\s*|\s)+', c['source']):
+            if only_imports(c['source']):
                 c['source'] = '#| code-fold: true\n#| code-summary: imports\n' + c['source']
         out.append(c)
     return out

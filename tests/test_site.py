@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import plotly.graph_objects as go
@@ -456,6 +457,17 @@ def test_lent_views_stand_before_the_end(tmp_path):
     cells = [md("# T"), md("## What we built\n\nx")]
     out = S.add_views(cells, page(tmp_path, lent=lent["03_dog"]))
     assert [c["source"][:8] for c in out] == ["# T", "### View", "#| also:", "## What "]
+
+
+def test_cells_of_imports_are_told_at_once():
+    "However many lines they have: a pattern once took for ever over a long cell that ends with something else."
+    imports = "# what we use\n\n" + "".join(f"from a{i} import b{i}\n\n" for i in range(400))
+    start = time.perf_counter()
+    assert S.only_imports(imports) and S.only_imports("from a import (\n    b,\n    c,\n)")
+    assert (
+        not S.only_imports(imports + "x = 1") and not S.only_imports("# a remark") and not S.only_imports("%matplotlib")
+    )
+    assert time.perf_counter() - start < 1
 
 
 # --- how long, and how good
