@@ -36,7 +36,7 @@ def check_camera_fits(camera: Camera, img):
             f"{img.shape[0]}x{img.shape[1]}: pass `camera.resize(h,w)`"
         )
 
-
+# %% ../nbs/workshop/batches.ipynb #c037_1
 def check_known_distance(
     xy,  # (x,y)
     metres,
@@ -125,7 +125,7 @@ def _fitting(photos, camera, bad):
         else:
             yield name, img, own
 
-
+# %% ../nbs/workshop/batches.ipynb #c040_1_1
 def stream_predictions(
     predict_batch,  # of a Predictor
     source,  # a folder of photos, a video file, a list of files, or anything that yields photos

@@ -193,7 +193,7 @@ def staged(out):
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
-
+# %% ../nbs/workshop/cli.ipynb #c015_1
 def _move_all(tmp, out):
     "Every file below `tmp` to the same place below `out`; what stands in the way is found before the first moves."
     pages_last = lambda p: (p.suffix == '.html', p)
@@ -717,7 +717,7 @@ def train_flags(p):
 
     add_fields(p.add_argument_group('settings, one for each field of TrainConfig'), TrainConfig)
 
-
+# %% ../nbs/workshop/cli.ipynb #c042_1
 def train_config(a) -> 'TrainConfig':
     "The settings of a run: what was said, over the recipe's or, for --resume, over those of the run itself."
     from dataclasses import fields

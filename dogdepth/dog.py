@@ -162,7 +162,7 @@ def modified_dog_batch(
         d = d[:, None] / 255
         return d.clamp(min=0) if saturate else d
 
-
+# %% ../nbs/03_dog.ipynb #c160_1_1
 def literal_dog(
     img,  # (H,W,3) RGB or (H,W) grey, uint8
     fallback: float = 2.0,  # as in `modified_dog`; the report's program has 1

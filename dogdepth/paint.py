@@ -84,7 +84,7 @@ def _carpet(u, v, w, h, s, k, px):
         + 0.3 * (noise(u * 2, v * 2 + k) - 0.5)
     )
 
-
+# %% ../nbs/workshop/paint.ipynb #c031_1
 def _stripes(u, v, w, h, s, k, px):
     return np.clip(_line(u + k, s, s * 0.4, px) + 0.15 * noise(u * 40, v * 40), 0, 1)
 

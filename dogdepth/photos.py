@@ -78,7 +78,7 @@ def _bytes(x):
         )
     return np.rint(x * 255).astype(np.uint8)
 
-
+# %% ../nbs/workshop/photos.ipynb #c008_1_1
 def as_rgb(
     img,  # (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA; uint8, or float in [0,1]; or a PIL image
 ) -> np.ndarray:  # (H,W,3) uint8 RGB, an array of its own

@@ -42,7 +42,7 @@ def _windows(height, width, points, radius=10):
     out = [] if rows.all() and cols.all() else np.flatnonzero(~inside)
     return ys[:, :, None] * width + xs[:, None], mask, np.array(out, int)
 
-
+# %% ../nbs/workshop/windows.ipynb #v007_1
 @lru_cache(64)
 def _disc_sizes(*args):
     "How many pixels of each disc lie in the frame."
@@ -111,7 +111,7 @@ def batch_sigma(
     d = top[:, 0] - top[:, 1]
     return torch.where(d >= 1, d, fallback).float()
 
-
+# %% ../nbs/workshop/windows.ipynb #v015_1
 def batch_dog(
     c,  # torch int (B,1 or 3,H,W), levels
     points: tuple,
@@ -224,7 +224,7 @@ def check_rgb(img):
             "grey picture"
         )
 
-
+# %% ../nbs/workshop/windows.ipynb #v023_1
 def check_batch(x):
     import torch
 
