@@ -37,13 +37,16 @@ class StudyConfig(TrainConfig):
     frames: str = 'nyu'  # what is trained and scored on, see `study_frames`
     terms: str = 'depth grad_global grad_grid ssim'  # loss='report': the terms that count
     ssim_sign: int = 1  # -1: reward a bad match, as the report's program does
-    dog_stem: str = 'zero'  # the first weights of the DoG channels, or 'random': as large as ImageNet's for colour
+    # the DoG's first weights: 'zero', as ImageNet's stem leaves them, or 'random': as large as ImageNet's for colour
+    dog_stem: str = 'zero'
     share: float = 1.0  # of the training frames, drawn by the seed
 
     def make(self, pretrained=None):
         "The network, freshly initialised."
         if self.dog_stem not in ('zero', 'random'):
             raise ValueError(f"dog_stem should be 'zero' or 'random', got {self.dog_stem!r}")
+        if self.dog_stem == 'random' and self.arch != 'light':
+            raise ValueError("dog_stem='random' goes with arch='light'")
         model = super().make(pretrained)
         if self.dog_stem == 'random':
             weight = model.unet.encoder._conv_stem.weight

@@ -216,7 +216,7 @@ def write_prediction(
     glb=False,
     html=False,
     video=False,
-    axes='z_up',  # of the PLY: a key of `cloud.AXES`; 'z_up' stands upright in Blender
+    axes='z_up',  # of the PLY: a key of `files3d.AXES`; 'z_up' stands upright in Blender
 ) -> list:  # of file names
     "Depth as 16-bit millimetres and as a picture with its colour bar, the camera, and 3D files or a film on request."
     from dataclasses import asdict
@@ -231,8 +231,7 @@ def write_prediction(
         json.dumps(asdict(pred.camera) | dict(fov_deg=round(pred.camera.fov_deg, 3)), indent=1)
     )
     if ply or glb or html or video:
-        from dogdepth.film import orbit_video
-        from dogdepth.cloud import save_html, write_glb, write_ply
+        from dogdepth.cloud import orbit_video, save_html, write_glb, write_ply
     if ply:
         write_ply(folder / f'{name}.ply', pred, axes=axes)
     if glb:
@@ -706,13 +705,14 @@ def train_flags(p):
     p.add_argument(
         '--resume', action='store_true', help='go on with the run in --out, exactly where it stopped, with its settings'
     )
-    p.add_argument(
+    start = p.add_mutually_exclusive_group()
+    start.add_argument(
         '--recipe',
         choices=('ours', 'report', 'small'),
         help="defaults to start from: ours, the report's (its network, loss, Adam, 50 epochs at 480x640), or a small "
         "training of about two minutes (240 rendered rooms of 96x128 where there is no --data)",
     )
-    p.add_argument('--small', action='store_const', const='small', dest='recipe', help='the same as --recipe small')
+    start.add_argument('--small', action='store_const', const='small', dest='recipe', help='the same as --recipe small')
     from dogdepth.recipe import TrainConfig
 
     add_fields(p.add_argument_group('settings, one for each field of TrainConfig'), TrainConfig)
@@ -725,7 +725,7 @@ def train_config(a) -> 'TrainConfig':
 
     said = {f.name: getattr(a, f.name) for f in fields(TrainConfig) if hasattr(a, f.name)}
     if a.resume and a.recipe:
-        raise ValueError("--resume takes the settings of the run that lies there: leave --recipe out")
+        raise ValueError("--resume takes the settings of the run that lies there: leave --recipe (or --small) out")
     if not a.resume:
         return {'report': TrainConfig.report, 'small': TrainConfig.small}.get(a.recipe, TrainConfig)(**said)
     file = Path(said.get('out', TrainConfig.out)) / 'config.json'

@@ -10,7 +10,7 @@ __all__ = ['point_cloud', 'mesh', 'write_ply', 'write_glb', 'figure_html', 'norm
 import numpy as np
 from .atomic import atomic_write
 from .depth import valid_mask
-from .files3d import glb_bytes, normals, ply_bytes, to_axes
+from .files3d import glb_bytes, normals, ply_bytes
 from .film import orbit_video
 from .turntable import figure_html, plotly_js, room_figure, save_html  # noqa: F401
 from .views import JUMP, MAX_ANGLE, UNSURE, _auto_stride, _grid, _only, _view

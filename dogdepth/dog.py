@@ -16,7 +16,7 @@ from dogdepth.windows import (
     MEASURES,
     batch_dog,
     check_batch,
-    check_levels,
+    check_image_levels,
     check_measure,
     check_fallback,
     check_radius,
@@ -46,7 +46,7 @@ def to_grey(
     out=None,  # (H,W) uint8 to write into, where `img` is RGB
 ) -> np.ndarray:  # (H,W) uint8
     "The picture in grey levels, by OpenCV's integer weights (0.299, 0.587, 0.114)."
-    img = check_levels(img)
+    img = check_image_levels(img)
     return img if img.ndim == 2 else cv2.cvtColor(img, cv2.COLOR_RGB2GRAY, dst=out)
 
 # %% ../nbs/03_dog.ipynb #c017

@@ -30,7 +30,7 @@ def _load_torch(weights, device, bf16):
     _one_thread_after_a_fork()
     from dogdepth.attention import DepthUNet
     from dogdepth.weights import folded
-    from dogdepth.train import best_device, check_device
+    from dogdepth.devices import best_device, check_device
 
     device = check_device(device or best_device())
     if isinstance(weights, torch.nn.Module):

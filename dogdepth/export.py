@@ -89,7 +89,8 @@ class OnnxNet:
         return self.config['height'], self.config['width_px']
 
     def outputs(self, x, confidence):  # (B,C,h,w) -> the outputs; one picture at a time, at the size of the file
-        return [np.concatenate(o) for o in zip(*(self.session.run(None, {'x': i[None]}) for i in x))]
+        names = ['depth', 'spread'][: 1 + bool(confidence)]
+        return [np.concatenate(o) for o in zip(*(self.session.run(names, {'x': i[None]}) for i in x))]
 
     def metres(self, out, focal):
         return (

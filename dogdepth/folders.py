@@ -10,9 +10,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 import cv2
-from .depth import Camera
+from .depth import Camera, default_camera
 from .files import check_levels, check_units
-from .depth import default_camera
 from .layout import Frame, _Frames, _item, _read_pair
 from .pairing import _MARKS, _pair_by_time, _some, _tokens, pair_files
 

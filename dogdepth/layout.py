@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 import cv2
 import numpy as np
-from .files import NYU_MAX_M, data_root
+from .files import NYU_MAX_M, data_root, read_depth, read_image, write_depth
 from .atomic import atomic_write
-from .files import read_depth, read_image, write_depth
 from .depth import valid_mask
 
 # %% ../nbs/workshop/layout.ipynb #c014

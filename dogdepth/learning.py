@@ -57,6 +57,7 @@ def build_network(cfg: TrainConfig, device: str) -> tuple:  # the model; what is
 def check_run(
     cfg: TrainConfig,
     n: int,  # frames to train on
+    world_size: int = 1,  # processes that share a batch
 ):
     "`ValueError` where a run would stop, or mean something else, later on."
     check_settings(cfg)
@@ -71,7 +72,6 @@ def check_run(
         raise ValueError(
             "shuffle_dog goes with augment_on='loader': a loader knows all frames, the device only its batch"
         )
-    world_size = rank_and_world_size()[1]
     parts = cfg.accumulate * world_size
     if cfg.accumulate < 1 or cfg.bs % parts:
         raise ValueError(

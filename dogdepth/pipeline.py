@@ -6,13 +6,17 @@
 __all__ = ['bench_pipeline']
 
 # %% ../nbs/workshop/pipeline.ipynb #w002
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+import cv2
 import numpy as np
 import torch
+from .attention import network_input
+from .mixtures import Subset
 from .timing import Timing, environment, write_results
-from .augment import Frames, augment_batch
+from .augment import Frames, augment, augment_batch
 from .recipe import TrainConfig
 
 # %% ../nbs/workshop/pipeline.ipynb #c069
@@ -20,12 +24,7 @@ def bench_pipeline(
     items, out=None, rounds: int = 3, size=(480, 640)
 ) -> list:  # `items`: files behind a data set, an NYUDepth
     "Images a second, on one core, of every stage between the file and the network."
-    import cv2
-    import tempfile
-    from dogdepth.attention import network_input
     from dogdepth.archive import PackedDepth, pack
-    from dogdepth.mixtures import Subset
-    from dogdepth.augment import augment
 
     n, cfg = min(len(items), 12), TrainConfig(height=size[0], width_px=size[1], cut_depth=0.0)
     few = Subset(items, np.linspace(0, len(items) - 1, n).astype(int))

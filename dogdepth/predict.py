@@ -11,8 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import cv2
 import numpy as np
-from .batches import as_pipeline, check_batch_size, check_known_distance, check_photo_list
-from .batches import parts_of_one_size, stream_predictions, with_cameras
+from dogdepth.batches import (
+    as_pipeline,
+    check_batch_size,
+    check_known_distance,
+    check_photo_list,
+    parts_of_one_size,
+    stream_predictions,
+    with_cameras,
+)
 from .depth import Camera, DEPTH_CAP, default_camera
 from .dog import network_planes
 from .engine import load_network, network_outputs

@@ -12,12 +12,9 @@ import numpy as np
 from .depth import Camera, DEPTH_CAP, valid_mask
 from .rooms import render_room
 from .layout import place
-from .confidence import ause, calibrate, constant_std
-from .metrics import average_metrics, check_protocol
-from .shape import boundary_f1, cloud_distances
-from .confidence import coverage, nll
-from .metrics import crop_mask, image_metrics, metric_table
-from .shape import depth_clouds, fscore
+from .confidence import ause, calibrate, constant_std, coverage, nll
+from .metrics import average_metrics, check_protocol, crop_mask, image_metrics, metric_table
+from .shape import boundary_f1, cloud_distances, depth_clouds, fscore
 from .evaluate import _best_first, t_interval
 from .sets import kind_of
 

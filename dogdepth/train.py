@@ -26,12 +26,16 @@ from dogdepth.learning import (
     build_network,
     check_finite,
     check_run,
-    optimizer_step,
+    drop_empty_frames,
     freeze_batchnorm,
     loss_of,
     make_loss,
+    mean_of,
+    optimizer_step,
+    share_over_processes,
+    to_device,
+    zero_loss,
 )
-from .learning import mean_of, zero_loss, share_over_processes, to_device, drop_empty_frames
 from .judging import end_epoch
 
 # %% ../nbs/09_train.ipynb #w009
@@ -77,10 +81,10 @@ class Run:
     "A training under way: model, optimiser, average, position."
 
     def __init__(self, cfg: TrainConfig, n: int):  # n: frames to train on
-        check_run(cfg, n)
         self.cfg, self.n, self.path = cfg, n, Path(cfg.out) / 'best'
         self.rank, self.world_size = rank_and_world_size()
         self.parts = cfg.accumulate * self.world_size  # that a batch is cut into
+        check_run(cfg, n, self.world_size)
         self.device = cfg.device or best_device()
         check_device(self.device)
         join(self.device)
@@ -93,8 +97,14 @@ class Run:
         self.step, self.history, self.best = 0, [], None
         self.logs, self.seconds = [], 0.0  # of the epoch under way
         self.silent = set()  # names of frames without a valid pixel
-        self.steps_per_epoch = n // cfg.bs
-        self.total = self.steps_per_epoch * cfg.epochs
+
+    @property
+    def steps_per_epoch(self):
+        return self.n // self.cfg.bs
+
+    @property
+    def total(self):
+        return self.steps_per_epoch * self.cfg.epochs
 
     def averaged(self) -> DepthUNet:
         "A copy of the model with the averaged weights (its own where no average is kept), in eval mode."
@@ -192,7 +202,8 @@ def fit(
     cache = {} if not cfg.workers and len(train_ds) * cfg.height * cfg.width_px * 28 < 4e9 else None
     while len(run.history) < cfg.epochs:
         t0, title = time.time() - run.seconds, f'epoch {len(run.history) + 1}/{cfg.epochs}'
-        bar = tqdm(epoch_loader(run, train_ds, cache), title, leave=False, disable=not show)
+        loader, done = epoch_loader(run, train_ds, cache), run.step % run.steps_per_epoch
+        bar = tqdm(loader, title, run.steps_per_epoch, leave=False, disable=not show, initial=done)
         for batch in bar:
             if losses := train_step(run, *batch):
                 run.logs.append(losses)

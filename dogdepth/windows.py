@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'disc', 'window_scores', 'batch_sigma', 'batch_dog', 'levels_of', 'check_measure', 'check_fallback',
-           'check_radius', 'check_sigma', 'frame_size', 'check_levels', 'check_rgb', 'check_batch']
+           'check_radius', 'check_sigma', 'frame_size', 'check_image_levels', 'check_rgb', 'check_batch']
 
 # %% ../nbs/workshop/windows.ipynb #v002
 from functools import lru_cache
@@ -198,7 +198,7 @@ def frame_size(
     return size, grid
 
 # %% ../nbs/workshop/windows.ipynb #v023
-def check_levels(img) -> np.ndarray:  # (H,W) or (H,W,3) uint8
+def check_image_levels(img) -> np.ndarray:  # (H,W) or (H,W,3) uint8
     "An array of grey or RGB levels, or a `ValueError`."
     img = np.asarray(img)
     if img.dtype != np.uint8:

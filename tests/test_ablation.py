@@ -54,8 +54,8 @@ def test_no_two_arms_are_the_same_and_budgets_are_equal():
         if arm.control:
             for k in ("bs", "height", "width_px", "flip", "colour", "zoom", "ema"):
                 assert cfgs[a][k] == cfgs[arm.control][k], f"{a} has another {k}"
-                looks = [cfgs[n]["epochs"] * cfgs[n]["share"] for n in (a, arm.control)]
-                assert looks[0] == looks[1], f"{a} takes another number of steps"
+            looks = [cfgs[n]["epochs"] * cfgs[n]["share"] for n in (a, arm.control)]
+            assert looks[0] == looks[1], f"{a} takes another number of steps"
     assert (
         arms.study_config("base").dog
         and arms.study_config("base").arch == "light"
@@ -499,8 +499,9 @@ def test_costs_say_which_network_is_larger():
     )
 
 
-def test_the_stored_study_is_the_study_of_the_code():
-    rows, frames = study.read_study(RESULTS / "ablation-runs.csv"), study.read_study(RESULTS / "ablation-frames.csv")
+@pytest.mark.parametrize("name", ["ablation-runs.csv", "ablation-twelve.csv"])
+def test_the_stored_study_is_the_study_of_the_code(name):
+    rows, frames = study.read_study(RESULTS / name), study.read_study(RESULTS / "ablation-frames.csv")
     assert rows and len({(r["arm"], r["seed"]) for r in rows}) == len(rows)
     kinds = {k: sum(f["frames"] == k for f in frames) for k in {f["frames"] for f in frames}}
     params = {}

@@ -82,6 +82,7 @@ def chapters():
 
 def test_the_solutions_of_a_chapter_are_out_of_sight():
     "Whoever opens a chapter sees the question and the blank; the cell that holds the solution is closed."
+    assert chapters()
     for path in chapters():
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         makes = [c for c in cells if "Exercise(" in "".join(c["source"])]

@@ -1039,8 +1039,8 @@ def test_sizes_that_no_network_can_look_at(size):
 
 def test_calls_that_go_wrong_say_how_to_go_right(tmp_path):
     p = Predictor(Net(constant(2)), size=(48, 64))
-    for bs in (0, -1, 1.5):
-        with pytest.raises((TypeError, ValueError), match="bs is how many photos go in at once"):
+    for bs, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="bs is how many photos go in at once"):
             p.predict_batch([photo()], bs=bs)
     for one in (photo(), Image.fromarray(photo()), "room.jpg"):
         with pytest.raises(ValueError, match="predict_batch takes a list of photos"):
@@ -1165,14 +1165,25 @@ def test_a_batch_says_which_photo_is_wrong():
         Predictor(Net(brightness)).predict_batch([photo(), np.zeros((3, 3), np.uint8)])
 
 
+def test_an_open_heic_file_says_what_to_install(tmp_path, monkeypatch):
+    "As its path does; it was called no photo."
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    f = tmp_path / "phone.jpg"
+    f.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 50)
+    with open(f, "rb") as opened, pytest.raises(ValueError, match=r"HEIC.*pip install 'dogdepth\[heif\]'"):
+        load_photo(opened)
+
+
 def test_stream_refuses_at_once(tmp_path):
     q = Predictor(Net(brightness))
     for source in (photo(), Image.fromarray(photo()), None, 3):
         with pytest.raises(ValueError, match="photos come from a folder, a film, a list .*one photo goes to predict"):
             q.stream(source)
-    for bs in (0, -1, 2.0):
-        with pytest.raises((TypeError, ValueError), match="bs is how many photos go in at once"):
+    for bs, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match="bs is how many photos go in at once"):
             q.stream([photo()], bs=bs)
+    with pytest.raises(TypeError, match="a camera should be a Camera or None, got str"):
+        q.stream([photo()], camera="NYU")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         q.stream(tmp_path / "nowhere")
     assert len(list(q.stream(np.stack([photo()] * 2), progress=False))) == 2
