@@ -1211,7 +1211,7 @@ def wheelbase_share(
 ) -> float:
     """How long the motorcycle is by this depth, as a share of what its maker says: all of the published depth is too
     small by this (14_cloud)."""
-    from dogdepth.cli import AXLES, MAXIM_M, span_m
+    from dogdepth.samples import AXLES, MAXIM_M, span_m
 
     return span_m(depth, cam, *AXLES) / MAXIM_M
 

@@ -22,22 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dogdepth
-from dogdepth.cli import (
-    VERBS,
-    Parser,
-    add_fields,
-    depth_range,
-    field_notes,
-    guarded,
-    main,
-    photo_files,
-    photo_names,
-    shown,
-    staged,
-    write_prediction,
-)
+from dogdepth.cli import VERBS, main
+from dogdepth.console import Parser, guarded, shown
 from dogdepth.depth import Camera, read_depth
+from dogdepth.flags import add_fields, field_notes
 from dogdepth.layout import write_nyu
+from dogdepth.outputs import depth_range, photo_files, photo_names, staged, write_prediction
 from dogdepth.predict import Prediction
 from dogdepth.rooms import Rooms, render_room
 
@@ -479,10 +469,10 @@ def test_stopping_leaves_nothing_half_written(photo, weights, tmp_path, sig, cod
     "Stop it while the second photo's files are written: the first one's are whole, of the second there is none."
     (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
     script = (
-        "import sys, time, dogdepth.cli as c; w = c.write_prediction\n"
+        "import sys, time, dogdepth.cli_predict as c; from dogdepth.cli import main; w = c.write_prediction\n"
         "def slow(folder, name, *a):\n    f = w(folder, name, *a)\n    if name=='b': print('now', flush=True); "
         "time.sleep(60)\n    return f\n"
-        "c.write_prediction = slow; sys.exit(c.main())"
+        "c.write_prediction = slow; sys.exit(main())"
     )
     p = subprocess.Popen(
         [sys.executable, "-c", script, "predict", photo, "b.jpg", "--out", "o", "--weights", weights],
@@ -984,7 +974,8 @@ def test_resume_from_a_broken_config(tmp_path, refused):
 
 
 def test_recipe_report():
-    from dogdepth.cli import make_parser, train_config
+    from dogdepth.cli import make_parser
+    from dogdepth.cli_train import train_config
     from dogdepth.train import TrainConfig
 
     words = ["train", "--recipe", "report", "--bs", "4"]
@@ -994,7 +985,8 @@ def test_recipe_report():
 
 @pytest.mark.parametrize("words", [["train", "--small"], ["train", "--recipe", "small"]], ids=" ".join)
 def test_recipe_small(words):
-    from dogdepth.cli import make_parser, train_config
+    from dogdepth.cli import make_parser
+    from dogdepth.cli_train import train_config
     from dogdepth.train import TrainConfig
 
     words = [*words, "--epochs", "2"]
@@ -1444,7 +1436,7 @@ def test_a_full_disk_ends_the_batch(trip, weights, tmp_path, monkeypatch, capsys
         seen.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dogdepth.cli.write_prediction", full)
+    monkeypatch.setattr("dogdepth.cli_predict.write_prediction", full)
     assert main(["predict", str(trip), "--out", str(tmp_path / "o"), "--weights", str(weights)]) == 1
     assert (
         len(seen) == 1

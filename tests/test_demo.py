@@ -12,23 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-import dogdepth.cli as cli
-from dogdepth.cli import (
-    ASSETS,
-    colour_bar,
-    demo_items,
-    demo_page,
-    depth_range,
-    errors,
-    main,
-    painted,
-    sample_photos,
-    span_m,
-)
+import dogdepth.demo as demo
+from dogdepth.cli import main
+from dogdepth.demo import ASSETS, colour_bar, demo_page, errors, painted
 from dogdepth.depth import Camera, read_depth
 from dogdepth.metrics import depth_metrics
+from dogdepth.outputs import depth_range
 from dogdepth.predict import Prediction
 from dogdepth.rooms import render_room
+from dogdepth.samples import demo_items, sample_photos, span_m
 
 pytestmark = pytest.mark.data  # with real data the demo shows NYU frames too
 
@@ -357,7 +349,7 @@ def test_pictures_are_what_they_say(page, samples):
 
 
 def test_large_photos_are_shrunk_for_the_page(tmp_path):
-    cli._save(tmp_path / "x.jpg", np.zeros((600, 1800, 3), np.uint8))
+    demo._save(tmp_path / "x.jpg", np.zeros((600, 1800, 3), np.uint8))
     assert cv2.imread(str(tmp_path / "x.jpg")).shape == (300, 900, 3)
 
 
@@ -380,7 +372,7 @@ def quick(monkeypatch, samples):
     import dogdepth.predict
 
     monkeypatch.setattr(dogdepth.predict, "Predictor", Guess)
-    monkeypatch.setattr(cli, "demo_items", lambda: samples[2:])
+    monkeypatch.setattr(demo, "demo_items", lambda: samples[2:])
 
 
 def test_demo_prints_errors_times_and_the_place(quick, tmp_path, capsys):

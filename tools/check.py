@@ -18,7 +18,6 @@ TOP = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 TAIL = 40  # lines of a failing notebook's output that are shown
 PIPED = dict(
-    cwd=TOP,
     stdin=subprocess.DEVNULL,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -45,7 +44,7 @@ def run_notebook(notebook, slow):
     "Run it in a process of its own (nbdev_test reuses its workers, and what a notebook sets leaks into the next)."
     start = time.time()
     cmd = [BIN / "nbdev_test", "--n_workers", "0", "--flags", "slow" if slow else "", "--path", notebook]
-    done = subprocess.run(cmd, **PIPED)
+    done = subprocess.run(cmd, cwd=TOP, **PIPED)
     ok = done.returncode == 0
     seconds = time.time() - start
     print(f"  {notebook.relative_to(TOP)} {'passed' if ok else 'FAILED'} in {seconds:.0f} s", flush=True)
@@ -68,7 +67,7 @@ def run_notebooks(jobs, slow):
 def run_tests(jobs, args):
     "Run pytest, showing what it says; returns its exit status and the ids of the tests that failed."
     cmd = [sys.executable, "-m", "pytest", "-q", "-n", str(jobs), *args]
-    child = subprocess.Popen(cmd, **PIPED)
+    child = subprocess.Popen(cmd, cwd=TOP, **PIPED)
     failed = []
     for line in child.stdout:
         print(line, end="", flush=True)
