@@ -9,7 +9,8 @@ __all__ = ['check_level', 'half_width', 'coverage', 'nll', 'constant_std', 'spar
 import math
 from statistics import NormalDist
 import numpy as np
-from .metrics import _np, counted
+from .metrics import counted
+from .protocol import as_numpy
 
 # %% ../nbs/workshop/confidence.ipynb #c120
 def check_level(level):
@@ -72,31 +73,31 @@ def constant_std(
 # %% ../nbs/workshop/confidence.ipynb #c129
 def sparsification(
     error,  # (n,) one error each, 0 or more
-    doubt,  # (n,) a standard deviation, or anything that grows with doubt
+    uncertainty,  # (n,) a standard deviation, or anything that grows with it
     steps=100,  # points of the curve
-) -> np.ndarray:  # (steps,) mean error of what is left after the most doubtful 0, 1/steps, 2/steps ... are gone
-    """The sparsification curve (Ilg et al. 2018, §4); equal doubts leave in random order, so their errors count as
+) -> np.ndarray:  # (steps,) mean error of what is left after the least certain 0, 1/steps, 2/steps ... are gone
+    """The sparsification curve (Ilg et al. 2018, §4); equal ones leave in random order, so their errors count as
     their mean."""
-    e, d = (np.asarray(_np(x), float).ravel() for x in (error, doubt))
+    e, d = (np.asarray(as_numpy(x), float).ravel() for x in (error, uncertainty))
     if len(e) != len(d) or not len(e):
-        raise ValueError(f"error and doubt should be of one length, 1 or more, got {len(e)} and {len(d)}")
+        raise ValueError(f"error and uncertainty should be of one length, 1 or more, got {len(e)} and {len(d)}")
     if bad := int((~(np.isfinite(e) & (e >= 0) & np.isfinite(d))).sum()):
         raise ValueError(
             f"errors should be 0 or more, and both finite: {bad} of {len(e)} pairs are not; pass the pixels that "
             "count, as `counted` picks them"
         )
     _, at, n = np.unique(d, return_inverse=True, return_counts=True)
-    tied = np.bincount(at, e) / n  # mean error at each doubt, surest first
+    tied = np.bincount(at, e) / n  # mean error at each value, surest first
     total = np.r_[0, np.cumsum(np.repeat(tied, n))]
     left = np.maximum(np.rint(len(e) * (1 - np.arange(steps) / steps)).astype(int), 1)
     return total[left] / left
 
 
-def ause(error, doubt, steps=100) -> float:
+def ause(error, uncertainty, steps=100) -> float:
     """Area between the sparsification curve and the best possible one, all pixels in one heap, in shares of the mean
     error: 0 is perfect order (Ilg et al. 2018)."""
-    mine, best = (sparsification(error, x, steps) for x in (doubt, error))
-    return float((mine - best).mean() / mine[0]) if mine[0] > 0 else 0.0
+    curve, best = (sparsification(error, x, steps) for x in (uncertainty, error))
+    return float((curve - best).mean() / curve[0]) if curve[0] > 0 else 0.0
 
 # %% ../nbs/workshop/confidence.ipynb #c137
 def calibrate(pred, std, target, mask=None, level=0.9, law='laplace') -> float:

@@ -8,7 +8,8 @@ __all__ = ['BOUNDARY_FACTORS', 'depth_steps', 'boundary_f1', 'depth_clouds', 'cl
 # %% ../nbs/workshop/shape.ipynb #w002
 import numpy as np
 from .depth import valid_mask, DEPTH_CAP
-from .metrics import _np, check_answer, check_mask, crop_mask
+from .metrics import crop_mask
+from .protocol import as_numpy, check_finite, check_mask
 
 # %% ../nbs/workshop/shape.ipynb #c087
 def depth_steps(
@@ -16,7 +17,7 @@ def depth_steps(
     mask=None,  # (H,W) bool
 ) -> tuple:  # (H,W-1) to the right, (H-1,W) down; nan where one of the two has no reading
     "ln of the factor between neighbours: above 0 the right (or lower) one lies behind."
-    d = _np(depth)
+    d = as_numpy(depth)
     m = valid_mask(d) if mask is None else check_mask(mask, d.shape)
     x = np.log(np.where(m, d, np.nan))
     return np.diff(x, axis=1), np.diff(x, axis=0)
@@ -27,16 +28,29 @@ BOUNDARY_FACTORS = np.linspace(1.05, 1.25, 10)  # between neighbours; each one's
 
 def _two_maps(pred, target, mask, crop) -> tuple:  # prediction, truth: (H,W); the pixels that count: (H,W) bool
     "What the measures of edges and of points begin with, checked."
-    p, t = _np(pred), _np(target)
+    p, t = as_numpy(pred), as_numpy(target)
     if p.shape != t.shape or p.ndim != 2:
         raise ValueError(f"pred and target should be two maps (H,W) of one shape, got {p.shape} and {t.shape}")
-    m = (valid_mask(t) if mask is None else valid_mask(t, (0, np.inf)) & check_mask(mask, t.shape)) & crop_mask(
-        t.shape, crop
-    )
-    check_answer(p[m])
+    if mask is None:
+        seen = valid_mask(t)
+    else:
+        seen = valid_mask(t, (0, np.inf)) & check_mask(mask, t.shape)
+    m = seen & crop_mask(t.shape, crop)
+    check_finite(p[m])
     return p, t, m
 
 # %% ../nbs/workshop/shape.ipynb #c090_1
+def _edges(pred_steps, true_steps) -> tuple:  # each (4 directions, 10 factors): found, predicted, true
+    "How many edges there are above each factor, of what lies behind to the right, to the left, below and above."
+    logs = np.log(BOUNDARY_FACTORS)
+
+    def count(steps):
+        return (steps[steps > logs[0]][:, None] > logs).sum(0)
+
+    ways = [(sign * a, sign * b) for a, b in zip(pred_steps, true_steps) for sign in (1, -1)]
+    return tuple(np.array([(count(np.minimum(a, b)), count(a), count(b)) for a, b in ways]).swapaxes(0, 1))
+
+
 def boundary_f1(
     pred,
     target,  # (H,W) metres
@@ -46,18 +60,14 @@ def boundary_f1(
     """Scale-invariant boundary F1 as Depth Pro's program counts it (Bochkovskii et al. 2024, §4): a direction or a
     factor without a true edge scores 0. Only where the truth has no edge at all it is nan, not 0."""
     p, t, m = _two_maps(pred, target, mask, crop)
-    s, n = np.log(BOUNDARY_FACTORS), lambda x: (x[x > s[0]][:, None] > s).sum(0)  # steps above each factor
-    ways = [
-        (w * a, w * b)
-        for a, b in zip(depth_steps(np.maximum(p, DEPTH_CAP[0]).astype(float), m), depth_steps(t.astype(float), m))
-        for w in (1, -1)
-    ]
-    hit, said, true = np.array([(n(np.minimum(a, b)), n(a), n(b)) for a, b in ways]).swapaxes(
-        0, 1
-    )  # (4 directions, 10 factors) each
-    precision, recall = ((hit / np.maximum(x, 1)).mean(0) for x in (said, true))
+    p, t = np.maximum(p, DEPTH_CAP[0]).astype(float), t.astype(float)
+    found, predicted, true = _edges(depth_steps(p, m), depth_steps(t, m))
+    precision, recall = ((found / np.maximum(n, 1)).mean(0) for n in (predicted, true))
     f1, edges = 2 * precision * recall / np.maximum(precision + recall, 1e-12), int(true[:, 0].sum())
-    mean = lambda x: float((BOUNDARY_FACTORS * x).sum() / BOUNDARY_FACTORS.sum()) if edges else float('nan')
+
+    def mean(x):
+        return float((BOUNDARY_FACTORS * x).sum() / BOUNDARY_FACTORS.sum()) if edges else float('nan')
+
     return dict(f1=mean(f1), precision=mean(precision), recall=mean(recall), n=edges)
 
 # %% ../nbs/workshop/shape.ipynb #c107
@@ -73,6 +83,15 @@ def depth_clouds(
     return tuple(camera.backproject(d.astype(np.float32))[m] for d in (p, t))
 
 # %% ../nbs/workshop/shape.ipynb #c107_1
+def _check_points(**clouds):
+    for what, x in clouds.items():
+        if x.ndim != 2 or x.shape[1] != 3 or not np.isfinite(x).all():
+            raise ValueError(
+                f"{what} should be points (N,3) in metres, all of them finite, got {x.shape} with "
+                f"{int((~np.isfinite(x)).sum())} values that are not"
+            )
+
+
 def cloud_distances(
     pred,
     target,  # (N,3), (M,3) points, metres
@@ -83,23 +102,18 @@ def cloud_distances(
     "How far each cloud's points lie from the other cloud; a seeded sample asks, every point may be the answer."
     from scipy.spatial import cKDTree
 
-    (pred, target), rng = (np.asarray(x, float) for x in (pred, target)), np.random.default_rng(seed)
-    for what, x in (('pred', pred), ('target', target)):
-        if x.ndim != 2 or x.shape[1] != 3 or not np.isfinite(x).all():
-            raise ValueError(
-                f"{what} should be points (N,3) in metres, all of them finite, got {x.shape} with "
-                f"{int((~np.isfinite(x)).sum())} values that are not"
-            )
+    pred, target = np.asarray(pred, float), np.asarray(target, float)
+    _check_points(pred=pred, target=target)
+    rng = np.random.default_rng(seed)
 
-    def far(a, b):
-        q = a if len(a) <= n else a[rng.choice(len(a), n, replace=False)]
-        return (
-            cKDTree(b, balanced_tree=False, compact_nodes=False).query(q, distance_upper_bound=limit)[0]
-            if len(a) and len(b)
-            else np.zeros(0)
-        )
+    def nearest(a, b):
+        asking = a if len(a) <= n else a[rng.choice(len(a), n, replace=False)]
+        if not len(a) or not len(b):
+            return np.zeros(0)
+        tree = cKDTree(b, balanced_tree=False, compact_nodes=False)
+        return tree.query(asking, distance_upper_bound=limit)[0]
 
-    return far(pred, target), far(target, pred)
+    return nearest(pred, target), nearest(target, pred)
 
 # %% ../nbs/workshop/shape.ipynb #c109
 def fscore(

@@ -419,7 +419,9 @@ def test_silog_knobs():
 
 
 def test_single_function_errors():
-    with pytest.raises(ValueError, match=r"target should have the prediction's shape \(4, 5\), got \(3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"pred and target should have one shape, got \(4, 5\) and \(3, 5\): resize the prediction"
+    ):
         metrics.abs_rel(T, T[:3])
     with pytest.raises(ValueError, match=r"mask should be bool and shaped like target, \(4, 5\); got float32"):
         metrics.abs_rel(T, T, T)
@@ -846,3 +848,21 @@ def test_image_metrics_of_tensors():
     t = g.uniform(1, 5, (12, 16)).astype(np.float32)
     p = t * 1.1
     assert metrics.image_metrics(torch.from_numpy(p), torch.from_numpy(t)) == metrics.image_metrics(p, t)
+
+
+def test_the_page_shows_the_stored_protocols():
+    "Every row of the file is well formed and stands in the stored table of 08."
+    import csv
+    import json
+    from pathlib import Path
+
+    from dogdepth.dog import results_file
+
+    rows = list(csv.DictReader(results_file("protocols.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 4 and len({r["network"] for r in rows}) == 1 and {r["frames"] for r in rows} == {"654"}
+    assert all(r["source"] and r["fit"] and None not in r and 0 < float(r["delta1"]) < 1 for r in rows)
+    nb = json.loads((Path(__file__).parents[1] / "nbs" / "08_metrics.ipynb").read_text(encoding="utf-8"))
+    cell = next(c for c in nb["cells"] if c["id"] == "n016")
+    shown = "".join(cell["outputs"][0]["data"]["text/markdown"])
+    for r in rows:
+        assert " | ".join([r["answer"], r["fit"], *(r[k] or "-" for k in ("abs_rel", "rmse", "delta1"))]) in shown
