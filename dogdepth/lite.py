@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE_MEAN', 'LITE_STD', 'SameConv2d', 'MBConv', 'Lite0Encoder', 'join_early', 'cut_join', 'JoinBlock',
-           'LightUNet']
+           'decoder_widths', 'LightUNet']
 
 # %% ../nbs/workshop/lite.ipynb #w002
 import torch
@@ -63,7 +63,7 @@ class MBConv(nn.Module):
         return x + h
 
 # %% ../nbs/workshop/lite.ipynb #c034
-#               repeats, kernel, stride, expand, channels out    (Tan & Le 2019, table 1; Lite0 drops the gates and the swish)
+# (repeats, kernel, stride, expand, channels out): Tan & Le 2019, table 1; Lite0 drops the gates and the swish
 LITE0_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -160,6 +160,12 @@ class JoinBlock(nn.Sequential):
         for layer in rest:
             x = layer(x)
         return x
+
+# %% ../nbs/workshop/lite.ipynb #w021
+def decoder_widths(width: int, early: bool = True) -> tuple:
+    """Channels of the four levels of the decoder, fine to coarse: 48, 96 and 128 below the default `width` (16 with the
+    early join, 24 without), and in proportion for others."""
+    return tuple(width * k // 3 for k in ((3, 9, 18, 24) if early else (3, 6, 12, 16)))
 
 # %% ../nbs/workshop/lite.ipynb #c050_1
 class LightUNet(nn.Module):

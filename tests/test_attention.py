@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dogdepth.attention import ARCHS, ChannelAttention, DepthUNet, LightUNet, SpatialAttention, network_input
-from dogdepth.weights import CANONICAL_FOCAL, WEIGHTS, folded
-from dogdepth.lite import Lite0Encoder, SameConv2d, MBConv, join_early
+from dogdepth.weights import CANONICAL_FOCAL, CONFIG_KEYS, WEIGHTS, SavedNetwork, folded
+from dogdepth.lite import Lite0Encoder, SameConv2d, MBConv, decoder_widths, join_early
 from dogdepth.depth import NYU_CAMERA
 from dogdepth.unet import decode, resize_like
 
@@ -450,7 +451,34 @@ def test_a_config_from_before_the_early_join_is_a_late_one(tmp_path):
     assert torch.equal(DepthUNet.from_pretrained(tmp_path)(x), net(x))
 
 
+def test_the_widths_of_a_decoder_grow_with_its_finest_level():
+    for early, first in ((True, 16), (False, 24)):
+        assert decoder_widths(first, early) == (first, 48, 96, 128)
+        assert decoder_widths(2 * first, early) == (2 * first, 96, 192, 256)
+
+
 # ---- saving and loading
+
+
+def test_what_a_user_calls_stands_in_its_class():
+    "Where an editor and a type checker see it: no method is hung on the class afterwards, and loading gives its own class."
+    for name in ("metres", "save_pretrained", "from_pretrained"):
+        assert getattr(DepthUNet, name).__qualname__ == f"SavedNetwork.{name}" and name in vars(SavedNetwork)
+    assert DepthUNet.forward.__qualname__ == "DepthUNet.forward"
+    assert typing.get_type_hints(SavedNetwork.from_pretrained)["return"] is typing.Self
+
+
+def test_a_class_of_ones_own_is_loaded_as_itself(tmp_path):
+    class Mine(DepthUNet):
+        pass
+
+    tiny().save_pretrained(tmp_path)
+    assert type(Mine.from_pretrained(tmp_path)) is Mine
+
+
+def test_a_new_network_came_with_nothing():
+    net = tiny()
+    assert net.extra == net.terms == {} and tuple(net.config) == CONFIG_KEYS
 
 
 @pytest.mark.parametrize(
