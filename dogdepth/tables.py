@@ -15,7 +15,8 @@ from .layout import place
 from .confidence import ause, calibrate, constant_std, coverage, nll
 from .metrics import average_metrics, check_protocol, crop_mask, image_metrics, metric_table
 from .shape import boundary_f1, cloud_distances, depth_clouds, fscore
-from .evaluate import _best_first, t_interval
+from .evaluate import t_interval
+from .records import best_first
 from .sets import kind_of
 
 # %% ../nbs/workshop/tables.ipynb #c026
@@ -67,7 +68,7 @@ def by_kind(
         for k, v in kinds.items()
     }
     names = list(rows)
-    first = [names[i] for i in _best_first(list(rows.values()), key)]
+    first = [names[i] for i in best_first(list(rows.values()), key)]
     return {k: rows[k] for k in dict.fromkeys(first + names)}  # a kind without a value comes last
 
 # %% ../nbs/workshop/tables.ipynb #c052s
@@ -202,9 +203,10 @@ def fov_scale(
     fovs=(45, 54, 63, 72, 81, 90),  # degrees across the picture
     seeds=range(400_000, 400_006),  # of the rooms; these helped to choose the weights of the package: judge by others
     size=(240, 320),  # (H,W) of the pictures
-) -> list:  # one dict per lens: fov_deg, scale (median over rooms), scales, untold, untolds (the same where the lens was not told), abs_rel (mean over rooms)
-    """The same rooms through other lenses: by what factor predicted depth is off. A room's factor is the median of p /
-    t."""
+) -> list:  # of dicts, one per lens
+    """The same rooms through other lenses: by what factor predicted depth is off, where a room's factor is the median
+    of p / t. fov_deg; scales, one per room, and scale, their median; untolds and untold, the same where the lens was
+    not given; abs_rel, the mean over rooms."""
     rows = []
     for f in fovs:
         rooms = [render_room(s, camera=Camera.from_fov(f, *size)) for s in seeds]

@@ -549,7 +549,7 @@ def test_protocols_side_by_side_are_the_single_ones():
             {
                 round(e.summary["rmse"], 9)
                 for k, e in evs.items()
-                if k not in ("with the mirrored photo", "whole frame, rim included", "no crop asked")
+                if k not in ("with the mirrored photo", "whole frame, border included", "no crop asked")
             }
         )
         == 7
@@ -1116,3 +1116,41 @@ def test_13_shows_what_the_files_say():
     for name, cell in (("judged.csv", "c056e"), ("published.csv", "c056g")):
         for r in csv.DictReader(results_file(name).read_text(encoding="utf-8").splitlines()):
             assert f"| {' | '.join(r[k] or '-' for k in ('abs_rel', 'rmse', 'delta1'))} |" in shown[cell], r
+
+
+def test_13_shows_what_other_cameras_scored():
+    "Three scores for each place, and the stored table of the chapter holds them."
+    import csv
+    from dogdepth.dog import results_file
+
+    rows = list(csv.DictReader(results_file("other-cameras.csv").read_text(encoding="utf-8").splitlines()))
+    places = {}
+    for r in rows:
+        assert 0.05 < float(r["abs_rel"]) < 1 and 0 < float(r["delta1"]) < 1 and 0.5 < float(r["factor"]) < 2, r
+        key = "fitted" if r["align"] == "median" else r["lens"]
+        places.setdefault(r["place"], {})[key] = f"{float(r['abs_rel']):.3f}"
+    nb = json.loads((Path(__file__).parents[1] / "nbs" / "13_evaluate.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (c for c in nb["cells"] if c["id"] == "n013")
+    shown = "".join("".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"])
+    for place, v in places.items():
+        assert set(v) == {"known", "assumed", "fitted"}
+        assert f"| {place} |" in shown and f"| {v['known']} | {v['assumed']} | {v['fitted']} |" in shown
+
+
+def test_star_rows_are_those_of_others():
+    "A row of another network says whether it comes from a page that is not the authors' own."
+    import csv
+    from dogdepth.dog import results_file
+
+    rows = list(csv.DictReader(results_file("published.csv").read_text(encoding="utf-8").splitlines()))
+    assert {r["secondary"] for r in rows} == {"yes", "no"} and all(r["source"] for r in rows)
+
+
+def test_every_learned_room_is_listed_once():
+    import csv
+    from dogdepth.dog import results_file
+
+    rows = list(csv.DictReader(results_file("rooms-learned.csv").read_text(encoding="utf-8").splitlines()))
+    assert len({r["room"] for r in rows}) == len(rows) == 249
+    assert sum(r["learned_by"] == "default" for r in rows) == 32
+    assert learned_rooms("twin") == learned_rooms("scratch") < learned_rooms() and not learned_rooms("x")

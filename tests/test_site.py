@@ -562,7 +562,7 @@ def test_what_turned_out_is_what_the_files_say():
     m, half = re.search(r"share of the depth: \+?(-?[\d.]+) ± ([\d.]+) \(95", printed).groups()
     assert said[9:11] == [float(m), float(half)] and float(m) < float(half)
     told, untold = re.search(
-        r"no single lens differs from that by more than (\d+)% \(not told: (\d+)%\)", printed
+        r"no single lens differs from the mean of all by more than (\d+)% \(lens assumed: (\d+)%\)", printed
     ).groups()
     assert f"up to {untold} %" in text and f"by {told} %" in text
 
