@@ -60,7 +60,7 @@ class StudyConfig(TrainConfig):
 class Arm:
     "One version of the network, the data or the recipe, and what it is compared with."
 
-    says: str  # what is different, in words
+    what: str  # what is different, in words
     control: str = ''  # the arm it is compared with; '': it is a control itself
     # the settings that differ from the control's (from `StudyConfig` where it is one)
     change: dict = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"10_ablation: arms differ in what they say, a study survives a kill, the arithmetic of doubt agrees with independent ones."
+"10_ablation: arms differ in their settings alone, a study survives a kill, the statistics agree with independent ones."
 
 import math
 import os
@@ -24,10 +24,11 @@ from dogdepth.runs import write_log
 
 TINY = dict(limit=8, epochs=1, height=32, width_px=48, pretrained=False)
 ROOMS = ("pinhole", "pinhole, no DoG")  # arms on rendered rooms: no data needed
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 
 
-def said(name):
+def changed(name):
     mine, its = asdict(arms.study_config(name)), asdict(arms.study_config(arms.ARMS[name].control))
     return {k: v for k, v in mine.items() if v != its[k]}
 
@@ -36,10 +37,10 @@ def said(name):
 
 
 @pytest.mark.parametrize("name", arms.ARMS)
-def test_an_arm_differs_from_its_control_in_what_it_says_and_in_nothing_else(name):
+def test_an_arm_differs_from_its_control_in_its_settings_and_in_nothing_else(name):
     arm = arms.ARMS[name]
     if arm.control:
-        assert arm.change and said(name) == arm.change
+        assert arm.change and changed(name) == arm.change
         assert arms.ARMS[arm.control].control in ("", "base"), "a control of a control of a control"
     else:
         assert name in ("base", "report", "f/2.8", "f/8", "open lens", "pinhole", "walks")
@@ -281,7 +282,7 @@ def test_a_study_killed_with_its_workers_at_work_goes_on(tmp_path):
     assert worker["images"] == here["images"], "a worker's run is the same run"
 
 
-# --- the arithmetic of doubt
+# --- the statistics
 
 
 def fake(x, frames=6, arms=None, seeds=None, rng=None):
@@ -353,6 +354,40 @@ def test_judge_against_scipy():
     for name, o in A.judge(fake(x), FRAMES).items():
         i = list(arms.FAMILIES["light"]).index(name)
         assert np.allclose(o["own"], np.diff(stats.ttest_1samp(x[i] - x[0], 0).confidence_interval())[0] / 2, rtol=1e-5)
+
+
+def test_paired_interval_is_students():
+    x = np.random.default_rng(10).normal(0.004, 0.01, 7)
+    want = stats.ttest_1samp(x, 0)
+    mean, half, p = A.paired_interval(x, 0.9)
+    assert np.allclose((mean - half, mean + half), want.confidence_interval(0.9)) and math.isclose(p, want.pvalue)
+    with pytest.raises(ValueError, match="at least two seeds, got 1"):
+        A.paired_interval([0.1])
+
+
+def test_equal_spreads_are_bartletts_and_levenes():
+    x = np.random.default_rng(11).normal(0.2, 0.01, (4, 6)) * np.array([1, 1, 1, 1.5])[:, None]
+    rows, family = fake(x), list(arms.FAMILIES["light"])
+    want = min(stats.bartlett(*x).pvalue, stats.levene(*x).pvalue)
+    assert math.isclose(intervals.equal_spreads(rows, family, "base"), want, rel_tol=1e-6)
+    assert intervals.equal_spreads(rows[:6], family, "base") == 1, "one arm has nothing to differ from"
+    flat = [r | dict(images="2000 2000") if r["arm"] == "no DoG" else r | dict(images="2000 2100") for r in rows]
+    assert intervals.equal_spreads(flat, family, "base") == 0
+    lonely = rows + fake([[0.9]], arms=["no gates"])  # one run has no spread
+    assert math.isclose(intervals.equal_spreads(lonely, family, "base"), want, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("noise, own", [(1, False), (12, True)])
+def test_each_arm_is_judged_by_its_own_spread_where_the_spreads_differ(noise, own):
+    x = np.random.default_rng(12).normal(0.2, 0.004, (5, 12))
+    x[4] = 0.2 + noise * (x[4] - 0.2)
+    judged = A.judge(fake(x), FRAMES)
+    assert len(judged) == 4
+    for o in judged.values():
+        assert (o["p_equal"] < 0.05) == own and o["df"] == (11 if own else 44)
+        assert math.isclose(o["half"], o["own"], rel_tol=1e-9) == own
+        assert math.isclose(o["p"], A.paired_interval(o["per_seed"])[2], rel_tol=1e-9) == own
+        assert math.isclose(o["half"], stats.t.ppf(0.975, o["df"]) * o["sd"] * (2 / 12) ** 0.5, rel_tol=1e-9)
 
 
 def test_own_interval_is_that_of_the_evaluation_chapter():
@@ -524,8 +559,36 @@ def test_the_stored_study_is_the_study_of_the_code(name):
             assert len(r["curve"].split()) == (0 if r["control"] else cfg.epochs)
 
 
+def test_twelve_seeds_of_eight_arms():
+    "Whole seeds only, so that the page's sentences stand on the same runs in every arm."
+    rows = study.read_study(RESULTS / "ablation-twelve.csv")
+    eight = {"base", "no DoG", "shuffled DoG", "DoG from noise", "no gates", "four terms", "constant rate"}
+    eight |= {"half the photos"}
+    seeds = {r["seed"] for r in rows}
+    assert {(r["arm"], r["seed"]) for r in rows} == {(a, s) for a in eight for s in seeds}
+    assert seeds == set(range(len(seeds))) and 5 <= len(seeds) <= 12
+    judged = A.judge(rows, study.read_study(RESULTS / "ablation-frames.csv"))
+    assert set(judged) == eight - {"base"} and all(o["n"] == len(seeds) for o in judged.values())
+
+
+def test_numbers_that_the_page_tells_of_the_first_study():
+    rows, frames = study.read_study(RESULTS / "ablation-runs.csv"), study.read_study(RESULTS / "ablation-frames.csv")
+    by, text = A.judge(rows, frames), (ROOT / "nbs" / "10_ablation.ipynb").read_text(encoding="utf-8")
+    own = {a: stats.ttest_1samp(by[a]["per_seed"], 0).pvalue for a in ("four terms", "constant rate", "no ImageNet")}
+    assert [round(own[a], 3) for a in ("four terms", "constant rate")] == [0.015, 0.035]
+    assert "p = 0.015 and 0.035" in text and own["no ImageNet"] * len(by) < 0.05
+    assert f"cost {1e3 * by['no ImageNet']['mean']:.0f} thousandths" in text and len(by) == 22
+    assert f"{-1e3 * by['walks, shared']['mean']:.0f} thousandths better" in text
+    relu = by["ReLU"]
+    assert f"ReLU for SELU, at {1e3 * relu['mean']:.1f} ± {1e3 * relu['half']:.1f}" in text
+    spread = [1e3 * np.std([r["abs_rel"] for r in rows if r["arm"] == a], ddof=1) for a in arms.REPORT]
+    low, high = min(spread[1:]), max(spread[1:])
+    assert f"{spread[0]:.0f} thousandths for the control, {low:.1f} to {high:.1f} for the others" in text
+    assert by["report, no DoG"]["p_equal"] < 0.05 < by["no DoG"]["p_equal"]
+
+
 def test_the_answer_that_never_looks(data):
-    "The dashed line of the page: the median depth of each pixel over every fifth training frame, on all validation frames and on every third."
+    "The answer that the page compares its first design with: the median depth of each pixel over every fifth training frame, on all validation frames and on every third."
     import cv2
     from dogdepth.metrics import image_metrics
     from dogdepth.nyu import NYUDepth, resize_item
