@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from .depth import valid_mask
 
 # %% ../nbs/07_losses.ipynb #c013
-def _check(pred, target, mask):
-    "Float tensors of one shape and dtype; the mask defaults to every reading of the target."
+def _check_maps(pred, target, mask):
+    "Float tensors of one shape and dtype; the mask defaults to every measurement of the target."
     for what, x in dict(pred=pred, target=target, mask=mask).items():
         if not isinstance(x, Tensor) and (what != 'mask' or x is not None):
-            raise ValueError(
+            raise TypeError(
                 f"{what} should be a torch tensor (B,1,H,W), got {type(x).__name__}: torch.from_numpy(x)[None,None] "
                 "makes one of a map (H,W)"
             )
@@ -35,7 +35,7 @@ def _check(pred, target, mask):
         )
     return mask
 
-
+# %% ../nbs/07_losses.ipynb #n006
 def masked_mean(
     x: Tensor,  # (B,C,H,W)
     mask: Tensor,  # bool, same shape
@@ -46,7 +46,7 @@ def masked_mean(
 # %% ../nbs/07_losses.ipynb #c020
 def l1_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (B,)
     "Mean absolute error, in the unit of the input (report §3.2)."
-    mask = _check(pred, target, mask)
+    mask = _check_maps(pred, target, mask)
     return masked_mean(torch.where(mask, pred - target, 0).abs(), mask)
 
 # %% ../nbs/07_losses.ipynb #c027
@@ -58,7 +58,7 @@ def diffs(x: Tensor):  # (B,C,H,W) -> (B,C,H,W-1) and (B,C,H-1,W)
 def grad_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (B,)
     """How much the slopes differ, sign included; a slope counts where both its pixels are valid (report §3.2, global
     gradient)."""
-    mask = _check(pred, target, mask)
+    mask = _check_maps(pred, target, mask)
     mx, my = mask[..., :, 1:] & mask[..., :, :-1], mask[..., 1:, :] & mask[..., :-1, :]
     gx, gy = diffs(torch.where(mask, pred - target, 0))
     return masked_mean(gx.abs(), mx) + masked_mean(gy.abs(), my)
@@ -66,8 +66,8 @@ def grad_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tenso
 # %% ../nbs/07_losses.ipynb #c037
 def grid_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None, n: int = 4) -> Tensor:  # (B,)
     """`grad_loss` in each cell of an n x n grid, summed over the cells (report §3.2, grid gradient): a cell with few
-    readings weighs as much as a full one."""
-    mask = _check(pred, target, mask)
+    measurements weighs as much as a full one."""
+    mask = _check_maps(pred, target, mask)
     cells = lambda t: [c for r in t.tensor_split(n, -2) for c in r.tensor_split(n, -1)]
     return sum(grad_loss(*c) for c in zip(cells(pred), cells(target), cells(mask)))
 
@@ -108,7 +108,7 @@ def ssim_map(
 # %% ../nbs/07_losses.ipynb #c051
 def ssim_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None, data_range: float = 10.0) -> Tensor:  # (B,)
     "(1 - SSIM)/2: 0 for a perfect match, above 1/2 only where one rises as the other falls (report §3.2)."
-    mask = _check(pred, target, mask)
+    mask = _check_maps(pred, target, mask)
     return masked_mean((1 - ssim_map(pred, target, mask, data_range)) / 2, mask)
 
 # %% ../nbs/07_losses.ipynb #c054
@@ -163,10 +163,9 @@ class DepthLoss(nn.Module):
         self,
         pred: Tensor,
         target: Tensor,  # (B,1,H,W) metres (published: levels)
-        mask: Tensor
-        | None = None,  # bool, where the target counts; None: wherever it is above 0 (published: everywhere, always)
+        mask: Tensor | None = None,  # bool, where the target counts; None: where it is above 0 (published: everywhere)
     ):  # the total, and a dict of the four terms (unweighted, detached)
-        mask = _check(pred, target, mask)
+        mask = _check_maps(pred, target, mask)
         need = self.grid * (1 + self.published)  # the program's cells are all of one size, and one pixel has no slope
         if min(pred.shape[-2:]) < need:
             raise ValueError(
@@ -191,19 +190,24 @@ def _check_lam(lam):
         raise ValueError(f"lam should be from 0 (the scale matters fully) to 1 (not at all), got {lam}")
 
 
+def _log_ratio(pred, target, mask):
+    "ln pred - ln target; 0 where nothing counts."
+    return torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
+
+
 def silog(
     pred: Tensor,
     target: Tensor,  # (B,1,H,W) metres, pred > 0
     mask: Tensor | None = None,  # bool, where the target counts
     lam: float = 0.5,  # 0: scale matters fully, 1: not at all
-    scale: float = 1.0,  # KITTI's table uses 100, BTS trains with 10
+    scale: float = 1.0,  # the score in `metrics`, as KITTI's table, is this with lam=1, scale=100; BTS trains with 10
     eps: float = 1e-6,  # under the root: a perfect prediction keeps a finite gradient
 ) -> Tensor:  # (B,)
     """Scale-invariant log error, sqrt(mean g^2 - lam mean(g)^2) with g = log pred - log target (Eigen et al. 2014, eq.
     4); nan where a prediction that counts is not above 0."""
     _check_lam(lam)
-    mask = _check(pred, target, mask)
-    g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
+    mask = _check_maps(pred, target, mask)
+    g = _log_ratio(pred, target, mask)
     m = masked_mean(g, mask)
     var = masked_mean((g - m.view(-1, 1, 1, 1)) ** 2, mask)  # no difference of large numbers
     return scale * (torch.sqrt(var + (1 - lam) * m**2 + eps) - eps**0.5)
@@ -217,8 +221,8 @@ def grad_matching(
 ) -> Tensor:  # (B,)
     """Slopes of log depth, compared at several scales (MegaDepth, Li & Snavely 2018, eq. 3); a wrong scale of the scene
     costs nothing here."""
-    mask = _check(pred, target, mask)
-    g = torch.log(torch.where(mask, pred, 1)) - torch.log(torch.where(mask, target, 1))
+    mask = _check_maps(pred, target, mask)
+    g = _log_ratio(pred, target, mask)
     every = lambda x, s: x[..., :: 2**s, :: 2**s]
     return sum(grad_loss(every(g, s), torch.zeros_like(every(g, s)), every(mask, s)) for s in range(scales)) / scales
 
@@ -232,6 +236,6 @@ class LogDepthLoss(nn.Module):
         self.lam, self.grad_weight = lam, grad_weight
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None):  # total, dict(silog, grad)
-        mask = _check(pred, target, mask)
+        mask = _check_maps(pred, target, mask)
         d = dict(silog=silog(pred, target, mask, self.lam).mean(), grad=grad_matching(pred, target, mask).mean())
         return d['silog'] + self.grad_weight * d['grad'], {k: v.detach() for k, v in d.items()}

@@ -88,6 +88,26 @@ def test_published_ssim_rewards_the_inverted_map():
     assert own(2 * t.mean() - t) > 0.5 and own(t) < 1e-9
 
 
+def test_published_ssim_is_blind_to_places():
+    "One number for the whole frame: the pixels of both maps scrambled in the same way leave it, and move a windowed one."
+    p, t, m = maps(32, 32, b=1, holes=0)
+    mix = torch.randperm(t.numel(), generator=torch.Generator().manual_seed(0))
+    scrambled = [d.flatten()[mix].view_as(d) for d in (p, t)]
+    smooth = torch.nn.functional.avg_pool2d(t, 5, 1, 2)
+    pub = DepthLoss(published=True)
+    assert pub(25 * p, 25 * t)[1]["ssim"].item() == pytest.approx(pub(*(25 * d for d in scrambled))[1]["ssim"].item())
+    apart = [d.flatten()[mix].view_as(d) for d in (smooth, t)]
+    assert abs(ssim_loss(smooth, t, m) - ssim_loss(*apart, m)) > 0.01
+
+
+def test_ssims_constants_forgive_a_share_of_the_range():
+    "10 mm of noise on a wall: nothing beside a range of 10 m, everything beside the program's constants on its levels."
+    noise = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 100
+    wall = torch.full_like(noise, 2.0)
+    assert ssim_map(wall, wall + noise).mean() > 0.99
+    assert ssim_map(25.5 * wall, 25.5 * (wall + noise), data_range=1.0).mean() < 0.05
+
+
 def test_the_reports_total():
     "Report §4: four rounded parts and their sum, with its weights."
     w = DepthLoss().w
@@ -281,6 +301,17 @@ def test_silog_is_the_formula(lam, scale):
     assert silog(p, t, m, lam, scale).item() == pytest.approx(want, abs=2e-3 * scale)
 
 
+@pytest.mark.parametrize("lam, scale", [(1.0, 100.0), (0.5, 1.0), (0.0, 10.0)])
+def test_silog_the_loss_is_silog_the_score(lam, scale):
+    "Two functions of one name: at the same settings the same number, image by image."
+    from dogdepth import metrics
+
+    p, t, m = maps()
+    got = silog(p, t, m, lam, scale, eps=0.0)
+    want = [metrics.silog(p[i], t[i], m[i], lam=lam, scale=scale) for i in range(len(p))]
+    assert got.tolist() == pytest.approx(want, rel=1e-9)
+
+
 def test_silog_at_lambda_1_forgives_a_factor_and_keeps_its_gradient():
     _, t, m = maps()
     for k in (0.3, 1.0, 4.0):
@@ -350,11 +381,11 @@ def test_errors():
 )
 def test_inputs_are_float_maps_of_one_dtype(loss):
     p, t, m = maps()
-    with pytest.raises(ValueError, match=r"pred should be a torch tensor \(B,1,H,W\), got ndarray: .*torch.from_numpy"):
+    with pytest.raises(TypeError, match=r"pred should be a torch tensor \(B,1,H,W\), got ndarray: .*torch.from_numpy"):
         loss(p.detach().numpy(), t.numpy())
-    with pytest.raises(ValueError, match=r"target should be a torch tensor .*got ndarray"):
+    with pytest.raises(TypeError, match=r"target should be a torch tensor .*got ndarray"):
         loss(p, t.numpy())
-    with pytest.raises(ValueError, match=r"mask should be a torch tensor .*got ndarray"):
+    with pytest.raises(TypeError, match=r"mask should be a torch tensor .*got ndarray"):
         loss(p, t, m.numpy())
     rgb = [x.expand(-1, 3, -1, -1) for x in (p, t, m)]
     with pytest.raises(ValueError, match=r"both be \(B,1,H,W\), got \(2, 3, 13, 17\) and \(2, 3, 13, 17\)"):
