@@ -9,13 +9,10 @@ WORKDIR /src
 RUN python -m venv /opt/dogdepth
 ENV PATH=/opt/dogdepth/bin:$PATH
 COPY constraints.txt ./
-# PyTorch first and alone, from its builds for processors: the plain package brings several GB of CUDA libraries.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)"
 COPY settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY dogdepth dogdepth
 # opencv-python needs libGL, which a slim image lacks. The headless build of the same version takes its place.
-RUN sed '/^torch==/d' constraints.txt > pins.txt \
- && pip install --no-cache-dir -c pins.txt . \
+RUN pip install --no-cache-dir -c constraints.txt '.[web,heif]' \
  && pip uninstall -y opencv-python \
  && pip install --no-cache-dir --no-deps "$(sed -n 's/^opencv-python==/opencv-python-headless==/p' constraints.txt)"
 

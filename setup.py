@@ -10,6 +10,7 @@ ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
+extras["all"] = sorted({r for k, reqs in extras.items() if k not in ("docs", "dev") for r in reqs})
 extras["dev"] = sorted({r for reqs in extras.values() for r in reqs})  # dev = everything
 
 setup(

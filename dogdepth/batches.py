@@ -170,7 +170,13 @@ def as_pipeline(
 ):
     """{'predicted_depth': (H,W) float tensor, here in metres, 'depth': PIL image, 255 = 10 m}; a list of them for a
     list."""
-    import torch
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(
+            "a call answers with torch tensors, as pipelines do: pip install 'dogdepth[train]'. "
+            "predict(img).depth_m is an array and needs none"
+        ) from None
 
     one = (
         isinstance(images, (str, Path, Image.Image))

@@ -167,7 +167,7 @@ def do_evaluate(a):
     from dogdepth.predict import Predictor
 
     each = partial(shape_scores, **{k: first[k] for k in ('crop', 'cap') if k in first}) if a.shape else None
-    model = Predictor(a.weights, a.device)
+    model = Predictor(a.weights, a.device, engine=a.engine)
     rs = evaluate_protocols(model, ds, hows, sys.stderr.isatty(), each)
     r = next(iter(rs.values()))
     if not any(e.summary['n'] for e in rs.values()):

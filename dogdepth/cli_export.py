@@ -19,6 +19,11 @@ def export_flags(p):
         metavar=('H', 'W'),
         help='pixels the file will look at (default: what the network was trained at)',
     )
+    p.add_argument(
+        '--any-size',
+        action='store_true',
+        help='for photos of any size and shape, as the file that came with the default',
+    )
     small = p.add_mutually_exclusive_group()
     small.add_argument('--half', action='store_true', help='store the weights in 16 bits: half the file, for browsers')
     small.add_argument(
@@ -42,14 +47,15 @@ def do_export(a):
         raise ValueError(f"the file should end in .onnx, got {a.onnx}")
     if a.size and min(a.size) < 32:
         raise ValueError(f"--size is height and width in pixels, at least 32 each, got {a.size[0]} {a.size[1]}")
-    path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8)
+    path = export_onnx(writable(a.onnx), a.weights, a.size, a.half, a.int8, a.any_size)
     import onnx
 
     m = onnx.load(path)
     planes = m.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     cfg = json.loads({p.key: p.value for p in m.metadata_props}['dogdepth'])
+    sides = 'H,W' if a.any_size else f"{cfg['height']},{cfg['width_px']}"
     unit = '8-bit levels, 255 for 10 m' if cfg['arch'] == 'published' else 'metres for the canonical camera'
     print(
-        f"{path}, {path.stat().st_size / 1e6:.1f} MB: x (1,{planes},{cfg['height']},{cfg['width_px']}) in [0,1] -> "
+        f"{path}, {path.stat().st_size / 1e6:.1f} MB: x (1,{planes},{sides}) in [0,1] -> "
         f"depth, {unit}; Predictor('{path}') runs it"
     )

@@ -10,7 +10,7 @@ import errno
 import time
 from pathlib import Path
 from .console import BAD_INPUT, plain_warnings, reason_of, say, tell
-from .flags import model_flags
+from .flags import engine_of, model_flags
 from .outputs import depth_range, photo_files, photo_names, staged, write_prediction
 
 # %% ../nbs/workshop/cli_predict.ipynb #c025
@@ -138,7 +138,7 @@ def do_predict(a):
         check_predict(a, photos)  # they come again, with the photo's turn
     from dogdepth.predict import Predictor
 
-    model, bad, lost = Predictor(a.weights, a.device), {}, None
+    model, bad, lost = Predictor(a.weights, a.device, engine=engine_of(a)), {}, None
     for path, name in zip(photos, names):
         hear = lambda text: tell(f"dogdepth predict: {_of(path, text)}")
         try:

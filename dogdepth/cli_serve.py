@@ -6,7 +6,7 @@
 __all__ = ['serve_flags', 'do_serve']
 
 # %% ../nbs/workshop/cli_serve.ipynb #w002
-from .flags import add_fields, model_flags
+from .flags import add_fields, engine_of, model_flags
 
 # %% ../nbs/workshop/cli_serve.ipynb #c072
 def serve_flags(p):
@@ -61,7 +61,7 @@ def do_serve(a):
         raise ValueError(f"--port is a number from 0 to 65535, got {a.port}")
     limits = Limits(**{f.name: getattr(a, f.name) for f in fields(Limits) if hasattr(a, f.name)})
     app = create_app(
-        partial(Predictor, a.weights, a.device),
+        partial(Predictor, a.weights, a.device, engine=engine_of(a)),
         a.data_dir,
         limits,
         names=a.name,

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 from .console import say
-from .flags import model_flags
+from .flags import engine_of, model_flags
 from .outputs import depth_range, staged, write_prediction
 from .samples import demo_items, span_m
 
@@ -265,7 +265,7 @@ def do_demo(a):
     start = time.perf_counter()
     from dogdepth.predict import Predictor
 
-    model, items, shown, lost = Predictor(a.weights, a.device), demo_items(), [], None
+    model, items, shown, lost = Predictor(a.weights, a.device, engine=engine_of(a)), demo_items(), [], None
     model.predict(items[0]['image'], items[0]['camera'])  # warm up
     for it in items:
         t = time.perf_counter()

@@ -27,8 +27,8 @@ class SameConv2d(nn.Conv2d):
 
     def _conv(self, x: Tensor) -> Tensor:
         k, s = self.kernel_size[0], self.stride[0]
-        ph, pw = (max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:])
-        if ph % 2 == 0 and pw % 2 == 0:
+        ph, pw = (k - s + (-n) % s if s > 1 else k - 1 for n in x.shape[-2:])  # of padding, both sides together
+        if s == 1 or not isinstance(ph + pw, torch.SymInt) and ph % 2 == 0 and pw % 2 == 0:  # SymInt: for any size
             return F.conv2d(x, self.weight, self.bias, s, (ph // 2, pw // 2), 1, self.groups)
         x = F.pad(x, (pw // 2, pw - pw // 2, ph // 2, ph - ph // 2))
         return F.conv2d(x, self.weight, self.bias, s, 0, 1, self.groups)

@@ -23,7 +23,7 @@ from dogdepth.batches import (
 from .depth import Camera, DEPTH_CAP, default_camera
 from .dog import network_planes
 from .engine import load_network, network_outputs
-from .export import STEP, check_network_size, fit_to_network
+from .onnxnet import STEP, check_network_size, fit_to_network
 from .photos import load_photo
 
 # %% ../nbs/12_predict.ipynb #w009
@@ -141,11 +141,12 @@ class Predictor:
     def __init__(
         self,
         weights='default',  # 'default', 'twin' or 'scratch'; a folder, owner/model on a hub, a file, or a DepthUNet
-        device=None,  # None: cuda, mps or cpu, whichever is there; an .onnx file runs on the cpu
+        device=None,  # None: cuda, mps or cpu, whichever is there; ONNX Runtime runs on the cpu
         size=None,  # (H,W) the network looks at; None: what it was trained at
         bf16: bool = False,  # sums in bfloat16: sooner where the processor can, two digits instead of seven
+        engine: str | None = None,  # 'onnx' or 'torch'; None: torch where it is installed
     ):
-        self.model, self.device = load_network(weights, device, bf16, size)
+        self.model, self.device = load_network(weights, device, bf16, size, engine)
         self.weights = str(weights) if isinstance(weights, (str, Path)) else 'a model in memory'
         self.size = check_network_size(size, self.model.config)
 
