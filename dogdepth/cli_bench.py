@@ -34,6 +34,7 @@ def bench_flags(p):
 
 # %% ../nbs/workshop/cli_bench.ipynb #c050_1
 def do_bench(a):
+    import torch  # noqa: F401 - one of the implementations that are timed
     from dogdepth.jobs import bench_dog, format_rows
 
     if a.repeat < 1:

@@ -616,7 +616,9 @@ def test_the_default_weights_load_and_see():
     if not (WEIGHTS / "default" / "config.json").exists():
         pytest.fail("the package has no default weights: dogdepth/weights/default/config.json is missing")
     net = DepthUNet.from_pretrained()
-    assert net.arch == "light" and sum(p.stat().st_size for p in (WEIGHTS / "default").iterdir()) < 16e6
+    sizes = {p.name: p.stat().st_size for p in (WEIGHTS / "default").iterdir()}
+    assert net.arch == "light" and sizes["model.safetensors"] < 8.1e6 and sizes["model.onnx"] < 8.1e6
+    assert sum(sizes.values()) < 16.1e6
     assert all(v.isfinite().all() for v in net.state_dict().values())
 
 

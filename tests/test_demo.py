@@ -361,7 +361,7 @@ def quick(monkeypatch, samples):
     "A predictor that needs no weights, and two photos."
 
     class Guess:
-        def __init__(self, weights, device):
+        def __init__(self, weights, device, engine):
             import torch
 
             self.weights, self.device = weights, torch.device("cpu")

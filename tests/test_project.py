@@ -322,7 +322,9 @@ def test_wheel_metadata(wheel):
     assert meta["License-Expression"] == "Apache-2.0" or meta["License"] == "Apache-2.0"
     assert meta.get_payload().startswith("# dogdepth") or "# dogdepth" in (meta["Description"] or "")
     assert "dogdepth = dogdepth.cli:main" in wheel["entry"] or "dogdepth=dogdepth.cli:main" in wheel["entry"]
-    assert {"train", "notebooks", "docs", "dev"} <= set(meta.get_all("Provides-Extra"))
+    assert {"train", "view", "web", "film", "heif", "onnx", "notebooks", "docs", "dev", "all"} <= set(
+        meta.get_all("Provides-Extra")
+    )
 
 
 def closure(names):
@@ -345,8 +347,19 @@ def test_installing_the_library_brings_no_notebook_tools(wheel):
         for r in map(Requirement, wheel["meta"].get_all("Requires-Dist"))
         if r.marker is None or r.marker.evaluate({"extra": ""})
     ]
-    assert "torch" in core and len(core) == len(settings()["requirements"].split())
+    assert "onnxruntime" in core and len(core) == len(settings()["requirements"].split())
     tools = {"nbdev", "fastcore", "execnb", "jupyterlab", "ipykernel", "ipywidgets", "pytest", "smalldocs"}
+    tools |= {
+        "torch",
+        "scipy",
+        "scikit-image",
+        "matplotlib",
+        "plotly",
+        "h5py",
+        "flask",
+        "waitress",
+        "av",
+    }  # extras bring them
     assert not closure(core) & tools
     assert {"nbdev", "jupyterlab", "pytest"} <= closure(["nbdev", "jupyterlab", "pytest"])  # and the walk does see them
 
