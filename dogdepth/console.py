@@ -117,7 +117,7 @@ EXTRAS = dict(  # a module that is not installed, and the extra that brings it
 )
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
 
-
+# %% ../nbs/workshop/console.ipynb #c010_2
 def reason_of(e: BaseException) -> str:
     "What went wrong, in one line."
     if isinstance(e, OSError) and e.errno:

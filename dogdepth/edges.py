@@ -85,7 +85,7 @@ def fill_nearest(
 WORK_AREA = 240 * 320  # pixels at which depth is fitted to the photo: the size of the network's map
 
 
-def _check(depth, image):
+def _check(depth, image, same_view):
     "Depth as (h,w) float32 and the photo, or an error that says what was expected."
     depth, image = np.asarray(depth), np.asarray(image)
     if depth.dtype.kind not in 'uif' or image.dtype != np.uint8:
@@ -96,7 +96,7 @@ def _check(depth, image):
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image should be the photo, (H,W,3) RGB, got shape {image.shape}")
     (h, w), (H, W) = depth.shape, image.shape[:2]
-    if not 2 / 3 < (w * H) / (h * W) < 3 / 2:
+    if same_view and not 2 / 3 < (w * H) / (h * W) < 3 / 2:
         sizes = f"{h}x{w} and {H}x{W}"
         raise ValueError(f"depth and photo should show the same view, got {sizes}: is one of them turned or cropped?")
     return depth.astype(np.float32, copy=False), image
@@ -151,9 +151,10 @@ def sharpen(
     gain: float = GAIN,  # how many times steeper a border becomes; 1: no steepening
     step: float = STEP,  # ln of the factor of depth from which on something is a border
     area: int = WORK_AREA,  # pixels of the small map
+    same_view: bool = True,  # refuse maps of another shape; False: `depth` is squeezed to its shape on purpose
 ) -> np.ndarray:  # (H,W) float32 metres; 0 only where `depth` has no reading
     "Depth at the photo's size with its borders where the photo has them. Raises TypeError or ValueError."
-    depth, image = _check(depth, image)
+    depth, image = _check(depth, image, same_view)
     valid = valid_mask(depth, (0, np.inf))
     shape = image.shape[:2]
     if not valid.any():

@@ -61,7 +61,7 @@ def onnx_file(
     path = path if path.suffix == '.onnx' else path / 'model.onnx'
     return path if path.is_file() else None
 
-
+# %% ../nbs/workshop/engine.ipynb #c036d
 def _chosen_engine(weights, engine) -> str:
     "'onnx' or 'torch': what was asked for, else torch where it is installed and the weights are not ONNX alone."
     if engine not in (None, *ENGINES):

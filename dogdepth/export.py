@@ -30,7 +30,7 @@ def _unfolded(name, folded, weights):
     factor = (folded * before).sum(sums, keepdims=True) / np.maximum((before * before).sum(sums, keepdims=True), 1e-30)
     return (before, factor) if np.allclose(before * factor, folded, atol=1e-5 * abs(folded).max()) else (folded, None)
 
-
+# %% ../nbs/workshop/export.ipynb #c081_1
 def _half_weights(model, weights):
     """Store every filter of an ONNX graph as float16, with a cast in front of its use: half the file, sums in float32.
     A filter that BatchNorm was multiplied into is stored as it was before, exactly, and the factors beside it."""

@@ -22,6 +22,7 @@ from dogdepth.batches import (
 )
 from .depth import Camera, DEPTH_CAP, default_camera
 from .dog import network_planes
+from .edges import sharpen
 from .engine import load_network, network_outputs
 from .onnxnet import STEP, check_network_size, fit_to_network
 from .photos import load_photo
@@ -121,17 +122,16 @@ def predict_maps(
     return depth[:, 0], laplace_std(depth, out[1], calibration)[:, 0]
 
 # %% ../nbs/12_predict.ipynb #c031b
-def _predictions(model, imgs, cams, fits, flip):
+def _predictions(model, imgs, cams, fits, flip, sharp):
     "Of photos that the network sees at one size; `fits` are what `fit_to_network` gave for them."
     frames, lenses, sizes, insides = zip(*fits)
     maps = predict_maps(model, frames, lenses, sizes[0], flip)
     out = []
     for n, (img, cam, inside) in enumerate(zip(imgs, cams, insides)):
-        depth, std = (
-            None if a is None else cv2.resize(a[n][inside], img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            for a in maps
-        )
-        out.append(Prediction(np.maximum(depth, DEPTH_CAP[0]), cam, img, std))
+        depth, std = (None if a is None else a[n][inside] for a in maps)
+        enlarge = lambda a: cv2.resize(a, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        depth = sharpen(depth, img, same_view=False) if sharp else enlarge(depth)
+        out.append(Prediction(np.maximum(depth, DEPTH_CAP[0]), cam, img, None if std is None else enlarge(std)))
     return out
 
 # %% ../nbs/12_predict.ipynb #c038
@@ -144,10 +144,12 @@ class Predictor:
         device=None,  # None: cuda, mps or cpu, whichever is there; ONNX Runtime runs on the cpu
         size=None,  # (H,W) the network looks at; None: what it was trained at
         bf16: bool = False,  # sums in bfloat16: sooner where the processor can, two digits instead of seven
+        sharp: bool = True,  # depth turns where the photo shows a border; False: the network's map, enlarged
         engine: str | None = None,  # 'onnx' or 'torch'; None: torch where it is installed
     ):
         self.model, self.device = load_network(weights, device, bf16, size, engine)
         self.weights = str(weights) if isinstance(weights, (str, Path)) else 'a model in memory'
+        self.sharp = sharp
         self.size = check_network_size(size, self.model.config)
 
     def predict(self, img, camera: Camera | None = None, flip: bool = False) -> Prediction:
@@ -164,7 +166,7 @@ class Predictor:
         out = {}
         for part in parts_of_one_size([f[2] for f in fits], bs):
             picked = [[a[k] for k in part] for a in (imgs, cams, fits)]
-            out |= dict(zip(part, _predictions(self.model, *picked, flip)))
+            out |= dict(zip(part, _predictions(self.model, *picked, flip, self.sharp)))
         return [out[k] for k in range(len(imgs))]
 
     def stream(
