@@ -223,6 +223,33 @@ class _Scenes:
     def scenes(self) -> list:
         return sorted({s for s in self.scene if s})
 
+# %% ../nbs/workshop/layout.ipynb #c042_2
+def _check_choice(name, value, allowed):
+    if value not in allowed:
+        names = ', '.join(map(repr, allowed[:-1]))
+        raise ValueError(f"{name} should be {names} or {allowed[-1]!r}, got {value!r}")
+
+
+def _list_paths(root, split):
+    "The lists that `split` needs, as far as they are there; `FileNotFoundError` where one is not."
+    have = {k: root / f for k, f in LISTS.items() if (root / f).is_file()}
+    want = list(have) if split == 'all' else ['test' if split == 'test' else 'train']
+    for k in want:
+        if k not in have:
+            raise FileNotFoundError(
+                f"no {LISTS[k]} in {root}, which split={split!r} needs. The Kaggle archive holds it; the "
+                f"official file has all 1449 frames: dogdepth data get labeled, then NYULabeled(path, split={k!r})"
+            )
+    return [have[k] for k in want]
+
+
+def _check_one_size(f, image, depth, root):
+    if image.shape[:2] != depth.shape:
+        raise ValueError(
+            f"{f.rgb} is {image.shape[0]}x{image.shape[1]}, its depth {depth.shape[0]}x{depth.shape[1]} (row "
+            f"{f.at}): the two should be one size. See: dogdepth data check {root}"
+        )
+
 # %% ../nbs/workshop/layout.ipynb #c042_1
 class _Frames(_Scenes):
     "What data sets with a list of `frames` have in common."

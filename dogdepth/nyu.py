@@ -10,9 +10,10 @@ import numpy as np
 from .depth import NYU_CAMERA
 from .files import check_units
 from .files import data_root
-from .layout import LISTS, _Frames, _find_root, _item, _read_pair, _side, read_list, resize_item
+from .layout import LISTS, read_list, resize_item  # noqa: F401
+from .layout import _Frames, _check_choice, _check_one_size, _find_root, _item, _list_paths, _read_pair, _side
 from .archive import NYULabeled  # noqa: F401
-from .folders import FolderDepth
+from .folders import FolderDepth  # noqa: F401
 from .doctor import check_dataset
 
 # %% ../nbs/02_nyu.ipynb #w009
@@ -30,45 +31,26 @@ class NYUDepth(_Frames):
         split_by='scene',  # 'scene': no room on both sides; 'frame': 80/20 at random over frames, as the report did
         seed: int = 0,  # of the random split over frames
         encoding='auto',  # how depth files are read, see `read_depth`: 8 bits are levels, 16 bits millimetres
-        camera=NYU_CAMERA,
-    ):  # follows the frames' size
-        if split not in ('train', 'val', 'test', 'all'):
-            raise ValueError(f"split should be 'train', 'val', 'test' or 'all', got {split!r}")
-        if split_by not in ('scene', 'frame'):
-            raise ValueError(f"split_by should be 'scene' or 'frame', got {split_by!r}")
+        camera=NYU_CAMERA,  # follows the frames' size
+    ):
+        _check_choice('split', split, ('train', 'val', 'test', 'all'))
+        _check_choice('split_by', split_by, ('scene', 'frame'))
         check_units(encoding, None)
-        self.root, self.split, self.split_by, self.seed, self.encoding, self.camera = (
-            _find_root(root),
-            split,
-            split_by,
-            seed,
-            encoding,
-            camera,
-        )
-        have = {k: self.root / f for k, f in LISTS.items() if (self.root / f).is_file()}
-        want = have if split == 'all' else ['test' if split == 'test' else 'train']
-        for k in want:
-            if k not in have:
-                raise FileNotFoundError(
-                    f"no {LISTS[k]} in {self.root}, which split={split!r} needs. The Kaggle archive holds it; the "
-                    f"official file has all 1449 frames: dogdepth data get labeled, then NYULabeled(path, split={k!r})"
-                )
-        self.frames = [f for k in want for f in read_list(have[k], self.root)]
+        self.root, self.split, self.split_by, self.seed = _find_root(root), split, split_by, seed
+        self.encoding, self.camera = encoding, camera
+        self.frames = [f for path in _list_paths(self.root, split) for f in read_list(path, self.root)]
         if split in ('train', 'val'):
             self.frames = _side(self.frames, self.root, split, split_by, seed)
 
     def __getitem__(self, i: int) -> dict:
         f = self.frames[i]
         image, depth = _read_pair(f, 'nyu' if self.encoding == 'auto' else self.encoding)
-        if image.shape[:2] != depth.shape:
-            raise ValueError(
-                f"{f.rgb} is {image.shape[0]}x{image.shape[1]}, its depth {depth.shape[0]}x{depth.shape[1]} (row "
-                f"{f.at}): the two should be one size. See: dogdepth data check {self.root}"
-            )
+        _check_one_size(f, image, depth, self.root)
         return _item(f, image, depth, self.camera)
 
     def __repr__(self):
-        return f"NYUDepth({self.root.name!r}, split={self.split!r}, split_by={self.split_by!r}): {len(self)} frames, {len(self.scenes)} scenes"
+        name, n, m = self.root.name, len(self), len(self.scenes)
+        return f"NYUDepth({name!r}, split={self.split!r}, split_by={self.split_by!r}): {n} frames, {m} scenes"
 
 # %% ../nbs/02_nyu.ipynb #c048
 SAMPLES = [
