@@ -172,9 +172,23 @@ def test_resizing_keeps_metres(h, w):
 def test_answer_is_enlarged_bilinearly():
     g = torch.Generator().manual_seed(0)
     out = 1 + torch.rand(1, 1, 240, 320, generator=g)
-    got = Predictor(Net(lambda x: out)).predict(photo(480, 640)).depth_m
+    got = Predictor(Net(lambda x: out), sharp=False).predict(photo(480, 640)).depth_m
     want = F.interpolate(out, (480, 640), mode="bilinear", align_corners=False)[0, 0].numpy()
     assert np.abs(got - want).max() < 1e-4
+
+
+def test_answer_turns_where_the_photo_shows_a_border():
+    "A step of depth that the network drew over sixteen pixels takes four where the photo shows it."
+    step = np.full((480, 640, 3), 40, np.uint8)
+    step[:, 320:] = 220
+    x = (torch.arange(320.0) - 159.5).clamp(-4, 4) / 8 + 0.5  # 0 to 1 over eight pixels of the network's map
+    out = (1 + 2 * x).repeat(240, 1)[None, None]
+    width = {}
+    for sharp in (True, False):
+        depth = Predictor(Net(lambda x: out), sharp=sharp).predict(step).depth_m
+        assert depth[:, 0].max() < 1.02 and depth[:, -1].min() > 2.98
+        width[sharp] = ((depth > 1.2) & (depth < 2.8)).sum(1).mean()
+    assert width[True] < 0.5 * width[False], width
 
 
 def test_flip_averages_the_two_views():
@@ -1403,7 +1417,7 @@ def test_a_fitted_photo_has_the_metres_that_torch_gives_its_frame(tmp_path, h, w
     torch.manual_seed(0)
     net = DepthUNet("light", pretrained=False, height=48, width_px=64, confidence=True).eval()
     img, cam = photo(h, w), Camera.from_fov(40, h, w)
-    got = Predictor(export_onnx(tmp_path / "net.onnx", net)).predict(img, cam)
+    got = Predictor(export_onnx(tmp_path / "net.onnx", net), sharp=False).predict(img, cam)
     framed, lens, inside = fit_and_pad(img, cam, (48, 64)) if 48 * w <= 64 * h else (img, cam, np.s_[:, :])
     want = predict_maps(net, [framed], [lens], (48, 64))
     for a, b in zip((got.depth_m, got.std_m), want):
