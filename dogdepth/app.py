@@ -62,7 +62,11 @@ def guard():
         g.visitor, g.new = secrets.token_urlsafe(24), True  # a program's first photo
 
 # %% ../nbs/15_app.ipynb #c085
-CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
+)
 HEADERS = {
     'Content-Security-Policy': CSP,
     'X-Content-Type-Options': 'nosniff',
@@ -448,7 +452,7 @@ class Cookies(SecureCookieSessionInterface):
 
 # %% ../nbs/15_app.ipynb #c110_1
 def create_app(
-    predictor=None,  # what finds the depth: has .predict(img, camera)->Prediction; or a function that makes one; None: the default weights
+    predictor=None,  # has .predict(img, camera)->Prediction, or a function that makes one; None: the default weights
     data_dir=None,  # a folder for visitors' files while the server runs; None: one in the system's temporary folder
     limits: Limits = Limits(),
     names=(),  # host names this server answers to, besides localhost, this machine's name and bare addresses
