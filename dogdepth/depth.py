@@ -14,7 +14,7 @@ from .checks import _check_camera, _check_fov, check_metres
 from .files import read_depth, write_depth
 
 # %% ../nbs/00_depth.ipynb #w009
-_all_ = ['read_depth', 'write_depth']  # built in the workshop; importable from here as before
+_all_ = ['read_depth', 'write_depth']  # built in the workshop; importable from here
 
 # %% ../nbs/00_depth.ipynb #c028
 DEPTH_CAP = (1e-3, 10.0)  # metres: the range in which NYU is scored
