@@ -27,7 +27,7 @@ from dogdepth.protocol import (
 from .scores import TABLE, average_metrics, metric_table
 
 # %% ../nbs/08_metrics.ipynb #n001
-# made in the workshop; importable from here as before
+# made in the workshop; importable from here too
 _all_ = ['average_metrics', 'metric_table', 'baseline_maps', 'floor_plane', 'fit_floor_plane', 'check_protocol']
 
 # %% ../nbs/08_metrics.ipynb #c012
@@ -110,6 +110,7 @@ def silog(
     "scale * sqrt(mean(g²) - lam*mean(g)²), g = ln(p/t); by default 100 * std(g) (Eigen et al. 2014, §3.2)."
     p, t = counted(pred, target, mask)
     g = np.log(p / t)
+    # var(g) is mean(g²) - mean(g)²
     return float(scale * np.sqrt(np.var(g) + (1 - lam) * np.mean(g) ** 2))
 
 # %% ../nbs/08_metrics.ipynb #c039
@@ -187,8 +188,8 @@ def depth_metrics(
     average='image',  # 'image': the mean of the images' scores; 'pixel': all pixels in one pot
     align=None,  # None: metric depth; 'median' | 'affine': fitted to the truth first, image by image
 ) -> dict:  # abs_rel sq_rel rmse rmse_log log10 silog delta1 delta2 delta3, n = pixels that counted
-    """The table of Eigen et al. 2014 under a named protocol. An image without a pixel that counts is left out; without
-    any, every metric is nan and n is 0."""
+    """The nine metrics of the tables on depth, under a named protocol. An image without a pixel that counts is left
+    out; without any, every metric is nan and n is 0."""
     p, t = as_maps(pred, 'pred'), as_maps(target, 'target')
     check_same_shape(p, t)
     m = [None] * len(t) if mask is None else check_mask(as_maps(mask, 'mask'), t.shape)
