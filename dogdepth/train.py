@@ -131,15 +131,15 @@ def train_step(run: Run, x, target, focal, names) -> dict:  # the losses, as num
         # gradients are averaged over processes once a step
         with run.net.no_sync() if run.world_size > 1 and i < k - 1 else nullcontext():
             if share:
-                loss, terms = loss_of(run, *part)
+                loss, terms = loss_of(run, *part)  # predict and compare
                 check_finite(run, loss, names)
-                run.scaler.scale(loss * share / k).backward()
+                run.scaler.scale(loss * share / k).backward()  # differentiate
                 logs.append({'loss': loss.item(), **{n: v.item() for n, v in terms.items()}})
             elif run.world_size > 1:
                 run.scaler.scale(zero_loss(run, whole)).backward()
         shares.append(share)
     if share := share_over_processes(run, shares):
-        optimizer_step(run, share)
+        optimizer_step(run, share)  # step
     run.step += 1
     return mean_of(logs, [s for s in shares if s])
 
