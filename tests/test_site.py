@@ -524,43 +524,35 @@ def test_a_page_shows_what_its_text_says(name, notebooks):
 
 
 def test_what_turned_out_is_what_the_files_say():
-    from scipy.stats import ttest_1samp
-
     from dogdepth.ablation import judge
-    from dogdepth.study import read_study
     from dogdepth.intervals import smallest_effect
+    from dogdepth.study import read_study
 
     text, folder = included("turned_out"), ROOT / "results"
-    rows = read_study(folder / "ablation-runs.csv")
-    by = judge(rows, read_study(folder / "ablation-frames.csv"))
+    frames = read_study(folder / "ablation-frames.csv")
+    first, seeds = (judge(read_study(folder / f"ablation-{n}.csv"), frames) for n in ("runs", "twelve"))
     said = [float(v) for v in re.findall(r"(?<![\d.])\d\.\d{3}", text)]
-    dog = [by[a] for a in by if "DoG" in a or "shuffled" in a]
-    assert len(dog) == 8 and all(o["verdict"] == "not told from chance" for o in dog)
-    assert said[0] == round(max(abs(o["mean"]) for o in dog), 3)
-    gates = [by[a] for a in ("no gates", "no channel gate", "no spatial gate")]
-    grid = by["L1, global, grid"]["mean"] - by["L1, global"]["mean"]
-    small = [
-        max(abs(o["mean"]) for o in gates),
-        abs(by["ReLU"]["mean"]),
-        abs(grid),
-        abs(by["SSIM upside down"]["mean"]),
-    ]
-    assert all(
-        o["verdict"] == "not told from chance"
-        for o in (*gates, by["ReLU"], by["L1, global, grid"], by["SSIM upside down"])
-    )
-    assert said[1:5] == [round(v, 3) for v in small]
-    one = by["no DoG"]
-    assert said[5] == round(smallest_effect(one["sd"], one["n"], one["df"]), 3)
-    worse = [by[a] for a in ("no ImageNet", "constant rate", "four terms")]
-    assert said[6:9] == [round(o["mean"], 3) for o in worse] and all(o["verdict"] == "worse" for o in worse)
-    own = [ttest_1samp(o["per_seed"], 0).pvalue * len(by) for o in worse]  # Bonferroni's, the first step of Holm's
-    assert own[0] < 0.05 < min(own[1:]) and worse[0]["n"] == 3
+    signs = [s for s in re.findall(r"([+−]?)\d\.\d{3} ±", text)]
+    grey = [seeds[a] for a in ("no DoG", "shuffled DoG", "no gates")]
+    assert all(o["verdict"] == "not told from chance" for o in (*grey, seeds["DoG from noise"]))
+    assert said[:4] == [round(abs(v), 3) for o in grey[:2] for v in (o["mean"], o["half"])]
+    assert said[4:6] == [round(abs(grey[2]["mean"]), 3), round(grey[2]["half"], 3)]
+    for sign, o in zip(signs, grey):
+        m = round(o["mean"], 3)
+        assert sign == ("−" if m < 0 else "+" if m > 0 else "")
+    grid = first["L1, global, grid"]["mean"] - first["L1, global"]["mean"]
+    small = first["ReLU"]["mean"], grid, first["SSIM upside down"]["mean"]
+    assert all(first[a]["verdict"] == "not told from chance" for a in ("ReLU", "L1, global, grid", "SSIM upside down"))
+    one = first["no DoG"]
+    assert said[6:10] == [*(round(abs(v), 3) for v in small), round(smallest_effect(one["sd"], one["n"], one["df"]), 3)]
+    worse = first["no ImageNet"], seeds["constant rate"], seeds["four terms"]
+    assert said[10:13] == [round(o["mean"], 3) for o in worse] and all(o["verdict"] == "worse" for o in worse)
+    assert worse[0]["n"] == one["n"] == 3 and {9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[grey[0]["n"]] in text
     printed = "\n".join(
         json.dumps(o, ensure_ascii=False) for c in S.read_cells(NBS / "13_evaluate.ipynb") for o in c.get("outputs", [])
     )
     m, half = re.search(r"share of the depth: \+?(-?[\d.]+) ± ([\d.]+) \(95", printed).groups()
-    assert said[9:11] == [float(m), float(half)] and float(m) < float(half)
+    assert said[13:15] == [float(m), float(half)] and float(m) < float(half)
     told, untold = re.search(
         r"no single lens differs from the mean of all by more than (\d+)% \(lens assumed: (\d+)%\)", printed
     ).groups()
