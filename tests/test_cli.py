@@ -477,6 +477,9 @@ def test_stopping_leaves_nothing_half_written(photo, weights, tmp_path, sig, cod
     p = subprocess.Popen(
         [sys.executable, "-c", script, "predict", photo, "b.jpg", "--out", "o", "--weights", weights],
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # where the tests run in the background it is off
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
