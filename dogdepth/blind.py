@@ -9,7 +9,7 @@ __all__ = ['FixedDepth', 'FloorPlane']
 import cv2
 import numpy as np
 from .depth import default_camera
-from .metrics import floor_plane
+from .baselines import floor_plane
 from .photos import as_rgb
 from .predict import Prediction
 

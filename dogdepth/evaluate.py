@@ -15,7 +15,7 @@ from .depth import DEPTH_CAP
 from .layout import place
 from .metrics import average_metrics, check_protocol
 from .records import Evaluation, check_alike, check_draws
-from .scoring import check_dataset, check_predictor, predict_item, protocol_of, score_item, used_crop
+from .scoring import check_frames, check_predictor, predict_item, protocol_of, score_item, used_crop
 from .sets import _item
 
 # %% ../nbs/13_evaluate.ipynb #c002a
@@ -60,7 +60,7 @@ def evaluate_protocols(
     from tqdm.auto import tqdm
 
     hows = complete_protocols(protocols)
-    check_dataset(dataset)
+    check_frames(dataset)
     check_predictor(predictor, any(h['flip'] for h in hows.values()))
     rows, sizes, flips = {k: [] for k in hows}, set(), list(dict.fromkeys(h['flip'] for h in hows.values()))
     for i in tqdm(range(len(dataset)), desc='evaluate', unit='frame', disable=not progress, leave=False):

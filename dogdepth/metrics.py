@@ -16,7 +16,7 @@ from dogdepth.protocol import (
     as_maps,
     as_numpy,
     check_crop_size,
-    check_finite,
+    check_finite_depth,
     check_mask,
     check_median,
     check_pred_unit,
@@ -172,7 +172,7 @@ def image_metrics(
     p, t = counted(pred, target, m if mask is None else m & check_mask(mask, m.shape))
     if len(t) == 0:
         return dict.fromkeys((*METRICS, 'log_bias'), float('nan')) | dict(n=0)
-    check_finite(p)
+    check_finite_depth(p)
     if align is None:
         check_pred_unit(p, t)
     p, everywhere = np.clip(align_depth(p, t, align), *cap), np.ones(len(t), bool)

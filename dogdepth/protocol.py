@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'as_numpy', 'as_maps', 'check_same_shape', 'check_mask', 'check_cap', 'check_protocol', 'check_crop_size',
-           'check_finite', 'check_truth_unit', 'check_pred_unit', 'check_median']
+           'check_finite_depth', 'check_truth_unit', 'check_pred_unit', 'check_median']
 
 # %% ../nbs/workshop/protocol.ipynb #w002
 import numpy as np
@@ -91,7 +91,7 @@ def check_crop_size(height, width):
         )
 
 # %% ../nbs/workshop/protocol.ipynb #w016
-def check_finite(p):
+def check_finite_depth(p):
     "Refuse a prediction that is not a number at a pixel that counts."
     bad = int((~np.isfinite(p)).sum())
     if bad:

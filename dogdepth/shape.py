@@ -9,7 +9,7 @@ __all__ = ['BOUNDARY_FACTORS', 'depth_steps', 'boundary_f1', 'depth_clouds', 'cl
 import numpy as np
 from .depth import valid_mask, DEPTH_CAP
 from .metrics import crop_mask
-from .protocol import as_numpy, check_finite, check_mask
+from .protocol import as_numpy, check_finite_depth, check_mask
 
 # %% ../nbs/workshop/shape.ipynb #c087
 def depth_steps(
@@ -36,7 +36,7 @@ def _two_maps(pred, target, mask, crop) -> tuple:  # prediction, truth: (H,W); t
     else:
         seen = valid_mask(t, (0, np.inf)) & check_mask(mask, t.shape)
     m = seen & crop_mask(t.shape, crop)
-    check_finite(p[m])
+    check_finite_depth(p[m])
     return p, t, m
 
 # %% ../nbs/workshop/shape.ipynb #c090_1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANONICAL_FOCAL', 'ARCHS', 'DEFAULT_WIDTH', 'CONFIG_KEYS', 'folded', 'network_config', 'check_pretrained',
-           'check_network_input', 'save_network', 'load_network', 'SavedNetwork']
+           'check_network_input', 'save_network', 'load_saved', 'SavedNetwork']
 
 # %% ../nbs/workshop/weights.ipynb #w002
 import copy
@@ -237,7 +237,7 @@ def _published_state(path: Path) -> dict:
     return {k if 'attention' in k else f'unet.{k}': v for k, v in sd.items()}
 
 # %% ../nbs/workshop/weights.ipynb #w023
-def load_network(
+def load_saved(
     make: Callable[..., _Network],  # `DepthUNet`, or what is called like it
     path: str | Path,
 ) -> _Network:  # in eval mode, float32, on the CPU
@@ -290,4 +290,4 @@ class SavedNetwork(nn.Module):
         """Load weights, strictly; a `ValueError` or `FileNotFoundError` with one line where that cannot be done.
         'twin' saw no validation room, 'scratch' saw none and no ImageNet; a folder holds config.json and
         model.safetensors; a file is one that the report's published program saved."""
-        return load_network(cls, path)
+        return load_saved(cls, path)
