@@ -33,15 +33,8 @@ def open_dataset(root, split=None):  # split None: 'test' where `root` has one, 
     )
 
 # %% ../nbs/workshop/cli_evaluate.ipynb #c029
-def evaluate_flags(p):
-    p.add_argument(
-        'root',
-        metavar='ROOT',
-        help='folder in the Kaggle layout (data/nyu2_*.csv), nyu_depth_v2_labeled.mat, or a packed .h5',
-    )
-    p.add_argument(
-        '--split', choices=('train', 'val', 'test', 'all'), help="default: test where ROOT has one, else val"
-    )
+def _protocol_flags(p):
+    "How it is scored."
     p.add_argument('--flip', action='store_true', help='average each prediction with that of the mirrored photo')
     p.add_argument(
         '--crop',
@@ -68,6 +61,18 @@ def evaluate_flags(p):
         default='none',
         help='fit the scale, or scale and shift, to the truth first (default none: metric)',
     )
+
+# %% ../nbs/workshop/cli_evaluate.ipynb #c029_1
+def evaluate_flags(p):
+    p.add_argument(
+        'root',
+        metavar='ROOT',
+        help='folder in the Kaggle layout (data/nyu2_*.csv), nyu_depth_v2_labeled.mat, or a packed .h5',
+    )
+    p.add_argument(
+        '--split', choices=('train', 'val', 'test', 'all'), help="default: test where ROOT has one, else val"
+    )
+    _protocol_flags(p)
     p.add_argument(
         '--protocols',
         action='store_true',

@@ -7,6 +7,7 @@ __all__ = ['export_flags', 'do_export']
 
 # %% ../nbs/workshop/cli_export.ipynb #w002
 import json
+from .flags import weights_flag
 from .outputs import writable
 
 # %% ../nbs/workshop/cli_export.ipynb #c048
@@ -31,13 +32,7 @@ def export_flags(p):
         action='store_true',
         help='weights and activations in 8 bits: a quarter of the file, about half as fast again, a little less exact',
     )
-    p.add_argument(
-        '--weights',
-        default='default',
-        metavar='W',
-        help="'twin', 'scratch', a folder that `train` wrote, or a .pth of the report's program (default: those that "
-        'came with dogdepth)',
-    )
+    weights_flag(p)
 
 # %% ../nbs/workshop/cli_export.ipynb #c048_1
 def do_export(a):

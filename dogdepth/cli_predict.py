@@ -14,22 +14,8 @@ from .flags import engine_of, model_flags
 from .outputs import depth_range, photo_files, photo_names, staged, write_prediction
 
 # %% ../nbs/workshop/cli_predict.ipynb #c025
-def predict_flags(p):
-    p.add_argument(
-        'photos',
-        nargs='+',
-        metavar='PHOTO',
-        help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos',
-    )
-    p.add_argument(
-        '--out', required=True, metavar='DIR', help='folder for the results; results of the same name are replaced'
-    )
-    p.add_argument(
-        '--strict',
-        action='store_true',
-        help='look at every photo first, and stop before any work if one cannot be read '
-        '(default: leave it out, name it, do the others)',
-    )
+def _measure_flags(p):
+    "What is known of the photo: its lens, one distance."
     lens = p.add_mutually_exclusive_group()
     lens.add_argument(
         '--fov',
@@ -54,6 +40,10 @@ def predict_flags(p):
         metavar=('X', 'Y', 'METRES'),
         help='or its z-depth: METRES along the direction in which the camera looks, as the depth files hold it',
     )
+
+# %% ../nbs/workshop/cli_predict.ipynb #c025_1
+def _file_flags(p):
+    "What is written beside the depth."
     p.add_argument('--ply', action='store_true', help='coloured points, metres: NAME.ply')
     p.add_argument(
         '--axes',
@@ -69,6 +59,26 @@ def predict_flags(p):
     p.add_argument(
         '--video', action='store_true', help='a film of four seconds that moves around in the photo, H.264: NAME.mp4'
     )
+
+# %% ../nbs/workshop/cli_predict.ipynb #c025_2
+def predict_flags(p):
+    p.add_argument(
+        'photos',
+        nargs='+',
+        metavar='PHOTO',
+        help='JPEG, PNG, WebP ...; any size, grey or colour; or a folder of photos',
+    )
+    p.add_argument(
+        '--out', required=True, metavar='DIR', help='folder for the results; results of the same name are replaced'
+    )
+    p.add_argument(
+        '--strict',
+        action='store_true',
+        help='look at every photo first, and stop before any work if one cannot be read '
+        '(default: leave it out, name it, do the others)',
+    )
+    _measure_flags(p)
+    _file_flags(p)
     model_flags(p)
 
 # %% ../nbs/workshop/cli_predict.ipynb #c026

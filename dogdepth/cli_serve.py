@@ -9,14 +9,8 @@ __all__ = ['serve_flags', 'do_serve']
 from .flags import add_fields, engine_of, model_flags
 
 # %% ../nbs/workshop/cli_serve.ipynb #c072
-def serve_flags(p):
-    p.add_argument(
-        '--host',
-        default='127.0.0.1',
-        metavar='H',
-        help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)',
-    )
-    p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
+def _proxy_flags(p):
+    "By which names, and through which proxies, the page is reached."
     p.add_argument(
         '--name',
         action='append',
@@ -38,6 +32,17 @@ def serve_flags(p):
     p.add_argument(
         '--prefix', default='', metavar='PATH', help='the path the page lives under at the proxy, such as /depth'
     )
+
+# %% ../nbs/workshop/cli_serve.ipynb #c072_1
+def serve_flags(p):
+    p.add_argument(
+        '--host',
+        default='127.0.0.1',
+        metavar='H',
+        help='address to listen on (default 127.0.0.1: this machine only; 0.0.0.0: everyone who can reach it)',
+    )
+    p.add_argument('--port', type=int, default=8000, metavar='P', help='port to listen on (default 8000)')
+    _proxy_flags(p)
     p.add_argument(
         '--data-dir',
         metavar='DIR',
@@ -48,7 +53,7 @@ def serve_flags(p):
 
     add_fields(p.add_argument_group('limits'), Limits)
 
-# %% ../nbs/workshop/cli_serve.ipynb #c072_1
+# %% ../nbs/workshop/cli_serve.ipynb #0a3aff66
 def do_serve(a):
     from dataclasses import fields
     from functools import partial

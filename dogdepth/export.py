@@ -121,15 +121,10 @@ def _eight_bits(
 
         def get_next(self):
             k = next(self.left, None)
-            return (
-                None
-                if k is None
-                else {
-                    'x': network_planes(render_room(k, h, w)['image'], config['dog'], config['arch'] == 'published')[
-                        None
-                    ]
-                }
-            )
+            if k is None:
+                return None
+            image = render_room(k, h, w)['image']
+            return {'x': network_planes(image, config['dog'], config['arch'] == 'published')[None]}
 
     with tempfile.TemporaryDirectory() as tmp:
         log = logging.getLogger()
@@ -184,6 +179,18 @@ def _onnx_graph(net, h, w, any_size=False):  # -> ModelProto, names of the nodes
     return model, [n.name for n in nodes[last + 1 :]]
 
 # %% ../nbs/workshop/export.ipynb #c087
+def _check_form(path, size, half, int8, any_size):
+    "Refuse forms that exclude each other, and a folder in place of a file."
+    if half and int8:
+        raise ValueError("half and int8 are two ways to store the weights: choose one")
+    if any_size and (size or int8):
+        raise ValueError(
+            "any_size takes every size, and no int8, whose ranges are measured at one: leave the other out"
+        )
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: name the .onnx file to write in it")
+
+# %% ../nbs/workshop/export.ipynb #c087_1
 def export_onnx(
     path,  # .onnx file to write
     weights='default',  # as for `Predictor`
@@ -194,14 +201,7 @@ def export_onnx(
 ) -> Path:
     """Write the network as ONNX: `x` (1,C,H,W) in [0,1] -> `depth` (1,1,H,W) metres for the canonical camera, and
     `spread` where the weights give it; its settings lie in the metadata key 'dogdepth'."""
-    if half and int8:
-        raise ValueError("half and int8 are two ways to store the weights: choose one")
-    if any_size and (size or int8):
-        raise ValueError(
-            "any_size takes every size, and no int8, whose ranges are measured at one: leave the other out"
-        )
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder: name the .onnx file to write in it")
+    _check_form(path, size, half, int8, any_size)
     import torch
     from dogdepth.weights import CANONICAL_FOCAL
     from dogdepth.attention import DepthUNet
@@ -222,21 +222,9 @@ def export_onnx(
         _split_joins(model)
         if half:
             _half_weights(model, {k: v.float().cpu().numpy() for k, v in net.state_dict().items()})
-    model.metadata_props.add(
-        key='dogdepth',
-        value=json.dumps(
-            {
-                **net.config,
-                **getattr(net, 'extra', {}),
-                'height': h,
-                'width_px': w,
-                'half': half,
-                'int8': int8,
-                'any_size': any_size,
-                'canonical_focal': CANONICAL_FOCAL,
-            }
-        ),
-    )
+    form = dict(height=h, width_px=w, half=half, int8=int8, any_size=any_size, canonical_focal=CANONICAL_FOCAL)
+    settings = {**net.config, **getattr(net, 'extra', {}), **form}
+    model.metadata_props.add(key='dogdepth', value=json.dumps(settings))
     onnx.checker.check_model(model)
     atomic_write(path, model.SerializeToString())
     return Path(path)
