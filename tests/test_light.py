@@ -126,6 +126,24 @@ def test_the_bundled_file_answers_as_torch_does(size):
     np.testing.assert_allclose(b.std_m, a.std_m, rtol=1e-4)
 
 
+def test_predictor_picks_the_engine_that_is_there():
+    "Without torch the default weights answer by ONNX Runtime, and a call that wants tensors says what it needs."
+    code = """
+import numpy as np
+from dogdepth.predict import Predictor
+p = Predictor()
+print(type(p.model).__name__, p.predict(np.zeros((48, 64, 3), np.uint8)).depth_m.shape)
+try:
+    p(np.zeros((48, 64, 3), np.uint8))
+except ImportError as e:
+    print(e)
+"""
+    r = without("torch", code)
+    assert r.returncode == 0, r.stderr
+    first, second = r.stdout.splitlines()
+    assert first == "OnnxNet (48, 64)" and "pip install 'dogdepth[train]'" in second
+
+
 def test_a_list_is_answered_as_its_photos_are():
     imgs = [render_room(k, 96 + 16 * k, 128)["image"] for k in range(3)]
     p = Predictor(engine="onnx")
