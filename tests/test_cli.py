@@ -27,7 +27,7 @@ from dogdepth.console import Parser, guarded, shown
 from dogdepth.depth import Camera, read_depth
 from dogdepth.flags import add_fields, field_notes
 from dogdepth.layout import write_nyu
-from dogdepth.outputs import depth_range, photo_files, photo_names, staged, write_prediction
+from dogdepth.outputs import depth_picture, depth_range, photo_files, photo_names, staged, write_prediction
 from dogdepth.predict import Prediction
 from dogdepth.rooms import Rooms, render_room
 
@@ -490,6 +490,21 @@ def test_stopping_leaves_nothing_half_written(photo, weights, tmp_path, sig, cod
     err = p.communicate(timeout=60)[1]
     assert p.returncode == code and err.count("\n") <= 1
     assert left(tmp_path) == ["b.jpg", "o", "o/room_camera.json", "o/room_depth.png", "o/room_depth_color.png"]
+
+
+def test_depth_picture_shows_near_far_holes_and_a_scale():
+    depth = np.full((240, 320), 2.0, np.float32)
+    depth[:, :100], depth[:, 220:], depth[100:140, 140:180] = 1, 4, 0
+    x = np.asarray(depth_picture(depth))
+    assert x.shape == (240, 320 + 6 * 12, 3)
+    assert (x[120, 160] == 153).all()  # a hole is grey
+    near, middle, far = (tuple(x[10, c]) for c in (50, 160, 300))
+    assert len({near, middle, far}) == 3 and near[2] > near[0] and far[0] > far[2]  # blue and red
+    bar = x[:, 320 + 18]  # far above, near below
+    assert tuple(bar[12]) == far and tuple(bar[227]) == near
+    assert (x[:, 320 + 30 :] < 128).any(), "the scale has no numbers"
+    for odd in (np.zeros((8, 8), np.float32), np.full((9, 300), 3, np.float32)):
+        assert depth_picture(odd).size[1] == len(odd)
 
 
 def test_write_prediction_returns_the_files_it_wrote(tmp_path):
