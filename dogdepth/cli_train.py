@@ -50,6 +50,16 @@ def train_config(a):  # a TrainConfig
         raise ValueError(f"{file} is not the settings of a run ({type(e).__name__})") from None
 
 # %% ../nbs/workshop/cli_train.ipynb #c043
+_TOLD = ('epoch', 'loss', 'valid_abs_rel', 'valid_rmse', 'valid_delta1')  # of the last epoch
+
+
+def _drop_empty(folders):
+    "Remove those that hold nothing; the innermost comes first."
+    for p in folders:
+        if p.is_dir() and not any(p.iterdir()):
+            p.rmdir()
+
+# %% ../nbs/workshop/cli_train.ipynb #c043_1
 def do_train(a):
     from dogdepth.recipe import check_settings
     from dogdepth.train import fit
@@ -78,14 +88,8 @@ def do_train(a):
         )
         raise
     finally:
-        for p in new:  # nothing was saved: no empty folder either
-            if p.is_dir() and not any(p.iterdir()):
-                p.rmdir()
+        _drop_empty(new)  # nothing was saved: no empty folder either
     last = run.history[-1] if run.history else {}
-    say(
-        '  '.join(
-            f"{k} {v}" for k, v in last.items() if k in ('epoch', 'loss', 'valid_abs_rel', 'valid_rmse', 'valid_delta1')
-        )
-    )
+    say('  '.join(f"{k} {v}" for k, v in last.items() if k in _TOLD))
     say(f"weights: {run.path}; use them with --weights {run.path}")
     leave()

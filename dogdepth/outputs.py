@@ -113,9 +113,8 @@ def write_prediction(
     folder = Path(folder)
     write_depth(folder / f'{name}_depth.png', np.minimum(pred.depth_m, MM16_MAX_M))
     depth_picture(pred.depth_m).save(folder / f'{name}_depth_color.png')
-    (folder / f'{name}_camera.json').write_text(
-        json.dumps(asdict(pred.camera) | dict(fov_deg=round(pred.camera.fov_deg, 3)), indent=1)
-    )
+    camera = asdict(pred.camera) | dict(fov_deg=round(pred.camera.fov_deg, 3))
+    (folder / f'{name}_camera.json').write_text(json.dumps(camera, indent=1))
     if ply or glb or html or video:
         from dogdepth.cloud import orbit_video, save_html, write_glb, write_ply
     if ply:
@@ -127,10 +126,8 @@ def write_prediction(
     if video:
         bar = sys.stderr is not None and sys.stderr.isatty()
         orbit_video(pred, folder / f'{name}.mp4', size=None, progress=bar)
-    wanted = {'.ply': ply, '.glb': glb, '.html': html, '.mp4': video}
-    return [
-        name + end for end in ('_depth.png', '_depth_color.png', '_camera.json', *(e for e, on in wanted.items() if on))
-    ]
+    more = [end for end, on in {'.ply': ply, '.glb': glb, '.html': html, '.mp4': video}.items() if on]
+    return [name + end for end in ('_depth.png', '_depth_color.png', '_camera.json', *more)]
 
 # %% ../nbs/workshop/outputs.ipynb #c022
 RESULT_ENDS = ('_depth.png', '_depth_color.png')

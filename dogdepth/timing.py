@@ -84,6 +84,20 @@ def bench(
         ms.append(1e3 * (now() - t))
     return Timing(name or getattr(fn, '__name__', 'fn'), tuple(ms))
 
+# %% ../nbs/04_timing.ipynb #c019_0
+def _check_same_answers(contenders, inputs, tol):
+    "Refuse a race between functions whose answers differ."
+    names = list(contenders)
+    for x in inputs:
+        want = np.asarray(contenders[names[0]](x), float)
+        for n in names[1:]:
+            got = np.asarray(contenders[n](x), float)
+            if got.shape != want.shape:
+                raise ValueError(f"{n!r} returns shape {got.shape}, {names[0]!r} returns {want.shape}: not timed")
+            off = abs(got - want).max()
+            if not off <= tol:
+                raise ValueError(f"{n!r} differs from {names[0]!r} by up to {off:.3g}, more than {tol:g}: not timed")
+
 # %% ../nbs/04_timing.ipynb #c019
 def race(
     contenders: dict,  # name -> function of one input; the first is the reference
@@ -96,15 +110,7 @@ def race(
     """Check that all contenders return the same within `tol`, then time them in turn; a `ValueError` names the one that
     differs."""
     names, now = list(contenders), CLOCKS[clock]
-    for x in inputs:
-        want = np.asarray(contenders[names[0]](x), float)
-        for n in names[1:]:
-            got = np.asarray(contenders[n](x), float)
-            if got.shape != want.shape:
-                raise ValueError(f"{n!r} returns shape {got.shape}, {names[0]!r} returns {want.shape}: not timed")
-            off = abs(got - want).max()
-            if not off <= tol:
-                raise ValueError(f"{n!r} differs from {names[0]!r} by up to {off:.3g}, more than {tol:g}: not timed")
+    _check_same_answers(contenders, inputs, tol)
     if alone:
         return [race({n: f}, inputs, 0, rounds, clock)[0] for n, f in contenders.items()]
     ms = {n: [] for n in names}
