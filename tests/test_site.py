@@ -547,7 +547,11 @@ def test_what_turned_out_is_what_the_files_say():
     assert said[6:10] == [*(round(abs(v), 3) for v in small), round(smallest_effect(one["sd"], one["n"], one["df"]), 3)]
     worse = first["no ImageNet"], seeds["constant rate"], seeds["four terms"]
     assert said[10:13] == [round(o["mean"], 3) for o in worse] and all(o["verdict"] == "worse" for o in worse)
-    assert worse[0]["n"] == one["n"] == 3 and {9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[grey[0]["n"]] in text
+    assert worse[0]["n"] == one["n"] == 3 and grey[0]["n"] == 12 and "twelve seeds" in text
+    dog = [o for a, o in first.items() if "DoG" in a or "shuffled" in a]
+    assert len(dog) == 8 and all(o["verdict"] == "not told from chance" for o in dog)
+    gates = [first[a] for a in ("no gates", "no channel gate", "no spatial gate")]
+    assert all(o["verdict"] == "not told from chance" for o in gates)
     printed = "\n".join(
         json.dumps(o, ensure_ascii=False) for c in S.read_cells(NBS / "13_evaluate.ipynb") for o in c.get("outputs", [])
     )
